@@ -1,0 +1,135 @@
+// Package capture is the contract between what reads rows from Postgres
+// (poller, later the WAL) and what stores them in a stream (publish): the
+// values that cross, and the Sink that takes them. It knows neither side.
+//
+// A capture works in sessions. A session MUST call Begin first and MUST NOT
+// call anything after a method has returned an error: it begins anew, and
+// takes its position from what Begin returns, never from memory.
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Sink stores what a capture read, in the order of the calls. Its methods
+// block while the broker takes its time; they must not be called at once. A
+// method that returned nil promises order, not storage: whatever is stored is
+// an unbroken prefix of what was given, and the next Begin says how much.
+type Sink interface {
+	// Begin makes the stream where there is none, waits until this process
+	// may write, fences every earlier writer and returns what the stream
+	// holds. It may block for as long as another process writes.
+	Begin(ctx context.Context, src Source) (Position, error)
+	// Schema stores the relation's columns, before the first row of that shape.
+	Schema(ctx context.Context, schema []byte) error
+	// Announce says which batch the rows that follow are of, so that it can
+	// be continued after a crash.
+	Announce(ctx context.Context, b Batch) error
+	// Row stores one change. The change's memory is the caller's again when
+	// Row returns.
+	Row(ctx context.Context, c Change) error
+	// Heartbeat ends the batch.
+	Heartbeat(ctx context.Context, h Heartbeat) error
+	// Restart ends the stream's incarnation, because what it holds can't be
+	// continued, for the reason given; a new Begin must follow.
+	Restart(ctx context.Context, reason string) error
+}
+
+// Source identifies where rows come from.
+type Source struct {
+	// System is Postgres' system identifier, Timeline its timeline.
+	System   uint64
+	Timeline uint32
+	Database string
+	// OID is the relation's; one dropped and made again has another.
+	OID uint32
+}
+
+// String returns the form that streams carry.
+func (s Source) String() string {
+	return fmt.Sprintf("%d/%d/%d/%s", s.System, s.Timeline, s.OID, s.Database)
+}
+
+// ParseSource reads what String returned.
+func ParseSource(text string) (Source, error) {
+	var s Source
+	if _, err := fmt.Sscanf(text, "%d/%d/%d/", &s.System, &s.Timeline, &s.OID); err != nil {
+		return Source{}, fmt.Errorf("parse source %q: %w", text, err)
+	}
+	rest := text
+	for range 3 {
+		for i := range rest {
+			if rest[i] == '/' {
+				rest = rest[i+1:]
+				break
+			}
+		}
+	}
+	s.Database = rest
+	return s, nil
+}
+
+// ErrOtherSource is returned by Begin where the stream was filled from another
+// Postgres system or database. Nothing was changed; a person must decide.
+var ErrOtherSource = errors.New("the stream holds another source's rows")
+
+// Change is one row to store.
+type Change struct {
+	// Key holds the key columns' values in Postgres' text form, in key order.
+	Key [][]byte
+	// KeyJSON appends the key as a JSON object; called only for a row that
+	// is too large to be stored.
+	KeyJSON func(dst []byte) ([]byte, error)
+	// Txid is the transaction that wrote the row, Xmin that of the snapshot
+	// it was read under.
+	Txid, Xmin uint64
+	// High is the highest position a client may take from this row and from
+	// what came before it in its batch; 0 where it must not count.
+	High uint64
+	// Line is the row's finished document with its newline.
+	Line []byte
+}
+
+// Batch is an announced batch: the rows visible in Snapshot and not in
+// Previous, both as pg_snapshot's text; an empty Previous means the whole
+// relation.
+type Batch struct {
+	Snapshot, Previous string
+}
+
+// Heartbeat ends a batch.
+type Heartbeat struct {
+	// Snapshot is the pg_snapshot's text under which the batch was read.
+	Snapshot string
+	// Since is its xmin.
+	Since uint64
+	// Durable is the xmax of the newest snapshot that a crash of Postgres
+	// can't undo; it never falls in a session.
+	Durable uint64
+	// High is as in Change.
+	High uint64
+}
+
+// Position is what a stream holds, as far as a capture needs it to go on.
+type Position struct {
+	// Heartbeat is the last one, nil where there is none: the first load
+	// never ended.
+	Heartbeat *Heartbeat
+	// Batch is the one that was announced behind the last heartbeat and has
+	// not ended, nil for none.
+	Batch *Batch
+	// After is the last row stored behind that announcement, nil for none.
+	After *RowPosition
+	// Schema is the last one stored, nil for none.
+	Schema []byte
+	// High is the highest position ever shown.
+	High uint64
+}
+
+// RowPosition is a row's place in the order of a batch.
+type RowPosition struct {
+	Txid uint64
+	Key  [][]byte
+}

@@ -1,0 +1,161 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"bridge/internal/capture"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Keys of a stream's metadata.
+const (
+	metaLayout      = "lockstep-layout"
+	metaSchema      = "lockstep-schema"
+	metaTable       = "lockstep-table"
+	metaIncarnation = "lockstep-incarnation"
+	metaFloor       = "lockstep-floor"
+	metaSource      = "lockstep-source"
+	metaHistory     = "lockstep-history"
+
+	layoutVersion = "1"
+)
+
+// Meta is what a stream says of itself.
+type Meta struct {
+	Schema, Table string
+	// Incarnation names this life of the stream.
+	Incarnation string
+	// Floor is the oldest since that the incarnation can honour.
+	Floor uint64
+	// Source is where its rows came from when it was made.
+	Source capture.Source
+	Log    bool
+}
+
+// Limits are the users' bounds of one stream; zero means none.
+type Limits struct {
+	Replicas int
+	// MaxAge and MaxBytes bound a stream that keeps every version.
+	MaxAge   time.Duration
+	MaxBytes int64
+}
+
+// Config returns the configuration of a relation's stream.
+func Config(l Layout, m Meta, lim Limits) jetstream.StreamConfig {
+	cfg := jetstream.StreamConfig{
+		Name:              l.Stream,
+		Description:       "lockstep: rows of " + strconv.Quote(m.Schema) + "." + strconv.Quote(m.Table),
+		Subjects:          []string{l.All()},
+		Retention:         jetstream.LimitsPolicy,
+		Storage:           jetstream.FileStorage,
+		Discard:           jetstream.DiscardOld,
+		Replicas:          max(1, lim.Replicas),
+		MaxMsgsPerSubject: 1,
+		AllowDirect:       true,
+		AllowBatchPublish: true,
+		Metadata: map[string]string{
+			metaLayout:      layoutVersion,
+			metaSchema:      m.Schema,
+			metaTable:       m.Table,
+			metaIncarnation: m.Incarnation,
+			metaFloor:       strconv.FormatUint(m.Floor, 10),
+			metaSource:      m.Source.String(),
+			metaHistory:     "latest",
+		},
+	}
+	if m.Log {
+		cfg.MaxMsgsPerSubject = -1
+		cfg.MaxAge = lim.MaxAge
+		cfg.MaxBytes = lim.MaxBytes
+		cfg.Metadata[metaHistory] = "log"
+	}
+	return cfg
+}
+
+// ReadMeta reads what a stream's configuration says of it. It wraps ErrLayout
+// for a stream that this version did not make.
+func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
+	md := cfg.Metadata
+	if md[metaLayout] != layoutVersion {
+		return Meta{}, fmt.Errorf("%w: stream %s has layout %q, this version writes %q", ErrLayout, cfg.Name, md[metaLayout], layoutVersion)
+	}
+	floor, err := strconv.ParseUint(md[metaFloor], 10, 64)
+	if err != nil {
+		return Meta{}, fmt.Errorf("%w: stream %s: floor: %w", ErrLayout, cfg.Name, err)
+	}
+	src, err := capture.ParseSource(md[metaSource])
+	if err != nil {
+		return Meta{}, fmt.Errorf("%w: stream %s: %w", ErrLayout, cfg.Name, err)
+	}
+	return Meta{
+		Schema: md[metaSchema], Table: md[metaTable], Incarnation: md[metaIncarnation],
+		Floor: floor, Source: src, Log: md[metaHistory] == "log",
+	}, nil
+}
+
+// Last returns the newest message of the subject (which may have wildcards)
+// as the stream's leader has it: a direct get may be answered by a replica
+// that is behind. It returns jetstream.ErrMsgNotFound where there is none.
+func Last(ctx context.Context, nc *nats.Conn, streamName, subject string) (*nats.Msg, uint64, error) {
+	req, err := json.Marshal(map[string]string{"last_by_subj": subject})
+	if err != nil {
+		return nil, 0, fmt.Errorf("encode get of %s: %w", subject, err)
+	}
+	return leaderGet(ctx, nc, streamName, req)
+}
+
+// FirstFrom returns the first message at or behind seq on the subject, from
+// the leader.
+func FirstFrom(ctx context.Context, nc *nats.Conn, streamName, subject string, seq uint64) (*nats.Msg, uint64, error) {
+	req, err := json.Marshal(struct {
+		Seq  uint64 `json:"seq"`
+		Next string `json:"next_by_subj"`
+	}{seq, subject})
+	if err != nil {
+		return nil, 0, fmt.Errorf("encode get of %s: %w", subject, err)
+	}
+	return leaderGet(ctx, nc, streamName, req)
+}
+
+func leaderGet(ctx context.Context, nc *nats.Conn, streamName string, req []byte) (*nats.Msg, uint64, error) {
+	resp, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+streamName, req)
+	if err != nil {
+		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, err)
+	}
+	var body struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Header  []byte `json:"hdrs"`
+			Data    []byte `json:"data"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(resp.Data, &body); err != nil {
+		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, err)
+	}
+	switch {
+	case body.Error != nil && body.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, 0, jetstream.ErrMsgNotFound
+	case body.Error != nil && body.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound:
+		return nil, 0, jetstream.ErrStreamNotFound
+	case body.Error != nil:
+		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, body.Error)
+	case body.Message == nil:
+		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, errors.New("an answer without a message"))
+	}
+	msg := &nats.Msg{Subject: body.Message.Subject, Data: body.Message.Data, Header: nats.Header{}}
+	if len(body.Message.Header) > 0 {
+		if msg.Header, err = nats.DecodeHeadersMsg(body.Message.Header); err != nil {
+			return nil, 0, fmt.Errorf("headers of message %d of stream %s: %w", body.Message.Seq, streamName, err)
+		}
+	}
+	return msg, body.Message.Seq, nil
+}

@@ -1,0 +1,215 @@
+package stream
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"bridge/internal/capture"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Headers of messages.
+const (
+	// HighHeader, on every message, is the highest txid and xmin published so
+	// far in the incarnation. It never falls along the stream.
+	HighHeader = "Lockstep-High"
+	// KeyHeader holds a row's key where its subject does not.
+	KeyHeader = "Lockstep-Key"
+	// EpochsHeader, on heartbeats and fences, is the list of epochs.
+	EpochsHeader = "Lockstep-Epochs"
+	// SnapshotHeader and DurableHeader, on heartbeats, are capture.Heartbeat's.
+	SnapshotHeader = "Lockstep-Snapshot"
+	DurableHeader  = "Lockstep-Durable"
+	// SourceHeader, on heartbeats, is the capture.Source.
+	SourceHeader = "Lockstep-Source"
+)
+
+// ErrLayout is wrapped where a message is not as this package writes it.
+var ErrLayout = errors.New("a message that is not of the bridge's layout")
+
+// High reads HighHeader.
+func High(h nats.Header) (uint64, error) {
+	return headerUint(h, HighHeader)
+}
+
+func headerUint(h nats.Header, name string) (uint64, error) {
+	n, err := strconv.ParseUint(h.Get(name), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: header %s: %w", ErrLayout, name, err)
+	}
+	return n, nil
+}
+
+// maxEpochs bounds the epoch list. A cursor of an older epoch is not honoured
+// any more; its client falls back to since.
+const maxEpochs = 64
+
+// Epoch is one uninterrupted run of one writer.
+type Epoch struct {
+	ID string
+	// First is the sequence of its fence.
+	First uint64
+}
+
+// Epochs is the list of the last epochs, oldest first.
+type Epochs []Epoch
+
+// Append returns the list with one more epoch, without those that can't be
+// there: what begins at or behind it was lost by the broker.
+func (e Epochs) Append(next Epoch) Epochs {
+	out := make(Epochs, 0, len(e)+1)
+	for _, old := range e {
+		if old.First < next.First {
+			out = append(out, old)
+		}
+	}
+	out = append(out, next)
+	return out[max(0, len(out)-maxEpochs):]
+}
+
+// Holds says whether the place (epoch, seq) is one of this stream, whose last
+// sequence is last.
+func (e Epochs) Holds(epoch string, seq, last uint64) bool {
+	for i, ep := range e {
+		if ep.ID != epoch {
+			continue
+		}
+		if i+1 < len(e) {
+			last = e[i+1].First - 1
+		}
+		return ep.First <= seq && seq <= last
+	}
+	return false
+}
+
+// String returns the form of EpochsHeader.
+func (e Epochs) String() string {
+	var b []byte
+	for i, ep := range e {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, ep.ID...)
+		b = append(b, '@')
+		b = strconv.AppendUint(b, ep.First, 10)
+	}
+	return string(b)
+}
+
+// ParseEpochs reads what String returned.
+func ParseEpochs(text string) (Epochs, error) {
+	var e Epochs
+	if text == "" {
+		return nil, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		id, seq, ok := strings.Cut(part, "@")
+		first, err := strconv.ParseUint(seq, 10, 64)
+		if !ok || id == "" || err != nil {
+			return nil, fmt.Errorf("%w: header %s: %q", ErrLayout, EpochsHeader, part)
+		}
+		e = append(e, Epoch{ID: id, First: first})
+	}
+	return e, nil
+}
+
+// NewHeartbeat returns a heartbeat's message. cursor names its own place.
+func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epochs, timestamp int64, cursor lockstep.Cursor) *nats.Msg {
+	return &nats.Msg{
+		Subject: l.Heartbeat(),
+		Header: nats.Header{
+			SnapshotHeader: {hb.Snapshot},
+			DurableHeader:  {strconv.FormatUint(hb.Durable, 10)},
+			SourceHeader:   {src.String()},
+			EpochsHeader:   {epochs.String()},
+		},
+		Data: lockstep.AppendHeartbeat(nil, timestamp, hb.Since, cursor),
+	}
+}
+
+// ParseHeartbeat reads a heartbeat's message.
+func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
+	m, err := lockstep.Decode(data)
+	if err != nil {
+		return capture.Heartbeat{}, fmt.Errorf("%w: heartbeat: %w", ErrLayout, err)
+	}
+	if m.Control == nil || m.Control.Type != lockstep.HeartbeatType {
+		return capture.Heartbeat{}, fmt.Errorf("%w: not a heartbeat", ErrLayout)
+	}
+	hb := capture.Heartbeat{Snapshot: h.Get(SnapshotHeader), Since: m.Control.Since}
+	if hb.Durable, err = headerUint(h, DurableHeader); err != nil {
+		return capture.Heartbeat{}, err
+	}
+	if hb.High, err = High(h); err != nil {
+		return capture.Heartbeat{}, err
+	}
+	return hb, nil
+}
+
+type batchDoc struct {
+	Control  bool   `json:"control"`
+	Type     string `json:"type"`
+	Snapshot string `json:"snapshot"`
+	Previous string `json:"previous,omitempty"`
+}
+
+// NewBatch returns an announcement's message.
+func NewBatch(l Layout, b capture.Batch) *nats.Msg {
+	data, err := json.Marshal(batchDoc{Control: true, Type: "batch", Snapshot: b.Snapshot, Previous: b.Previous})
+	if err != nil {
+		panic("stream: a batch of strings does not encode: " + err.Error())
+	}
+	return &nats.Msg{Subject: l.Batch(), Header: nats.Header{}, Data: append(data, '\n')}
+}
+
+// ParseBatch reads an announcement's message.
+func ParseBatch(data []byte) (capture.Batch, error) {
+	var d batchDoc
+	if err := json.Unmarshal(data, &d); err != nil || d.Type != "batch" {
+		return capture.Batch{}, fmt.Errorf("%w: batch: %w", ErrLayout, err)
+	}
+	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous}, nil
+}
+
+// NewFence returns a fence's message.
+func NewFence(l Layout, epochs Epochs) *nats.Msg {
+	return &nats.Msg{
+		Subject: l.Fence(),
+		Header:  nats.Header{EpochsHeader: {epochs.String()}},
+		Data:    []byte(`{"control":true,"type":"fence"}` + "\n"),
+	}
+}
+
+// NewAlive returns the message that keeps a batch open while nothing happens.
+func NewAlive(l Layout) *nats.Msg {
+	return &nats.Msg{Subject: l.Alive(), Header: nats.Header{}, Data: []byte(`{"control":true,"type":"alive"}` + "\n")}
+}
+
+// NewSchema returns the message with a relation's columns.
+func NewSchema(l Layout, schema []byte) *nats.Msg {
+	return &nats.Msg{Subject: l.SchemaSubject(), Header: nats.Header{}, Data: schema}
+}
+
+// Schema is the document of schema messages.
+type Schema struct {
+	Relation string   `json:"relation"`
+	Columns  []Column `json:"columns"`
+	// Key holds the names of the key's columns in key order.
+	Key []string `json:"key"`
+	// Txid and Deleted are the names of the columns that data leaves out.
+	Txid    string `json:"txid"`
+	Deleted string `json:"deleted,omitempty"`
+}
+
+// Column is one column of a Schema.
+type Column struct {
+	Name     string `json:"name"`
+	Type     string `json:"type"`
+	Dims     int    `json:"dims,omitempty"`
+	Nullable bool   `json:"nullable"`
+}
