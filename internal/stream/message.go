@@ -22,6 +22,8 @@ const (
 	KeyHeader = "Lockstep-Key"
 	// EpochsHeader, on heartbeats and fences, is the list of epochs.
 	EpochsHeader = "Lockstep-Epochs"
+	// IncarnationHeader, on fences, names the stream's incarnation.
+	IncarnationHeader = "Lockstep-Incarnation"
 	// SnapshotHeader and DurableHeader, on heartbeats, are capture.Heartbeat's.
 	SnapshotHeader = "Lockstep-Snapshot"
 	DurableHeader  = "Lockstep-Durable"
@@ -177,10 +179,10 @@ func ParseBatch(data []byte) (capture.Batch, error) {
 }
 
 // NewFence returns a fence's message.
-func NewFence(l Layout, epochs Epochs) *nats.Msg {
+func NewFence(l Layout, incarnation string, epochs Epochs) *nats.Msg {
 	return &nats.Msg{
 		Subject: l.Fence(),
-		Header:  nats.Header{EpochsHeader: {epochs.String()}},
+		Header:  nats.Header{IncarnationHeader: {incarnation}, EpochsHeader: {epochs.String()}},
 		Data:    []byte(`{"control":true,"type":"fence"}` + "\n"),
 	}
 }

@@ -1,0 +1,292 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/stream"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// requestTimeout bounds one request to the broker.
+const requestTimeout = 5 * time.Second
+
+// errOvertaken says that another writer stored something between our look at
+// the stream's end and our fence.
+var errOvertaken = errors.New("another writer was faster")
+
+// Begin implements capture.Sink.
+func (p *Publisher) Begin(ctx context.Context, src capture.Source) (capture.Position, error) {
+	p.end(ctx)
+	if _, err := p.ensureStream(ctx, src); err != nil {
+		return capture.Position{}, err
+	}
+	for {
+		if err := p.lease.acquire(ctx); err != nil {
+			return capture.Position{}, err
+		}
+		pos, err := p.beginEpoch(ctx, src)
+		if errors.Is(err, errOvertaken) {
+			p.log.Info().Msg("another writer was faster, looking again")
+			continue
+		}
+		return pos, err
+	}
+}
+
+// end closes the epoch, if there is one.
+func (p *Publisher) end(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch != nil {
+		p.epoch.close(ctx)
+		p.epoch = nil
+	}
+}
+
+// tail is the end of a stream as its leader has it.
+type tail struct {
+	last       uint64
+	high       uint64
+	heartbeat  *capture.Heartbeat
+	heartbeats uint64 // the sequence of heartbeat
+	fence      uint64 // the sequence of the last fence
+	epochs     stream.Epochs
+	// incarnation is the one that the last fence named.
+	incarnation string
+}
+
+// beginEpoch stores the fence, reads the position behind it and opens the
+// batch.
+func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture.Position, error) {
+	meta, err := p.ensureStream(ctx, src)
+	if err != nil {
+		return capture.Position{}, err
+	}
+	if reason := foreign(meta, src, p.opt.Log); reason != "" {
+		if meta, err = p.newIncarnation(ctx, src, reason); err != nil {
+			return capture.Position{}, err
+		}
+	}
+	t, err := p.readTail(ctx)
+	if err != nil {
+		return capture.Position{}, err
+	}
+	if t.incarnation != "" && t.incarnation != meta.Incarnation {
+		if t, err = p.purge(ctx); err != nil {
+			return capture.Position{}, err
+		}
+	}
+	e, err := newEpoch(p.js, p.layout, p.nc.MaxPayload())
+	if err != nil {
+		return capture.Position{}, err
+	}
+	e.id, e.incarnation, e.src = nuid.Next(), meta.Incarnation, src
+	e.high, e.seq = t.high, t.last+1
+	e.epochs = t.epochs.Append(stream.Epoch{ID: e.id, First: e.seq})
+	if err := p.fence(ctx, e); err != nil {
+		return capture.Position{}, err
+	}
+	pos, err := p.position(ctx, t)
+	if err != nil {
+		return capture.Position{}, err
+	}
+	// The first message waits for the server's answer: a batch it would not
+	// open is noticed here.
+	if err := e.add(stream.NewAlive(p.layout), 0); err != nil {
+		e.close(ctx)
+		return capture.Position{}, err
+	}
+	p.mu.Lock()
+	p.epoch = e
+	p.mu.Unlock()
+	p.metrics.epochs.Inc()
+	p.log.Info().Str("epoch", e.id).Uint64("seq", e.seq).Msg("epoch begun")
+	return pos, nil
+}
+
+// readTail reads the stream's end. The result is what the stream held only if
+// a fence that expects t.last is stored afterwards.
+func (p *Publisher) readTail(ctx context.Context) (tail, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := p.js.Stream(ctx, p.layout.Stream)
+	if err != nil {
+		return tail{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+	}
+	t := tail{last: s.CachedInfo().State.LastSeq}
+	fence, seq, err := p.last(ctx, p.layout.Fence())
+	if err != nil {
+		return tail{}, err
+	}
+	if fence != nil {
+		t.fence, t.incarnation = seq, fence.Header.Get(stream.IncarnationHeader)
+		if err := t.take(fence, seq); err != nil {
+			return tail{}, err
+		}
+	}
+	msg, seq, err := p.last(ctx, p.layout.Heartbeat())
+	if err != nil {
+		return tail{}, err
+	}
+	if msg != nil {
+		hb, err := stream.ParseHeartbeat(msg.Header, msg.Data)
+		if err != nil {
+			return tail{}, fmt.Errorf("last heartbeat of stream %s: %w", p.layout.Stream, err)
+		}
+		t.heartbeat, t.heartbeats = &hb, seq
+		if seq > t.fence {
+			if err := t.take(msg, seq); err != nil {
+				return tail{}, err
+			}
+		}
+	}
+	// The end itself has the highest of all. It may be gone (purged by hand).
+	end, err := p.lastMessage(ctx, t.last)
+	if err != nil || end == nil {
+		return t, err
+	}
+	high, err := stream.High(end.Header)
+	if err != nil {
+		return tail{}, fmt.Errorf("last message of stream %s: %w", p.layout.Stream, err)
+	}
+	t.high = max(t.high, high)
+	return t, nil
+}
+
+// take reads the epoch list and High of a fence or heartbeat.
+func (t *tail) take(msg *nats.Msg, seq uint64) error {
+	high, err := stream.High(msg.Header)
+	if err != nil {
+		return fmt.Errorf("message %d: %w", seq, err)
+	}
+	t.high = max(t.high, high)
+	t.epochs, err = stream.ParseEpochs(msg.Header.Get(stream.EpochsHeader))
+	return err
+}
+
+// fence stores e's fence, or returns errOvertaken.
+func (p *Publisher) fence(ctx context.Context, e *epoch) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	msg := stream.NewFence(p.layout, e.incarnation, e.epochs)
+	msg.Header[stream.HighHeader] = []string{strconv.FormatUint(e.high, 10)}
+	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequence(e.seq-1), jetstream.WithRetryAttempts(0))
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+		return errOvertaken
+	}
+	if err != nil {
+		return fmt.Errorf("publish fence: %w", err)
+	}
+	if ack.Sequence != e.seq {
+		return errOvertaken
+	}
+	return nil
+}
+
+// position reads, behind the stored fence, what a capture needs to go on. It
+// returns errOvertaken where the stream is not the one that t was read from.
+func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	pos := capture.Position{High: t.high, Heartbeat: t.heartbeat}
+	msg, seq, err := p.last(ctx, p.layout.Heartbeat())
+	if err != nil {
+		return capture.Position{}, err
+	}
+	if (msg != nil) != (t.heartbeat != nil) || msg != nil && seq != t.heartbeats {
+		return capture.Position{}, errOvertaken
+	}
+	if msg, _, err = p.last(ctx, p.layout.SchemaSubject()); err != nil {
+		return capture.Position{}, err
+	}
+	if msg != nil {
+		pos.Schema = msg.Data
+	}
+	msg, seq, err = p.last(ctx, p.layout.Batch())
+	if err != nil || msg == nil || seq < t.heartbeats {
+		return pos, err
+	}
+	b, err := stream.ParseBatch(msg.Data)
+	if err != nil {
+		return capture.Position{}, fmt.Errorf("announcement in stream %s: %w", p.layout.Stream, err)
+	}
+	pos.Batch = &b
+	pos.After, err = p.lastRow(ctx, seq, t.last)
+	return pos, err
+}
+
+// lastRow returns the place of the last row behind sequence after, nil for
+// none. It probes from the end in growing steps and then halves the distance:
+// a wildcard's last message would make the server look through all subjects.
+func (p *Publisher) lastRow(ctx context.Context, after, last uint64) (*capture.RowPosition, error) {
+	lo, hi := after, last+1 // rows from lo on are possible; none from hi on
+	var found *nats.Msg
+	probe := func(from uint64) (bool, error) {
+		msg, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.Rows(), from)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && seq > last {
+			hi = from
+			return false, nil
+		}
+		if err == nil {
+			found, lo = msg, seq
+		}
+		return err == nil, err
+	}
+	for step := uint64(1); found == nil; step *= 2 {
+		from := after + 1
+		if last > after+step {
+			from = last - step
+		}
+		ok, err := probe(from)
+		if err != nil {
+			return nil, err
+		}
+		if !ok && from == after+1 {
+			return nil, nil
+		}
+	}
+	for hi-lo > 1 {
+		if _, err := probe(lo + (hi-lo)/2); err != nil {
+			return nil, err
+		}
+	}
+	txid, ok := lockstep.Txid(found.Data)
+	if !ok {
+		return nil, fmt.Errorf("row %d of stream %s: %w", lo, p.layout.Stream, stream.ErrLayout)
+	}
+	key, err := p.layout.Key(found.Subject, found.Header.Get(stream.KeyHeader))
+	if err != nil {
+		return nil, fmt.Errorf("row %d of stream %s: %w", lo, p.layout.Stream, err)
+	}
+	return &capture.RowPosition{Txid: txid, Key: key}, nil
+}
+
+// last is stream.Last with nil for no message.
+func (p *Publisher) last(ctx context.Context, subject string) (*nats.Msg, uint64, error) {
+	msg, seq, err := stream.Last(ctx, p.nc, p.layout.Stream, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, 0, nil
+	}
+	return msg, seq, err
+}
+
+func (p *Publisher) lastMessage(ctx context.Context, seq uint64) (*nats.Msg, error) {
+	if seq == 0 {
+		return nil, nil
+	}
+	msg, _, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.All(), seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	return msg, err
+}

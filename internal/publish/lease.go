@@ -1,0 +1,147 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+const (
+	// leaseTTL is how long a dead writer's lease keeps others waiting; the
+	// server counts in whole seconds. A standby tries every leaseRetry.
+	leaseTTL   = 3 * time.Second
+	leaseRetry = 400 * time.Millisecond
+)
+
+// lease decides which of several bridges writes a stream. It is a key with a
+// time to live in a bucket held in memory: a broker that restarts has
+// forgotten it, which costs nothing, because it fences nothing.
+type lease struct {
+	// Static after construction.
+	js          jetstream.JetStream
+	bucket, key string
+	holder      string
+	log         zerolog.Logger
+
+	mu sync.Mutex
+	// revision is that of the key while it is ours, 0 otherwise. Guarded by mu.
+	revision uint64
+}
+
+// acquire blocks until the lease is ours. It looks at the server even where
+// the lease should be ours still: two writers that trust their memory would
+// depose each other for ever.
+func (l *lease) acquire(ctx context.Context) error {
+	waiting := false
+	for {
+		held, err := l.try(ctx)
+		if err != nil {
+			return err
+		}
+		if held {
+			if waiting {
+				l.log.Info().Msg("the other bridge is gone, taking over")
+			}
+			return nil
+		}
+		if !waiting {
+			waiting = true
+			l.log.Info().Msg("another bridge writes this stream, standing by")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(leaseRetry):
+		}
+	}
+}
+
+func (l *lease) try(ctx context.Context) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	kv, err := l.js.KeyValue(ctx, l.bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		kv, err = l.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+			Bucket: l.bucket, Description: "lockstep: which bridge writes which stream",
+			Storage: jetstream.MemoryStorage, History: 1, LimitMarkerTTL: time.Minute,
+		})
+		if errors.Is(err, jetstream.ErrBucketExists) {
+			kv, err = l.js.KeyValue(ctx, l.bucket)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("open lease bucket %s: %w", l.bucket, err)
+	}
+	entry, err := kv.Get(ctx, l.key)
+	switch {
+	case err == nil && string(entry.Value()) == l.holder:
+		l.revision = entry.Revision()
+		err := l.renewLocked(ctx)
+		if errors.Is(err, errLeaseLost) {
+			return false, nil
+		}
+		return err == nil, err
+	case err == nil:
+		return false, nil
+	case !errors.Is(err, jetstream.ErrKeyNotFound):
+		return false, fmt.Errorf("read lease %s: %w", l.key, err)
+	}
+	rev, err := kv.Create(ctx, l.key, []byte(l.holder), jetstream.KeyTTL(leaseTTL))
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("take lease %s: %w", l.key, err)
+	}
+	l.revision = rev
+	return true, nil
+}
+
+// errLeaseLost says that another bridge may be writing now.
+var errLeaseLost = errors.New("the lease was lost")
+
+// renew prolongs the lease. kv.Update would remove its time to live, so the
+// message is published as the bucket's own.
+func (l *lease) renew(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renewLocked(ctx)
+}
+
+func (l *lease) renewLocked(ctx context.Context) error {
+	msg := &nats.Msg{Subject: "$KV." + l.bucket + "." + l.key, Data: []byte(l.holder)}
+	ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(leaseTTL), jetstream.WithExpectLastSequencePerSubject(l.revision))
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return fmt.Errorf("%w: %w", errLeaseLost, err)
+	}
+	if err != nil {
+		return fmt.Errorf("renew lease %s: %w", l.key, err)
+	}
+	l.revision = ack.Sequence
+	return nil
+}
+
+// release gives the lease up, so that a standby need not wait for its end.
+func (l *lease) release(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.revision == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if kv, err := l.js.KeyValue(ctx, l.bucket); err == nil {
+		// If this fails the lease ends by itself.
+		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(l.revision))
+	}
+	l.revision = 0
+}

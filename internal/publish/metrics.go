@@ -1,0 +1,52 @@
+package publish
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics are the collectors of every publisher of a process.
+type Metrics struct {
+	rows, bytes, oversize, heartbeats, epochs *prometheus.CounterVec
+}
+
+// NewMetrics returns collectors that are not yet registered.
+func NewMetrics() *Metrics {
+	vec := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
+	}
+	return &Metrics{
+		rows:       vec("published_rows_total", "Rows sent to the stream."),
+		bytes:      vec("published_bytes_total", "Bytes of rows sent to the stream."),
+		oversize:   vec("oversize_rows_total", "Rows too large for the broker, replaced by a control row."),
+		heartbeats: vec("heartbeats_total", "Heartbeats sent to the stream."),
+		epochs:     vec("epochs_total", "Epochs begun: starts, takeovers, and recoveries from faults."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, v := range m.all() {
+		v.Describe(ch)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	for _, v := range m.all() {
+		v.Collect(ch)
+	}
+}
+
+func (m *Metrics) all() []*prometheus.CounterVec {
+	return []*prometheus.CounterVec{m.rows, m.bytes, m.oversize, m.heartbeats, m.epochs}
+}
+
+type relationMetrics struct {
+	rows, bytes, oversize, heartbeats, epochs prometheus.Counter
+}
+
+func (m *Metrics) relation(schema, table string) relationMetrics {
+	name := schema + "." + table
+	return relationMetrics{
+		rows: m.rows.WithLabelValues(name), bytes: m.bytes.WithLabelValues(name), oversize: m.oversize.WithLabelValues(name),
+		heartbeats: m.heartbeats.WithLabelValues(name), epochs: m.epochs.WithLabelValues(name),
+	}
+}

@@ -1,0 +1,150 @@
+// Package publish puts what a capture read on a relation's stream, in order,
+// fenced against every other writer. It is the capture.Sink of the bridge.
+//
+// # Epochs
+//
+// A writer's run is an epoch. It begins with a fence: a message that the
+// server stores only if the stream ends where this writer read it to end.
+// Everything behind it goes into one fast-ingest batch, each message naming
+// its predecessor's sequence (Nats-Expected-Last-Sequence). The server ends
+// the batch at the first message that does not fit. So whatever goes wrong (a
+// foreign message, a lost tail, a paused writer that wakes, a broker killed in
+// the middle), what is stored is an unbroken prefix of what was sent (I6, I7),
+// and a heartbeat needs no wait for acknowledgements: it is stored only if
+// everything before it is. On any fault the epoch is over; every method
+// returns the fault until Begin starts the next.
+//
+// # Leases
+//
+// A lease (a key with a time to live) decides which of several bridges tries.
+// It fences nothing.
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/stream"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+// Options are a publisher's. Prefix must have passed stream.CheckPrefix.
+type Options struct {
+	Prefix        string
+	Schema, Table string
+	// Log keeps every version of a row instead of the latest.
+	Log    bool
+	Limits stream.Limits
+	// Holder names this process in leases and logs; unique per process.
+	Holder string
+}
+
+// Publisher writes one relation's stream. Its capture.Sink methods are for one
+// goroutine; Run is for another.
+type Publisher struct {
+	// Static after construction.
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	opt     Options
+	layout  stream.Layout
+	log     zerolog.Logger
+	metrics relationMetrics
+	lease   *lease
+
+	mu sync.Mutex
+	// Guarded by mu. nil before Begin and after its end.
+	epoch *epoch
+}
+
+// New returns a publisher; it does nothing until Begin and Run are called.
+func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Publisher {
+	l := stream.NewLayout(opt.Prefix, opt.Schema, opt.Table, opt.Log)
+	log = log.With().Str("component", "publish").Str("stream", l.Stream).Logger()
+	return &Publisher{
+		nc: nc, js: js, opt: opt, layout: l, log: log,
+		metrics: m.relation(opt.Schema, opt.Table),
+		lease:   &lease{js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder, log: log},
+	}
+}
+
+// ErrFault is wrapped by the errors of an epoch that is over; a new Begin
+// starts the next.
+var ErrFault = errors.New("the epoch ended")
+
+var errNoEpoch = fmt.Errorf("%w: none has begun", ErrFault)
+
+// Schema implements capture.Sink.
+func (p *Publisher) Schema(_ context.Context, schema []byte) error {
+	return p.send(func(e *epoch) error { return e.add(stream.NewSchema(p.layout, schema), 0) })
+}
+
+// Announce implements capture.Sink.
+func (p *Publisher) Announce(_ context.Context, b capture.Batch) error {
+	return p.send(func(e *epoch) error { return e.add(stream.NewBatch(p.layout, b), 0) })
+}
+
+// Heartbeat implements capture.Sink.
+func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
+	return p.send(func(e *epoch) error {
+		cursor := lockstep.Cursor{Incarnation: e.incarnation, Epoch: e.id, Seq: e.seq + 1}
+		msg := stream.NewHeartbeat(p.layout, hb, e.src, e.epochs, time.Now().Unix(), cursor)
+		if err := e.add(msg, hb.High); err != nil {
+			return err
+		}
+		p.metrics.heartbeats.Inc()
+		return nil
+	})
+}
+
+// Row implements capture.Sink. A row that is too large for the broker is
+// replaced, on the key's own subject, by an oversize control row.
+func (p *Publisher) Row(_ context.Context, c capture.Change) error {
+	return p.send(func(e *epoch) error {
+		err := e.addRow(c, c.Line)
+		var tooLarge *tooLargeError
+		if errors.As(err, &tooLarge) {
+			return p.addOversize(e, c, tooLarge)
+		}
+		if err == nil {
+			p.metrics.rows.Inc()
+			p.metrics.bytes.Add(float64(len(c.Line)))
+		}
+		return err
+	})
+}
+
+func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError) error {
+	key, err := c.KeyJSON(nil)
+	if err != nil {
+		return fmt.Errorf("encode the key of a row that is too large: %w", err)
+	}
+	p.metrics.oversize.Inc()
+	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).
+		Msg("a row is too large for the broker and was not published; raise the broker's max_payload and change the row again")
+	return e.addRow(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit))
+}
+
+// send runs add on the epoch, if there is one without a fault.
+func (p *Publisher) send(add func(*epoch) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch == nil {
+		return errNoEpoch
+	}
+	if err := p.epoch.fault(); err != nil {
+		return err
+	}
+	if err := add(p.epoch); err != nil {
+		p.epoch.fail(err)
+		return p.epoch.fault()
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// tick is how often Run looks after the epoch.
+	tick = time.Second
+	// aliveAfter is the silence after which a message keeps the batch open;
+	// the server ends it after 10 s.
+	aliveAfter = 2500 * time.Millisecond
+	// storedWithin is how long a message may take to be stored.
+	storedWithin = 10 * time.Second
+)
+
+// Run looks after the epoch until ctx ends: it renews the lease, keeps a quiet
+// batch open, and asks the stream whether what was sent is stored. What it
+// finds wrong ends the epoch; the capture learns it from its next call. Before
+// it returns it closes the epoch and gives the lease up.
+func (p *Publisher) Run(ctx context.Context) error {
+	lost := p.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer p.nc.RemoveStatusListener(lost)
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	var c confirmer
+	for {
+		select {
+		case <-ctx.Done():
+			p.end(ctx)
+			p.lease.release(ctx)
+			return ctx.Err()
+		case <-lost:
+			// Messages in flight may be lost, and the batch with them.
+			p.fail(errors.New("the connection to the broker was lost"))
+		case <-t.C:
+			if err := p.look(ctx, &c); err != nil {
+				p.fail(err)
+			}
+		}
+	}
+}
+
+func (p *Publisher) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch != nil {
+		p.epoch.fail(err)
+	}
+}
+
+func (p *Publisher) look(ctx context.Context, c *confirmer) error {
+	p.mu.Lock()
+	e := p.epoch
+	if e == nil || e.fault() != nil {
+		p.mu.Unlock()
+		return nil
+	}
+	if time.Since(e.lastSent) > aliveAfter {
+		if err := e.add(stream.NewAlive(p.layout), 0); err != nil {
+			p.mu.Unlock()
+			return err
+		}
+	}
+	sent := e.seq
+	p.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	// Not under mu: rows need not wait for it. acquire does not run while
+	// there is an epoch without a fault.
+	if err := p.lease.renew(ctx); err != nil {
+		return err
+	}
+	s, err := p.js.Stream(ctx, p.layout.Stream)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+	}
+	info := s.CachedInfo()
+	meta, err := stream.ReadMeta(info.Config)
+	if err != nil {
+		return err
+	}
+	if meta.Incarnation != e.incarnation {
+		return errors.New("the stream was replaced by another of its name")
+	}
+	return c.confirm(e, sent, info.State.LastSeq, time.Now())
+}
+
+// confirmer compares what was sent with what the stream holds.
+type confirmer struct {
+	epoch *epoch
+	// stored is the highest sequence known to be stored; owed is one that was
+	// sent at since and is not known to be stored, 0 for none.
+	stored, owed uint64
+	since        time.Time
+}
+
+// confirm takes one look: sent was the last sequence sent before the stream's
+// end was seen to be last.
+func (c *confirmer) confirm(e *epoch, sent, last uint64, now time.Time) error {
+	if c.epoch != e {
+		*c = confirmer{epoch: e}
+	}
+	if last < c.stored {
+		return fmt.Errorf("the broker lost what it had stored: its last sequence was %d and is %d", c.stored, last)
+	}
+	c.stored = last
+	if c.owed != 0 && last < c.owed && now.Sub(c.since) > storedWithin {
+		return fmt.Errorf("sequence %d was sent %s ago and is not stored, the last one is %d", c.owed, now.Sub(c.since).Round(time.Second), last)
+	}
+	if last >= c.owed {
+		c.owed = 0
+	}
+	if c.owed == 0 && last < sent {
+		c.owed, c.since = sent, now
+	}
+	return nil
+}
