@@ -32,6 +32,10 @@ type Sink interface {
 	Row(ctx context.Context, c Change) error
 	// Heartbeat ends the batch.
 	Heartbeat(ctx context.Context, h Heartbeat) error
+	// Suspects returns up to limit keys of rows that the stream holds with a
+	// txid of at least txid, from its sequence from on, and the sequence to go
+	// on with, 0 at the end.
+	Suspects(ctx context.Context, txid, from uint64, limit int) (keys [][][]byte, next uint64, err error)
 	// Restart ends the stream's incarnation, because what it holds can't be
 	// continued, for the reason given; a new Begin must follow.
 	Restart(ctx context.Context, reason string) error

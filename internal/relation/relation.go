@@ -25,6 +25,13 @@ func (n Name) SQL() string {
 	return pgx.Identifier{n.Schema, n.Table}.Sanitize()
 }
 
+// NotifyChannel is where the triggers that SetupSQL makes send the payload of
+// the table that changed: Name.Payload of one of a relation's Sources.
+const NotifyChannel = "lockstep"
+
+// Payload returns the name as the triggers send it.
+func (n Name) Payload() string { return n.Schema + "." + n.Table }
+
 // Relation is a table or view as it was when it was last looked at in the
 // catalog. It is not changed after Load returned it.
 type Relation struct {
@@ -42,8 +49,11 @@ type Relation struct {
 	// Deleted is the place in Columns of the deleted column, -1 for none.
 	Deleted int
 	// Sources are the tables whose changes show in the relation: itself for
-	// a table, every base table for a view.
+	// a table, every base table for a view. Tables that a view reads inside
+	// of functions are not among them.
 	Sources []Name
+	// EstimatedRows is what Postgres' planner expects, -1 if unknown.
+	EstimatedRows int64
 }
 
 // Column is one column of a relation.
@@ -53,8 +63,13 @@ type Column struct {
 	Type string
 	// TypeOID is pg_attribute.atttypid.
 	TypeOID uint32
+	// BaseOID is the type under a domain, or else TypeOID. Postgres' row
+	// descriptions name this one.
+	BaseOID uint32
 	// Dims is the number of declared array dimensions, 0 for a scalar.
 	Dims int
 	// Nullable is false only where the catalog promises NOT NULL.
 	Nullable bool
 }
+
+func sqlIdent(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -1,0 +1,158 @@
+// Package program is what the two programs share around their work: settings
+// from the environment, help, logs, version, and the container's health check.
+package program
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/kelseyhightower/envconfig"
+)
+
+// Settings reads the environment into cfg, a pointer to a struct of string
+// fields, and returns a warning for each variable with the prefix that is not
+// a setting, with the nearest name. Values are strings so that the caller can
+// report every bad one at once.
+func Settings(prefix string, cfg any) (warnings []string, err error) {
+	if err := envconfig.Process(prefix, cfg); err != nil {
+		return nil, fmt.Errorf("read the environment: %w", err)
+	}
+	var known []string
+	for _, f := range fields(prefix, cfg) {
+		known = append(known, f.name)
+	}
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, strings.ToUpper(prefix)+"_") || slices.Contains(known, name) {
+			continue
+		}
+		warnings = append(warnings, fmt.Sprintf("%s is not a setting; the nearest is %s", name, nearest(name, known)))
+	}
+	return warnings, nil
+}
+
+// ErrUsage is wrapped by what makes a program exit with status 2: a bad
+// configuration or command line.
+var ErrUsage = errors.New("bad configuration")
+
+// Invalid collects what is wrong with a configuration.
+type Invalid []string
+
+// Add notes that the variable's value is wrong. value is left out where it may
+// be a secret.
+func (inv *Invalid) Add(variable, problem string) {
+	*inv = append(*inv, variable+": "+problem)
+}
+
+// Err returns all problems as one error that wraps ErrUsage, or nil.
+func (inv Invalid) Err() error {
+	if len(inv) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w:\n  %s", ErrUsage, strings.Join(inv, "\n  "))
+}
+
+type field struct{ name, value, desc string }
+
+// fields lists a configuration's variables. It relies on the tags that
+// envconfig knows: split_words or envconfig, default, desc.
+func fields(prefix string, cfg any) []field {
+	var out []field
+	t := reflect.TypeOf(cfg).Elem()
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if !f.IsExported() || f.Tag.Get("ignored") == "true" {
+			continue
+		}
+		name := f.Tag.Get("envconfig")
+		if name == "" {
+			name = strings.ToUpper(prefix + "_" + words(f.Name))
+		}
+		out = append(out, field{name: name, value: f.Tag.Get("default"), desc: f.Tag.Get("desc")})
+	}
+	return out
+}
+
+// words splits CamelCase as envconfig's split_words does.
+func words(name string) string {
+	var b strings.Builder
+	for i, c := range name {
+		upper := 'A' <= c && c <= 'Z'
+		if upper && i > 0 {
+			prev := name[i-1]
+			next := byte('A')
+			if i+1 < len(name) {
+				next = name[i+1]
+			}
+			if 'a' <= prev && prev <= 'z' || 'a' <= next && next <= 'z' {
+				b.WriteByte('_')
+			}
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
+}
+
+// PrintSettings writes the table of settings for people.
+func PrintSettings(w io.Writer, prefix string, cfg any) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range fields(prefix, cfg) {
+		value := f.value
+		if value == "" {
+			value = "-"
+		}
+		_, _ = fmt.Fprintf(tw, "  %s\t%s\t%s\n", f.name, value, f.desc)
+	}
+	_ = tw.Flush()
+}
+
+// MarkdownSettings returns the same table as the README has it.
+func MarkdownSettings(prefix string, cfg any) string {
+	var b strings.Builder
+	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")
+	for _, f := range fields(prefix, cfg) {
+		value := ""
+		if f.value != "" {
+			value = "`" + f.value + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.name, value, strings.ReplaceAll(f.desc, "|", "\\|"))
+	}
+	return b.String()
+}
+
+// nearest returns the name with the longest common letters, by edit distance.
+func nearest(name string, known []string) string {
+	best, bestDistance := "", len(name)+1
+	for _, k := range known {
+		if d := distance(name, k); d < bestDistance {
+			best, bestDistance = k, d
+		}
+	}
+	return best
+}
+
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

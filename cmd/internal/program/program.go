@@ -1,0 +1,97 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+)
+
+// Logger returns the program's logger: JSON, or lines for people where w is a
+// terminal. level is one of debug, info, warn and error.
+func Logger(w io.Writer, level string) (zerolog.Logger, error) {
+	lvl, err := zerolog.ParseLevel(strings.ToLower(level))
+	if err != nil || lvl < zerolog.DebugLevel || lvl > zerolog.ErrorLevel {
+		return zerolog.Nop(), fmt.Errorf("%q is not a level: debug, info, warn or error", level)
+	}
+	if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
+	}
+	return zerolog.New(w).Level(lvl).With().Timestamp().Logger(), nil
+}
+
+// Version returns what --version prints.
+func Version(name string) string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return name + " (unknown version)"
+	}
+	version, revision := info.Main.Version, ""
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = ", revision " + s.Value
+		}
+	}
+	return fmt.Sprintf("%s %s (%s%s)", name, version, info.GoVersion, revision)
+}
+
+// ExitCode prints a program's last error on one line and returns its exit
+// status: 0, 1, or 2 for a bad configuration.
+func ExitCode(stderr io.Writer, name string, err error) int {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return 0
+	}
+	_, _ = fmt.Fprintf(stderr, "%s: %v\n", name, err)
+	if errors.Is(err, ErrUsage) {
+		return 2
+	}
+	return 1
+}
+
+// CheckAddress says what is wrong with a host:port to listen on, if anything.
+func CheckAddress(address string) error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("%q is not host:port", address)
+	}
+	if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
+		return fmt.Errorf("%q is not host:port: unknown host or port", address)
+	}
+	return nil
+}
+
+// Healthcheck asks the program that listens on address whether it is ready,
+// and prints what it answers where it is not.
+func Healthcheck(ctx context.Context, address string, out io.Writer) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %q is not host:port", ErrUsage, address)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	if err != nil {
+		return fmt.Errorf("ask for health: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask for health: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	_, _ = io.Copy(out, io.LimitReader(resp.Body, 64<<10))
+	return fmt.Errorf("not ready: status %d", resp.StatusCode)
+}

@@ -1,0 +1,137 @@
+package poller
+
+import (
+	"sync"
+	"time"
+
+	"bridge/internal/relation"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the collectors of every poller of a process.
+type Metrics struct {
+	vecs                                     []prometheus.Collector
+	polls, rows                              *prometheus.HistogramVec
+	errors                                   *prometheus.CounterVec
+	loadRows, loadEstimate, nulls, lag, ages *prometheus.GaugeVec
+
+	mu sync.Mutex
+	// Guarded by mu: by relation, what the gauges are computed from.
+	seen map[string]*observed
+}
+
+// observed is when a relation's last heartbeat was read and published, and how
+// far Postgres has gone since.
+type observed struct {
+	read, published time.Time
+	since, next     uint64
+}
+
+// NewMetrics returns collectors that are not yet registered.
+func NewMetrics() *Metrics {
+	label := []string{"relation"}
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}
+	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts(opts(name, help)), label)
+	}
+	hist := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help, Buckets: buckets,
+		}, label)
+	}
+	m := &Metrics{
+		polls:        hist("poll_seconds", "Time of one poll: query, and publishing its rows.", prometheus.ExponentialBuckets(0.0002, 4, 10)),
+		rows:         hist("batch_rows", "Rows of each batch that had any.", prometheus.ExponentialBuckets(1, 10, 8)),
+		errors:       prometheus.NewCounterVec(prometheus.CounterOpts(opts("relation_errors_total", "Sessions of a relation that ended in an error, and were begun anew.")), label),
+		loadRows:     gauge("load_rows", "Rows read by the batch that reads the whole relation."),
+		loadEstimate: gauge("load_rows_estimate", "Rows that Postgres expects in the relation."),
+		nulls:        gauge("null_txid_rows", "Rows whose txid is NULL, which no poll sees (counted up to 1000)."),
+		lag:          gauge("lag_seconds", "Age of the state that the last heartbeat stands for."),
+		ages:         gauge("heartbeat_age_seconds", "Time since the last heartbeat was published."),
+		seen:         make(map[string]*observed),
+	}
+	m.vecs = []prometheus.Collector{m.polls, m.rows, m.errors, m.loadRows, m.loadEstimate, m.nulls, m.lag, m.ages}
+	return m
+}
+
+var lagTransactions = prometheus.NewDesc("lockstep_bridge_lag_transactions",
+	"Transaction IDs given out by Postgres that the last heartbeat's since does not yet cover.", []string{"relation"}, nil)
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- lagTransactions
+	for _, v := range m.vecs {
+		v.Describe(ch)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	for name, o := range m.seen {
+		if o.published.IsZero() {
+			continue
+		}
+		m.lag.WithLabelValues(name).Set(time.Since(o.read).Seconds())
+		m.ages.WithLabelValues(name).Set(time.Since(o.published).Seconds())
+		ch <- prometheus.MustNewConstMetric(lagTransactions, prometheus.GaugeValue, float64(max(o.next, o.since)-o.since), name)
+	}
+	m.mu.Unlock()
+	for _, v := range m.vecs {
+		v.Collect(ch)
+	}
+}
+
+type relationMetrics struct {
+	m    *Metrics
+	name string
+
+	polls, rows                   prometheus.Observer
+	errors                        prometheus.Counter
+	loadRows, loadEstimate, nulls prometheus.Gauge
+}
+
+func (m *Metrics) relation(n relation.Name) relationMetrics {
+	name := n.Schema + "." + n.Table
+	m.mu.Lock()
+	m.seen[name] = &observed{}
+	m.mu.Unlock()
+	return relationMetrics{
+		m: m, name: name, polls: m.polls.WithLabelValues(name), rows: m.rows.WithLabelValues(name), errors: m.errors.WithLabelValues(name),
+		loadRows: m.loadRows.WithLabelValues(name), loadEstimate: m.loadEstimate.WithLabelValues(name), nulls: m.nulls.WithLabelValues(name),
+	}
+}
+
+func (r relationMetrics) observe(change func(*observed)) {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	change(r.m.seen[r.name])
+}
+
+func (r relationMetrics) look(l look) {
+	r.observe(func(o *observed) { o.next = l.next })
+}
+
+func (r relationMetrics) heartbeat(published, read time.Time, sn relation.Snapshot) {
+	r.observe(func(o *observed) { o.published, o.read, o.since = published, read, sn.Xmin })
+}
+
+// fresh says that a poll found nothing newer than the last heartbeat.
+func (r relationMetrics) fresh(read time.Time) {
+	r.observe(func(o *observed) { o.read = read })
+}
+
+func (r relationMetrics) batch(took time.Duration, rows int64) {
+	r.polls.Observe(took.Seconds())
+	if rows > 0 {
+		r.rows.Observe(float64(rows))
+	}
+}
+
+func (r relationMetrics) load(done, estimate int64) {
+	r.loadRows.Set(float64(done))
+	r.loadEstimate.Set(float64(estimate))
+}

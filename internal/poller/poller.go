@@ -1,0 +1,166 @@
+// Package poller captures a relation by polling its txid column.
+//
+// # How nothing is lost
+//
+// A batch is read in one REPEATABLE READ transaction whose snapshot is N. It
+// holds the rows whose writer was not visible in P, the snapshot of the batch
+// before: txid >= xmax(P) or txid among xip(P). A row whose current version
+// was written by a transaction visible in P was the current version at P too,
+// and was published then; so the batch is exactly what is not yet published
+// (I2, I3). Then comes a heartbeat that carries N, and N becomes P. P lives in
+// the stream's last heartbeat and nowhere else.
+//
+// The first batch, without a P, is every row. A batch that turns out to be
+// long is announced before its first row, so that after a crash it is
+// continued behind the last row that was stored, not begun anew (I7).
+//
+// A crash of Postgres loses transaction IDs that were never flushed and gives
+// them out again. So each heartbeat carries D, the xmax of the newest snapshot
+// known to be durable, and after every new connection the first batch reads
+// from least(D, xmin(P)) on, and reads again the keys that the stream holds
+// from D on.
+//
+// # What a relation must promise
+//
+// Its txid column holds the top-level transaction ID of the row's last writer,
+// of this cluster. A row does not vanish without a new txid; hard deletes and
+// rows that leave a view's filter are not seen.
+//
+// # Failures
+//
+// Every error ends the session. The next one begins with Sink.Begin and takes
+// its position from there. Errors of one relation touch no other (I10).
+package poller
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+
+	"github.com/rs/zerolog"
+)
+
+// Options are a poller's.
+type Options struct {
+	Spec relation.Spec
+	// Interval is how often an idle relation is polled. While rows flow it is
+	// polled faster.
+	Interval time.Duration
+	// HeartbeatInterval is the longest time between two heartbeats.
+	HeartbeatInterval time.Duration
+}
+
+// Poller captures one relation.
+type Poller struct {
+	// Static after construction.
+	pool    *Pool
+	sink    capture.Sink
+	opt     Options
+	log     zerolog.Logger
+	metrics relationMetrics
+	wake    *Wake
+
+	mu sync.Mutex
+	// Guarded by mu.
+	status Status
+}
+
+// New returns a poller; nothing happens until Run. wake may be nil: then the
+// relation is polled by the timer alone.
+func New(pool *Pool, sink capture.Sink, opt Options, wake *Wake, m *Metrics, log zerolog.Logger) *Poller {
+	return &Poller{
+		pool: pool, sink: sink, opt: opt, wake: wake,
+		metrics: m.relation(opt.Spec.Name),
+		log:     log.With().Str("component", "poller").Str("table", opt.Spec.Name.String()).Logger(),
+		status:  Status{State: StateStarting},
+	}
+}
+
+// Backoff between sessions that fail.
+const (
+	backoffMin = 100 * time.Millisecond
+	backoffMax = 5 * time.Second
+	// logEvery is how often a failure that goes on is logged.
+	logEvery = time.Minute
+)
+
+// Run captures the relation until ctx ends. Every failure is retried for ever
+// with backoff; it is logged at once and then once a minute, and Status shows
+// it. It returns ctx's error.
+func (p *Poller) Run(ctx context.Context) error {
+	backoff := backoffMin
+	var lastLog time.Time
+	var lastErr string
+	for attempt := 1; ; attempt++ {
+		s := newSession(p)
+		err := s.run(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		p.setError(err)
+		p.metrics.errors.Inc()
+		if s.live {
+			backoff, attempt = backoffMin, 1
+		}
+		if text := err.Error(); text != lastErr || time.Since(lastLog) > logEvery {
+			lastErr, lastLog = text, time.Now()
+			p.log.Warn().Err(err).Int("attempt", attempt).Msg("the relation is not being captured, trying again")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		}
+		backoff = min(2*backoff, backoffMax)
+	}
+}
+
+// State is what a poller does.
+type State string
+
+// States of a poller.
+const (
+	StateStarting  State = "starting"
+	StateStandby   State = "standby"
+	StateFirstLoad State = "first load"
+	StateLive      State = "live"
+	StateFailing   State = "failing"
+)
+
+// Status is a poller's state for people and health checks.
+type Status struct {
+	State State
+	// Err is what keeps the relation from being captured, nil if nothing does.
+	Err error
+	// Heartbeat is when the last heartbeat was published, zero for never.
+	Heartbeat time.Time
+	// LoadDone and LoadRows are the progress of a batch that reads the whole
+	// relation: rows read and rows expected.
+	LoadDone, LoadRows int64
+}
+
+// Status returns the current status. It does not block.
+func (p *Poller) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+func (p *Poller) update(change func(*Status)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	change(&p.status)
+}
+
+func (p *Poller) setError(err error) {
+	p.update(func(s *Status) { s.State, s.Err = StateFailing, err })
+}
+
+// errChanged ends a session because the relation is no longer the one that was
+// loaded; the next one loads it anew.
+var errChanged = errors.New("the relation changed")

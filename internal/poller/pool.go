@@ -1,0 +1,120 @@
+package poller
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// maxConns bounds the connections that all relations of a process share.
+const maxConns = 8
+
+// Pool is the connections to Postgres that the pollers of a process share.
+type Pool struct {
+	pool *pgxpool.Pool
+	// connects counts connections ever made: after a new one, Postgres may
+	// have crashed and forgotten transactions since the last look.
+	connects atomic.Int64
+	// loads holds one token for each batch that reads a whole relation, so
+	// that some connections are always left for the others (I10).
+	loads chan struct{}
+}
+
+// OpenPool returns a pool for the given number of relations. It connects only
+// when it is used.
+func OpenPool(url string, relations int) (*Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
+	}
+	p := &Pool{}
+	cfg.MaxConns = int32(min(relations+1, maxConns))
+	p.loads = make(chan struct{}, max(1, cfg.MaxConns/2))
+	// The text form of values depends on these; the encoder relies on them.
+	for name, value := range map[string]string{
+		"application_name": "lockstep bridge", "client_encoding": "UTF8",
+		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
+		"bytea_output": "hex", "extra_float_digits": "1",
+	} {
+		cfg.ConnConfig.RuntimeParams[name] = value
+	}
+	cfg.AfterConnect = func(context.Context, *pgx.Conn) error {
+		p.connects.Add(1)
+		return nil
+	}
+	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	return p, nil
+}
+
+// Close closes all connections; it waits for those in use.
+func (p *Pool) Close() { p.pool.Close() }
+
+// Query implements relation.Querier.
+func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return p.pool.Query(ctx, sql, args...)
+}
+
+// Connects counts the connections made so far.
+func (p *Pool) Connects() int64 { return p.connects.Load() }
+
+// prepare makes sure that the connection has the statement, and returns its
+// name. shape changes with the relation, so that a plan that Postgres refuses
+// is never asked for again.
+func prepare(ctx context.Context, conn *pgx.Conn, shape uint64, sql string) (string, error) {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(sql))
+	name := "lockstep_" + strconv.FormatUint(shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
+	_, err := conn.Prepare(ctx, name, sql)
+	return name, err
+}
+
+// statement is one of those that travel together.
+type statement struct {
+	name   string
+	params [][]byte
+}
+
+// pipeline sends the statements in one round trip. The caller reads the
+// results in order and closes the pipeline.
+func pipeline(ctx context.Context, conn *pgconn.PgConn, statements ...statement) (*pgconn.Pipeline, error) {
+	pl := conn.StartPipeline(ctx)
+	for _, s := range statements {
+		pl.SendQueryPrepared(s.name, s.params, nil, nil)
+	}
+	if err := pl.Sync(); err != nil {
+		_ = pl.Close() // the connection is gone, which the error says
+		return nil, err
+	}
+	return pl, nil
+}
+
+// nextResult returns the next statement's result reader.
+func nextResult(pl *pgconn.Pipeline) (*pgconn.ResultReader, error) {
+	res, err := pl.GetResults()
+	if err != nil {
+		return nil, err
+	}
+	rr, ok := res.(*pgconn.ResultReader)
+	if !ok {
+		return nil, fmt.Errorf("unexpected result %T in a pipeline", res)
+	}
+	return rr, nil
+}
+
+// skipResult reads a result that has no rows.
+func skipResult(pl *pgconn.Pipeline) error {
+	rr, err := nextResult(pl)
+	if err != nil {
+		return err
+	}
+	_, err = rr.Close()
+	return err
+}

@@ -1,0 +1,114 @@
+package poller
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"bridge/internal/relation"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Statements of a batch besides the relation's own. They travel in one round
+// trip; the snapshot is taken by the first of them that reads, and holds for
+// all (REPEATABLE READ).
+const (
+	beginSQL  = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
+	commitSQL = `COMMIT`
+
+	// snapshotSQL takes N. The insert position is asked for after the
+	// snapshot was taken, so that N is durable once the WAL is flushed up to
+	// it: each transaction that N shows as ended wrote its commit or abort
+	// record before it left the list of running ones. $1 is the relation.
+	snapshotSQL = `
+SELECT pg_current_snapshot()::text, COALESCE(to_regclass($1)::oid, 0)::text, pg_is_in_recovery()::text,
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() - '0/0' END::text,
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text`
+
+	flushedSQL = `
+SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text`
+)
+
+// queries are one relation's statements. Each returns SELECT *, so that
+// Postgres itself refuses a plan whose columns have changed ("cached plan must
+// not change result type"), and behind it the columns that only the server
+// can turn into JSON.
+type queries struct {
+	// whole reads everything.
+	whole string
+	// delta reads what is not visible in P: $1 is P's xip, $2 its xmax. As a
+	// UNION ALL both parts use the index on txid (measured: 0.19 ms, an OR
+	// 0.63 ms, a filter by visibility 24 ms with 100k rows above xmin).
+	delta string
+	// continueWhole and continueDelta read what is left of an announced
+	// batch: visible in N ($1 xmax, $2 xip), not in P ($3 xmax, $4 xip), and
+	// behind the last row stored ($5 its txid, $6… its key; for the whole
+	// relation from $3 on). The forms without a row leave the last part out.
+	continueWhole, continueWholeAfter string
+	continueDelta, continueDeltaAfter string
+	// keys reads the rows whose keys are in the arrays $1…, one per column.
+	keys string
+	// nulls counts rows without a txid, up to maxNulls.
+	nulls string
+}
+
+const maxNulls = 1000
+
+func newQueries(rel *relation.Relation, serverSide []bool) queries {
+	ident := func(i int) string { return "r." + pgx.Identifier{rel.Columns[i].Name}.Sanitize() }
+	txid, xid, high := ident(rel.Txid), "bigint", "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+	if rel.Columns[rel.Txid].Type == "xid8" {
+		xid, high = "xid8", "pg_snapshot_xmax(pg_current_snapshot())"
+	}
+	list := "r.*"
+	for i, yes := range serverSide {
+		if yes {
+			list += ", to_json(" + ident(i) + ")"
+		}
+	}
+	from := "SELECT " + list + " FROM " + rel.Name.SQL() + " r WHERE "
+	order := " ORDER BY " + strconv.Itoa(rel.Txid+1)
+	place, keyEq := txid, ""
+	for n, i := range rel.Key {
+		order += ", " + strconv.Itoa(i+1)
+		place += ", " + ident(i)
+		if n > 0 {
+			keyEq += ", "
+		}
+		keyEq += ident(i)
+	}
+	after := func(first int) string {
+		params := make([]string, len(rel.Key)+1)
+		for i := range params {
+			params[i] = "$" + strconv.Itoa(first+i)
+		}
+		return fmt.Sprintf(" AND (%s) > (%s)", place, strings.Join(params, ", "))
+	}
+	inN := fmt.Sprintf("(%s < $1::%s AND %[1]s <> ALL($2::%[2]s[]))", txid, xid)
+	// What restored stamps put ahead of the cluster belongs to the whole.
+	wholeOfN := fmt.Sprintf("(%s OR %s >= %s)", inN, txid, high)
+	deltaOfN := fmt.Sprintf("%s AND (%s >= $3::%s OR %[2]s = ANY($4::%[3]s[]))", inN, txid, xid)
+	return queries{
+		whole: from + txid + " IS NOT NULL" + order,
+		delta: fmt.Sprintf("%s%s = ANY($1::%s[]) AND %[2]s < %[4]s UNION ALL %[1]s%[2]s >= $2::%[3]s AND %[2]s < %[4]s%s",
+			from, txid, xid, high, order),
+		continueWhole:      from + wholeOfN + order,
+		continueWholeAfter: from + wholeOfN + after(3) + order,
+		continueDelta:      from + deltaOfN + order,
+		continueDeltaAfter: from + deltaOfN + after(5) + order,
+		keys:               from + keysCondition(rel, keyEq) + " AND " + txid + " IS NOT NULL" + order,
+		nulls: fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM %s r WHERE %s IS NULL LIMIT %d) n",
+			rel.Name.SQL(), txid, maxNulls),
+	}
+}
+
+// keysCondition compares the key's columns with the elements of one array
+// each: (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])).
+func keysCondition(rel *relation.Relation, columns string) string {
+	params := make([]string, len(rel.Key))
+	for n, i := range rel.Key {
+		params[n] = fmt.Sprintf("$%d::%s[]", n+1, rel.Columns[i].Type)
+	}
+	return fmt.Sprintf("(%s) IN (SELECT * FROM unnest(%s))", columns, strings.Join(params, ", "))
+}

@@ -1,0 +1,135 @@
+package poller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/lockstep"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// suspectsPage is how many suspect keys are looked at under one snapshot.
+const suspectsPage = 1000
+
+// repair looks again at every key that the stream holds with a txid from D
+// on: a row committed asynchronously may have been published and then lost in
+// a crash of Postgres. What is there is published as it is now, what is gone
+// as a delete. The batch that follows reads at a later snapshot, so that its
+// heartbeat is true of these keys too.
+func (s *session) repair(ctx context.Context) error {
+	for from := uint64(1); from != 0; {
+		keys, next, err := s.sink.Suspects(ctx, s.durable.durable, from, suspectsPage)
+		if err != nil {
+			return err
+		}
+		if len(keys) > 0 {
+			if err := s.repairKeys(ctx, keys); err != nil {
+				return err
+			}
+		}
+		from = next
+	}
+	return nil
+}
+
+func (s *session) repairKeys(ctx context.Context, keys [][][]byte) error {
+	missing := make(map[string][][]byte, len(keys))
+	for _, key := range keys {
+		if len(key) != len(s.rel.Key) {
+			continue // of a key that the relation had before
+		}
+		missing[keyName(key)] = key
+	}
+	b := newBatch(s, work{query: s.queries.keys, params: keyArrays(missing, len(s.rel.Key))})
+	b.announced = true // it belongs to no batch that could be continued
+	b.onRow = func(key [][]byte) { delete(missing, keyName(key)) }
+	if err := s.readRows(ctx, b); err != nil || b.skip {
+		return err
+	}
+	if err := b.flush(ctx); err != nil {
+		return err
+	}
+	for _, key := range missing {
+		if err := b.publishDelete(ctx, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publishDelete publishes that the relation has no row with the key.
+func (b *batch) publishDelete(ctx context.Context, key [][]byte) error {
+	b.key = key
+	txid := b.xmin
+	line := lockstep.AppendRowHead(nil, txid, b.xmin, true)
+	line, err := b.keyJSON(line)
+	if err != nil {
+		return fmt.Errorf("encode key: %w", err)
+	}
+	line = lockstep.AppendRowTail(line)
+	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: b.xmin, Line: line})
+}
+
+func keyName(key [][]byte) string {
+	var name []byte
+	for _, k := range key {
+		name = fmt.Appendf(name, "%d:%s", len(k), k)
+	}
+	return string(name)
+}
+
+// keyArrays turns keys into one array literal per column.
+func keyArrays(keys map[string][][]byte, columns int) [][]byte {
+	arrays := make([][]byte, columns)
+	for _, key := range keys {
+		for i, value := range key {
+			sep := byte(',')
+			if arrays[i] == nil {
+				sep = '{'
+			}
+			arrays[i] = append(arrays[i], sep, '"')
+			for _, c := range value {
+				if c == '"' || c == '\\' {
+					arrays[i] = append(arrays[i], '\\')
+				}
+				arrays[i] = append(arrays[i], c)
+			}
+			arrays[i] = append(arrays[i], '"')
+		}
+	}
+	for i := range arrays {
+		if arrays[i] == nil {
+			arrays[i] = []byte{'{'}
+		}
+		arrays[i] = append(arrays[i], '}')
+	}
+	return arrays
+}
+
+// nullsEvery is how often rows without a txid are counted.
+const nullsEvery = time.Minute
+
+// countNulls reports rows whose txid is NULL: no poll ever sees them.
+func (s *session) countNulls(ctx context.Context) error {
+	if !s.rel.Columns[s.rel.Txid].Nullable || time.Now().Before(s.nextNulls) {
+		return nil
+	}
+	s.nextNulls = time.Now().Add(nullsEvery)
+	rows, err := s.pool.Query(ctx, s.queries.nulls)
+	if err != nil {
+		return fmt.Errorf("count rows without a txid: %w", err)
+	}
+	n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+	if err != nil {
+		return classify(fmt.Errorf("count rows without a txid: %w", err))
+	}
+	s.p.metrics.nulls.Set(float64(n))
+	if n > 0 {
+		s.log.Warn().Int64("rows", n).
+			Msg("rows have no txid (NULL) and are not published; stamp them: UPDATE … SET txid = txid_current() WHERE txid IS NULL")
+	}
+	return nil
+}

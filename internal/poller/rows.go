@@ -1,0 +1,240 @@
+package poller
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/lockstep"
+)
+
+const (
+	// holdRows and holdBytes are how much of a batch is held before the first
+	// row is published: a batch that ends within needs no announcement.
+	holdRows  = 1000
+	holdBytes = 256 << 10
+	// progressEvery is how often a long batch is reported.
+	progressEvery = 5 * time.Second
+)
+
+// batch is the rows of one batch on their way from the query to the sink. A
+// row is encoded once, into lines; what it holds is bounded by holdRows and
+// holdBytes, and one row.
+type batch struct {
+	s     *session
+	work  work
+	begun time.Time
+	look  look
+	// xmin is the snapshot's whose rows these are.
+	xmin uint64
+	// skip is set where the look was of no use.
+	skip bool
+	// announced is set when the rows need, or have, an announcement.
+	announced bool
+	rows      int64
+	foreign   int64
+	progress  time.Time
+
+	lines []byte
+	keys  []byte
+	held  []heldRow
+	key   [][]byte
+	// onRow, if not nil, is told the key of each row.
+	onRow func(key [][]byte)
+}
+
+// heldRow is one row whose document ends at line in lines, and whose key's
+// columns end at keys in keys.
+type heldRow struct {
+	txid, high uint64
+	line       int
+	keys       []int
+}
+
+func newBatch(s *session, w work) *batch {
+	return &batch{s: s, work: w, begun: time.Now(), announced: w.announced != nil}
+}
+
+// start takes the look under which the rows are read.
+func (b *batch) start(l look) {
+	b.look, b.xmin = l, l.snapshot.Xmin
+	if b.work.announced != nil {
+		b.xmin = b.work.announced.Xmin
+	}
+	b.s.durable.add(l)
+	b.s.p.metrics.look(l)
+	if l.inRecovery {
+		b.s.repeats.forgetBelow(l.snapshot.Xmin)
+	}
+	b.progress = b.begun.Add(progressEvery)
+	if b.work.whole {
+		b.s.p.update(func(st *Status) {
+			*st = Status{State: StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
+		})
+	}
+}
+
+// add takes one row as Postgres sent it.
+func (b *batch) add(ctx context.Context, values [][]byte) error {
+	rel := b.s.rel
+	txid, err := parseTxid(values[rel.Txid])
+	if err != nil {
+		return fmt.Errorf("column %s: %w", rel.Columns[rel.Txid].Name, err)
+	}
+	if b.look.inRecovery && txid >= b.look.snapshot.Xmin && b.s.repeats.seen(values, rel.Key, txid) {
+		return nil
+	}
+	deleted := rel.Deleted >= 0 && isDeleted(values[rel.Deleted])
+	b.lines = lockstep.AppendRowHead(b.lines, txid, b.xmin, deleted)
+	if b.lines, err = b.s.encoder.AppendObject(b.lines, values); err != nil {
+		return fmt.Errorf("encode row: %w", err)
+	}
+	b.lines = lockstep.AppendRowTail(b.lines)
+	return b.hold(ctx, txid, values)
+}
+
+// hold keeps the row whose document was appended to lines, and publishes what
+// is held when it is enough.
+func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
+	if len(b.held) < cap(b.held) {
+		b.held = b.held[:len(b.held)+1]
+	} else {
+		b.held = append(b.held, heldRow{})
+	}
+	r := &b.held[len(b.held)-1]
+	r.txid, r.high, r.line, r.keys = txid, b.high(txid), len(b.lines), r.keys[:0]
+	for _, i := range b.s.rel.Key {
+		if values[i] == nil {
+			return fmt.Errorf("%w: key column %s is NULL in a row of transaction %d; a key must not be NULL", errChanged, b.s.rel.Columns[i].Name, txid)
+		}
+		b.keys = append(b.keys, values[i]...)
+		r.keys = append(r.keys, len(b.keys))
+	}
+	b.rows++
+	if len(b.held) < holdRows && len(b.lines) < holdBytes {
+		return nil
+	}
+	if err := b.announce(ctx); err != nil {
+		return err
+	}
+	return b.flush(ctx)
+}
+
+// high is the position that the row's message may stand for. In the first
+// batch xmin is left out: it is far above the old rows' txids, and a client
+// cut among them could not resume where it was. A row of another cluster's
+// txid shows xmin as its since, and must not raise High above that.
+func (b *batch) high(txid uint64) uint64 {
+	switch {
+	case txid >= b.look.next:
+		b.foreign++
+		return b.xmin
+	case b.work.whole:
+		return txid
+	}
+	return max(txid, b.xmin)
+}
+
+// announce says which batch the rows are of, once.
+func (b *batch) announce(ctx context.Context) error {
+	if b.announced {
+		return nil
+	}
+	b.announced = true
+	a := capture.Batch{Snapshot: b.look.snapshot.String()}
+	if b.work.previous != nil {
+		a.Previous = b.work.previous.String()
+	}
+	return b.s.sink.Announce(ctx, a)
+}
+
+// flush publishes the rows held.
+func (b *batch) flush(ctx context.Context) error {
+	line, key := 0, 0
+	for i := range b.held {
+		r := &b.held[i]
+		b.key = b.key[:0]
+		for _, end := range r.keys {
+			b.key = append(b.key, b.keys[key:end])
+			key = end
+		}
+		c := capture.Change{
+			Key: b.key, KeyJSON: b.keyJSON, Txid: r.txid, Xmin: b.xmin, High: r.high, Line: b.lines[line:r.line],
+		}
+		if err := b.s.sink.Row(ctx, c); err != nil {
+			return err
+		}
+		if b.onRow != nil {
+			b.onRow(b.key)
+		}
+		line = r.line
+	}
+	b.held, b.lines, b.keys = b.held[:0], b.lines[:0], b.keys[:0]
+	b.report()
+	return nil
+}
+
+// keyJSON appends the key in b.key as a JSON object.
+func (b *batch) keyJSON(dst []byte) ([]byte, error) {
+	values := make([][]byte, len(b.s.rel.Columns))
+	for n, i := range b.s.rel.Key {
+		values[i] = b.key[n]
+	}
+	return b.s.keyEncoder.AppendObject(dst, values)
+}
+
+// report shows the progress of a batch that reads the whole relation.
+func (b *batch) report() {
+	if !b.work.whole {
+		return
+	}
+	b.s.p.update(func(st *Status) { st.LoadDone = b.rows })
+	b.s.p.metrics.load(b.rows, b.s.rel.EstimatedRows)
+	now := time.Now()
+	if now.Before(b.progress) {
+		return
+	}
+	b.progress = now.Add(progressEvery)
+	dur := now.Sub(b.begun)
+	e := b.s.log.Info().Int64("rows", b.rows).Int64("estimate", b.s.rel.EstimatedRows).Dur("dur", dur)
+	if left := b.s.rel.EstimatedRows - b.rows; left > 0 {
+		e = e.Dur("left", time.Duration(float64(dur)*float64(left)/float64(b.rows)).Round(time.Second))
+	}
+	e.Msg("reading the whole relation")
+}
+
+// isDeleted reads a deleted column: a boolean, or a timestamp that is not null.
+func isDeleted(value []byte) bool {
+	return value != nil && string(value) != "f"
+}
+
+func parseTxid(text []byte) (uint64, error) {
+	var n uint64
+	for _, c := range text {
+		if c < '0' || c > '9' || n > math.MaxUint64/10 {
+			return 0, fmt.Errorf("%q is not a transaction ID", text)
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	if len(text) == 0 {
+		return 0, fmt.Errorf("%q is not a transaction ID", text)
+	}
+	return n, nil
+}
+
+// xid and xidArray are the text forms of parameters.
+func xid(n uint64) []byte { return strconv.AppendUint(nil, n, 10) }
+
+func xidArray(ids []uint64) []byte {
+	out := []byte{'{'}
+	for i, id := range ids {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = strconv.AppendUint(out, id, 10)
+	}
+	return append(out, '}')
+}

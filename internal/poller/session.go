@@ -1,0 +1,264 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+)
+
+// session is one run of a poller with one look at the catalog and one epoch of
+// the sink. It belongs to one goroutine.
+type session struct {
+	p    *Poller
+	pool *Pool
+	sink capture.Sink
+	log  zerolog.Logger
+
+	rel     *relation.Relation
+	encoder *relation.Encoder
+	// keyEncoder appends the key's columns alone.
+	keyEncoder *relation.Encoder
+	queries queries
+	// shape tells prepared statements of different shapes apart.
+	shape uint64
+	src   relation.Source
+
+	// previous is P; nil before the first load ended.
+	previous *relation.Snapshot
+	durable  durability
+	// connects is the pool's count when P was last known to be safe.
+	connects int64
+	// repeats are the rows read from a standby that may come again.
+	repeats *repeats
+	// nextHeartbeat is when one is due though nothing happens, nextNulls when
+	// rows without a txid are counted again.
+	nextHeartbeat, nextNulls time.Time
+	// live is set when a heartbeat was published.
+	live bool
+}
+
+func newSession(p *Poller) *session {
+	return &session{p: p, pool: p.pool, sink: p.sink, log: p.log, repeats: newRepeats()}
+}
+
+// run captures until something fails.
+func (s *session) run(ctx context.Context) error {
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	s.p.update(func(st *Status) {
+		if st.State != StateFailing {
+			st.State = StateStandby
+		}
+	})
+	pos, err := s.sink.Begin(ctx, s.source())
+	if err != nil {
+		return err
+	}
+	s.p.update(func(st *Status) { st.State, st.Err = StateStarting, nil })
+	if err := s.resume(ctx, pos); err != nil {
+		return err
+	}
+	return s.loop(ctx)
+}
+
+// load looks at the relation and its source.
+func (s *session) load(ctx context.Context) error {
+	var err error
+	if s.src, err = relation.LoadSource(ctx, s.pool); err != nil {
+		return err
+	}
+	var warnings []relation.Problem
+	if s.rel, warnings, err = relation.Load(ctx, s.pool, s.p.opt.Spec); err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		s.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
+	}
+	skip := func(i int) bool { return i == s.rel.Txid || i == s.rel.Deleted }
+	if s.encoder, err = relation.LoadEncoder(ctx, s.pool, s.rel.Columns, skip); err != nil {
+		return err
+	}
+	notKey := func(i int) bool { return !slices.Contains(s.rel.Key, i) }
+	if s.keyEncoder, err = relation.LoadEncoder(ctx, s.pool, s.rel.Columns, notKey); err != nil {
+		return err
+	}
+	s.queries = newQueries(s.rel, s.encoder.ServerSide())
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%d %v %d", s.rel.OID, s.rel, time.Now().UnixNano())
+	s.shape = h.Sum64()
+	return nil
+}
+
+func (s *session) source() capture.Source {
+	return capture.Source{System: s.src.SystemID, Timeline: s.src.Timeline, Database: s.src.Database, OID: s.rel.OID}
+}
+
+// resume takes up what the stream holds: it stores the schema where it is new,
+// and finishes the batch that was announced and not ended.
+func (s *session) resume(ctx context.Context, pos capture.Position) error {
+	schema, err := s.schema()
+	if err != nil {
+		return err
+	}
+	changed := string(pos.Schema) != string(schema)
+	if changed {
+		if err := s.sink.Schema(ctx, schema); err != nil {
+			return err
+		}
+	}
+	if hb := pos.Heartbeat; hb != nil {
+		sn, err := relation.ParseSnapshot(hb.Snapshot)
+		if err != nil {
+			return fmt.Errorf("last heartbeat: %w", err)
+		}
+		s.previous = &sn
+		s.durable.durable = hb.Durable
+	}
+	s.connects = -1 // whatever happened to Postgres meanwhile
+	if changed && pos.Schema != nil {
+		s.log.Warn().Msg("the relation's columns changed, publishing all of it again")
+		return s.batch(ctx, work{query: s.queries.whole, whole: true})
+	}
+	if pos.Batch != nil {
+		return s.continueBatch(ctx, *pos.Batch, pos.After)
+	}
+	return nil
+}
+
+// schema returns the document for consumers.
+func (s *session) schema() ([]byte, error) {
+	type column struct {
+		Name     string `json:"name"`
+		Type     string `json:"type"`
+		Dims     int    `json:"dims,omitempty"`
+		Nullable bool   `json:"nullable"`
+	}
+	doc := struct {
+		Relation string   `json:"relation"`
+		Columns  []column `json:"columns"`
+		Key      []string `json:"key"`
+		Txid     string   `json:"txid"`
+		Deleted  string   `json:"deleted,omitempty"`
+	}{Relation: s.rel.Name.Schema + "." + s.rel.Name.Table, Txid: s.rel.Columns[s.rel.Txid].Name}
+	for _, c := range s.rel.Columns {
+		doc.Columns = append(doc.Columns, column{c.Name, c.Type, c.Dims, c.Nullable})
+	}
+	for _, i := range s.rel.Key {
+		doc.Key = append(doc.Key, s.rel.Columns[i].Name)
+	}
+	if s.rel.Deleted >= 0 {
+		doc.Deleted = s.rel.Columns[s.rel.Deleted].Name
+	}
+	return json.Marshal(doc)
+}
+
+// loop polls until something fails.
+func (s *session) loop(ctx context.Context) error {
+	timer := newPace(s.p.opt.Interval)
+	for {
+		rows, err := s.poll(ctx)
+		if err != nil {
+			return err
+		}
+		if err := timer.wait(ctx, s.p.wake, rows > 0); err != nil {
+			return err
+		}
+	}
+}
+
+// poll reads and publishes one batch, and returns its number of rows.
+func (s *session) poll(ctx context.Context) (int64, error) {
+	if err := s.countNulls(ctx); err != nil {
+		return 0, err
+	}
+	connects := s.pool.Connects()
+	w := work{query: s.queries.whole, whole: true}
+	if s.previous != nil {
+		p := *s.previous
+		if connects != s.connects {
+			p = s.safePrevious()
+			if err := s.repair(ctx); err != nil {
+				return 0, err
+			}
+		}
+		w = work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
+	}
+	return s.batchRows(ctx, w, connects)
+}
+
+// safePrevious is P after Postgres may have forgotten transactions that were
+// visible in it: everything from the durable position on is read again.
+func (s *session) safePrevious() relation.Snapshot {
+	low := min(s.durable.durable, s.previous.Xmin)
+	return relation.Snapshot{Xmin: low, Xmax: low}
+}
+
+func (s *session) batch(ctx context.Context, w work) error {
+	_, err := s.batchRows(ctx, w, s.pool.Connects())
+	return err
+}
+
+// continueBatch publishes what is left of an announced batch; the heartbeat
+// comes with the ordinary batch that follows.
+func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *capture.RowPosition) error {
+	n, err := relation.ParseSnapshot(b.Snapshot)
+	if err != nil {
+		return fmt.Errorf("announced batch: %w", err)
+	}
+	w := work{announced: &n, params: [][]byte{xid(n.Xmax), xidArray(n.Xip)}}
+	if b.Previous == "" {
+		w.whole, w.query = true, s.queries.continueWhole
+		if after != nil {
+			w.query = s.queries.continueWholeAfter
+		}
+	} else {
+		p, err := relation.ParseSnapshot(b.Previous)
+		if err != nil {
+			return fmt.Errorf("announced batch: %w", err)
+		}
+		w.params = append(w.params, xid(p.Xmax), xidArray(p.Xip))
+		w.query = s.queries.continueDelta
+		if after != nil {
+			w.query = s.queries.continueDeltaAfter
+		}
+	}
+	if after != nil {
+		if len(after.Key) != len(s.rel.Key) {
+			return s.batch(ctx, work{query: s.queries.whole, whole: true})
+		}
+		w.params = append(append(w.params, xid(after.Txid)), after.Key...)
+	}
+	s.log.Info().Bool("whole", w.whole).Bool("begun", after != nil).Msg("continuing the batch that was interrupted")
+	if err := s.batch(ctx, w); err != nil {
+		return err
+	}
+	s.previous = &n
+	return nil
+}
+
+// classify turns what Postgres says of a relation that changed into errChanged.
+func classify(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	// 0A000: cached plan must not change result type. Class 42: a column or
+	// the relation is gone, or the right to read it. XX000: the relation was
+	// dropped between planning and reading.
+	if pg.Code == "0A000" || strings.HasPrefix(pg.Code, "42") || slices.Contains([]string{"XX000", "26000"}, pg.Code) {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	return err
+}

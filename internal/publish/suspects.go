@@ -1,0 +1,92 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"bridge/internal/stream"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Suspects implements capture.Sink. It reads the stream up to the last message
+// sent when it is called.
+func (p *Publisher) Suspects(ctx context.Context, txid, from uint64, limit int) ([][][]byte, uint64, error) {
+	p.mu.Lock()
+	if p.epoch == nil {
+		p.mu.Unlock()
+		return nil, 0, errNoEpoch
+	}
+	last := p.epoch.seq
+	p.mu.Unlock()
+	from, err := p.firstHigh(ctx, txid, from, last+1)
+	if err != nil || from > last {
+		return nil, 0, err
+	}
+	s, err := p.js.Stream(ctx, p.layout.Stream)
+	if err != nil {
+		return nil, 0, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+	}
+	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
+	if err != nil {
+		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+	}
+	it, err := c.Messages()
+	if err != nil {
+		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+	}
+	defer it.Stop()
+	var keys [][][]byte
+	for {
+		msg, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+		}
+		md, err := msg.Metadata()
+		if err != nil {
+			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+		}
+		seq := md.Sequence.Stream
+		if t, ok := lockstep.Txid(msg.Data()); ok && t >= txid && seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
+			key, err := p.layout.Key(msg.Subject(), msg.Headers().Get(stream.KeyHeader))
+			if err != nil {
+				return nil, 0, fmt.Errorf("row %d of stream %s: %w", seq, p.layout.Stream, err)
+			}
+			keys = append(keys, key)
+		}
+		switch {
+		case seq >= last: // or what took its place since
+			return keys, 0, nil
+		case len(keys) == limit:
+			return keys, seq + 1, nil
+		}
+	}
+}
+
+// firstHigh returns the first sequence in [lo, hi) whose message has a High of
+// at least txid, or hi.
+func (p *Publisher) firstHigh(ctx context.Context, txid, lo, hi uint64) (uint64, error) {
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		msg, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.All(), mid)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && seq >= hi {
+			hi = mid
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		high, err := stream.High(msg.Header)
+		if err != nil {
+			return 0, fmt.Errorf("message %d of stream %s: %w", seq, p.layout.Stream, err)
+		}
+		if high >= txid {
+			hi = mid
+		} else {
+			lo = seq + 1
+		}
+	}
+	return lo, nil
+}

@@ -1,0 +1,259 @@
+package relation
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// catalogSQL returns the relation and, for a view, every table below it, one
+// JSON object each. Functions such as has_table_privilege see the catalog of
+// now, not that of the snapshot; a relation dropped meanwhile gives nulls.
+const catalogSQL = `
+WITH RECURSIVE src(oid, relkind, col) AS (
+  SELECT c.oid, c.relkind, 0
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = $1 AND c.relname = $2
+  UNION
+  SELECT k.oid, k.relkind, d.refobjsubid
+    FROM src s
+    JOIN pg_catalog.pg_rewrite r ON r.ev_class = s.oid AND r.ev_type = '1' AND s.relkind = 'v'
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+     AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> s.oid
+    JOIN pg_catalog.pg_class k ON k.oid = d.refobjid
+), objects AS (
+  SELECT oid, array_agg(DISTINCT col) AS used FROM src GROUP BY oid
+)
+SELECT json_build_object(
+  'schema', n.nspname, 'table', c.relname, 'oid', c.oid::int8, 'kind', c.relkind,
+  'database', current_database(), 'search_path', current_setting('search_path'), 'persistence', c.relpersistence, 'tuples', c.reltuples, 'used', o.used, 'role', current_user,
+  'usage', has_schema_privilege(n.oid, 'USAGE'),
+  'children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
+  'hidden_rows', row_security_active(c.oid) AND NOT (
+    EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', 'r')
+       AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM unnest(p.polroles) x WHERE pg_has_role(x, 'USAGE')))
+       AND (p.polqual IS NULL OR pg_get_expr(p.polqual, p.polrelid) = 'true'))
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND NOT p.polpermissive AND p.polcmd IN ('*', 'r'))),
+  'columns', (
+    SELECT json_agg(json_build_object('num', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+             'oid', a.atttypid::int8, 'base', b.oid::int8, 'base_name', b.typname, 'base_type', format_type(b.oid, -1),
+             'fixed', b.typlen > 0, 'collation', (
+               SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
+                 FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+                WHERE co.oid = a.attcollation AND co.collname <> 'default'),
+             'dims', a.attndims, 'not_null', a.attnotnull,
+             'select', has_column_privilege(c.oid, a.attnum, 'SELECT')) ORDER BY a.attnum)
+      FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL (
+        WITH RECURSIVE d(oid, typname, typlen, typtype, typbasetype) AS (
+          SELECT t.oid, t.typname, t.typlen, t.typtype, t.typbasetype FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid
+          UNION ALL
+          SELECT t.oid, t.typname, t.typlen, t.typtype, t.typbasetype FROM d JOIN pg_catalog.pg_type t ON t.oid = d.typbasetype WHERE d.typtype = 'd')
+        SELECT * FROM d WHERE typtype <> 'd') b
+     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'indexes', (
+    SELECT json_agg(json_build_object('name', ic.relname, 'method', am.amname, 'unique', i.indisunique,
+             'primary', i.indisprimary, 'valid', i.indisvalid, 'immediate', i.indimmediate,
+             'whole', i.indpred IS NULL AND i.indexprs IS NULL, 'columns', ARRAY(
+               SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(k, place)
+                WHERE place <= i.indnkeyatts ORDER BY place)) ORDER BY i.indisprimary DESC, ic.relname)
+      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+      JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+     WHERE i.indrelid = c.oid),
+  'triggers', (
+    SELECT json_agg(json_build_object('name', t.tgname, 'type', t.tgtype, 'enabled', t.tgenabled,
+             'all_columns', t.tgattr::text = '', 'source', f.prosrc) ORDER BY t.tgname)
+      FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid
+     WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
+  FROM objects o JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY NOT (n.nspname = $1 AND c.relname = $2), n.nspname, c.relname`
+
+// object is a table or view in the catalog.
+type object struct {
+	Schema, Table string
+	OID           uint32
+	Kind          string
+	Persistence   string
+	Tuples        float64
+	// Used are the column numbers that the view reads, 0 among them.
+	Used           []int
+	Role, Database string
+	SearchPath     string `json:"search_path"`
+	// Usage is the right to look into the schema.
+	Usage bool
+	// Children is set for a table that others inherit from, not by partition.
+	Children bool
+	// HiddenRows is set where a policy may hide rows from the role.
+	HiddenRows bool `json:"hidden_rows"`
+	Columns    []column
+	Indexes    []index
+	Triggers   []trigger
+}
+
+type column struct {
+	Num       int
+	Name      string
+	Type      string
+	OID, Base uint32
+	// BaseName is pg_type.typname, BaseType what SQL calls the type.
+	BaseName string `json:"base_name"`
+	BaseType string `json:"base_type"`
+	// Collation is empty for the database's own.
+	Collation string
+	// Fixed is set where all values of the type have one length.
+	Fixed   bool
+	Dims    int
+	NotNull bool `json:"not_null"`
+	Select  bool
+}
+
+type index struct {
+	Name, Method                      string
+	Unique, Primary, Valid, Immediate bool
+	// Whole is set where the index is on columns, of all rows.
+	Whole bool
+	// Columns are column numbers, without those that are only INCLUDEd.
+	Columns []int
+}
+
+type trigger struct {
+	Name    string
+	Type    int
+	Enabled string
+	// AllColumns is not set for UPDATE OF.
+	AllColumns bool `json:"all_columns"`
+	// Source is the function's, or its C symbol.
+	Source string
+}
+
+func (o *object) name() Name { return Name{Schema: o.Schema, Table: o.Table} }
+
+func (o *object) column(name string) *column {
+	for i := range o.Columns {
+		if o.Columns[i].Name == name {
+			return &o.Columns[i]
+		}
+	}
+	return nil
+}
+
+func (o *object) columnNum(num int) *column {
+	for i := range o.Columns {
+		if o.Columns[i].Num == num {
+			return &o.Columns[i]
+		}
+	}
+	return nil
+}
+
+// looked is one look at the catalog and what was found wrong.
+type looked struct {
+	spec    Spec
+	self    *object
+	sources []*object
+
+	problems []*Problem
+}
+
+// look fails with a *Problem where there is no such relation.
+func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
+	if spec.Txid == "" {
+		spec.Txid = defaultTxid
+	}
+	l := &looked{spec: spec}
+	rows, err := q.Query(ctx, catalogSQL, spec.Name.Schema, spec.Name.Table)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
+	}
+	raws, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
+	}
+	for _, raw := range raws {
+		o := new(object)
+		if err := json.Unmarshal(raw, o); err != nil {
+			return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
+		}
+		switch {
+		case o.name() == spec.Name:
+			l.self = o
+		case strings.Contains("rpmf", o.Kind):
+			l.sources = append(l.sources, o)
+		}
+	}
+	if l.self == nil {
+		return nil, notFound(ctx, q, spec.Name)
+	}
+	if l.self.Kind != "v" {
+		l.sources = []*object{l.self}
+	}
+	return l, nil
+}
+
+const namesSQL = `
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
+   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ ORDER BY n.nspname <> $1, n.nspname <> 'public', n.nspname, c.relname LIMIT 10000`
+
+// notFound returns the Problem of a relation that is not there, with the one
+// that may have been meant.
+func notFound(ctx context.Context, q Querier, n Name) error {
+	p := &Problem{
+		Relation: n, Severity: SeverityError, What: "there is no such table or view", shape: true, err: ErrNotFound,
+		Do: "create it, or correct the name in BRIDGE_TABLES; names without double quotes are folded to lower case, as in SQL",
+	}
+	rows, err := q.Query(ctx, namesSQL, n.Schema)
+	if err != nil {
+		return fmt.Errorf("list relations: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Name, error) {
+		var n Name
+		err := row.Scan(&n.Schema, &n.Table)
+		return n, err
+	})
+	if err != nil {
+		return fmt.Errorf("list relations: %w", err)
+	}
+	if near, ok := nearestName(n, names); ok {
+		p.Do = "did you mean " + near.Quoted() + "? Write it so in BRIDGE_TABLES"
+		if strings.EqualFold(near.Table, n.Table) && strings.Contains(near.Quoted(), `"`) {
+			p.Do += ", with the double quotes: without them, names are folded to lower case, as in SQL"
+		}
+	}
+	return p
+}
+
+// nearestName prefers, among names in order of preference, one that differs by
+// case only, then the same table of another schema, then a slip.
+func nearestName(n Name, names []Name) (Name, bool) {
+	for _, c := range names {
+		if strings.EqualFold(c.Schema, n.Schema) && strings.EqualFold(c.Table, n.Table) {
+			return c, true
+		}
+	}
+	for _, c := range names {
+		if strings.EqualFold(c.Table, n.Table) {
+			return c, true
+		}
+	}
+	here, anywhere := make([]string, 0, len(names)), make(map[string]Name, len(names))
+	for _, c := range names {
+		if c.Schema == n.Schema {
+			here = append(here, c.Table)
+		}
+		if _, ok := anywhere[c.Table]; !ok {
+			anywhere[c.Table] = c
+		}
+	}
+	if near := nearest(n.Table, here); near != "" {
+		return Name{Schema: n.Schema, Table: near}, true
+	}
+	near := nearest(n.Table, slices.Sorted(maps.Keys(anywhere)))
+	return anywhere[near], near != ""
+}

@@ -1,0 +1,343 @@
+package relation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// helperSchema is where the SQL of SetupSQL keeps what it makes.
+const helperSchema = "lockstep"
+
+// Base types by pg_type.oid, which are the same in every Postgres.
+const (
+	oidBool        = 16
+	oidInt8        = 20
+	oidDate        = 1082
+	oidTimestamp   = 1114
+	oidTimestamptz = 1184
+	oidXID8        = 5069
+)
+
+func (l *looked) add(p *Problem) { l.problems = append(l.problems, p) }
+
+func (l *looked) fail(what, do string) {
+	l.add(&Problem{Relation: l.spec.Name, Severity: SeverityError, What: what, Do: do})
+}
+
+// unfit reports what keeps the relation from being one that * means.
+func (l *looked) unfit(what, do string) {
+	l.add(&Problem{Relation: l.spec.Name, Severity: SeverityError, What: what, Do: do, shape: true})
+}
+
+func (l *looked) warn(o *object, what, do string) {
+	l.add(&Problem{Relation: o.name(), Severity: SeverityWarning, What: what, Do: do})
+}
+
+// err joins the problems that are errors.
+func (l *looked) err() error {
+	var errs []error
+	for _, p := range l.problems {
+		if p.Severity == SeverityError {
+			errs = append(errs, p)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *looked) warnings() []Problem {
+	var list []Problem
+	for _, p := range l.problems {
+		if p.Severity == SeverityWarning {
+			list = append(list, *p)
+		}
+	}
+	return list
+}
+
+// bridgeSQL is the command that prints a relation's set-up.
+func (l *looked) bridgeSQL() string {
+	return "run what this prints: bridge sql " + shellWord(l.spec.Name.Quoted())
+}
+
+// check fills the Relation. It is of use only if err returns nil.
+func (l *looked) check() *Relation {
+	o := l.self
+	rel := &Relation{Name: l.spec.Name, OID: o.OID, Kind: o.Kind[0], Txid: -1, Deleted: -1, EstimatedRows: int64(o.Tuples)}
+	if l.spec.Capture == CaptureWAL {
+		l.fail("capture=wal is not built yet", "remove capture=wal from BRIDGE_TABLES: the relation is polled then")
+	}
+	if !l.checkKind() {
+		return rel
+	}
+	for _, c := range o.Columns {
+		rel.Columns = append(rel.Columns, Column{
+			Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull,
+		})
+	}
+	for _, s := range l.sources {
+		if s.Kind == "r" || s.Kind == "p" {
+			rel.Sources = append(rel.Sources, s.name())
+		}
+	}
+	rel.Txid = l.checkTxid()
+	rel.Deleted = l.checkDeleted()
+	rel.Key = l.checkKey()
+	l.checkRights()
+	for _, s := range l.sources {
+		l.checkSource(s)
+	}
+	if l.spec.History == HistoryLog && l.spec.MaxAge == 0 && l.spec.MaxBytes == 0 {
+		l.warn(o, "its log has no bound and grows for ever", "add max_age or max_bytes to its options in BRIDGE_TABLES")
+	}
+	return rel
+}
+
+// checkKind reports whether it is worth looking on.
+func (l *looked) checkKind() bool {
+	const late = "copies rows after their transactions ended, with transaction IDs that polling has already passed: rows would be lost"
+	what, do := "", "name a table or view in BRIDGE_TABLES"
+	switch l.self.Kind {
+	case "r", "p", "v":
+	case "m":
+		what, do = "it is a materialized view: REFRESH "+late, "publish a plain view of the same query, or the tables below it"
+	case "f":
+		what, do = "it is a foreign table: it "+late, "run a bridge at the server that has the table"
+	case "S":
+		what = "it is a sequence"
+	case "i", "I":
+		what = "it is an index"
+	case "c":
+		what = "it is a composite type"
+	default:
+		what = fmt.Sprintf("it is neither table nor view (relkind %s)", l.self.Kind)
+	}
+	switch {
+	case what != "":
+	case l.self.Persistence == "t":
+		what, do = "it is a temporary table, which no other session can read", "make it an ordinary table"
+	case l.self.Children:
+		what = "other tables inherit from it, and no key holds across them"
+		do = "use a partitioned table, or name a view: SELECT * FROM ONLY " + l.self.name().SQL()
+	}
+	if what != "" {
+		l.unfit(what, do)
+	}
+	return what == ""
+}
+
+func (l *looked) checkTxid() int {
+	name := l.spec.Txid
+	i := slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Name == name })
+	if i < 0 {
+		what := fmt.Sprintf("it has no column %s for the transaction ID of a row's last writer", quoteIdent(name))
+		switch near := nearest(name, columnNames(l.self)); {
+		case l.self.Kind == "v":
+			l.unfit(what, "add it to the view: the table's own, or greatest(a.txid, b.txid) of a join; or name it with txid= in BRIDGE_TABLES")
+		case near != "" && name != defaultTxid:
+			l.unfit(what, fmt.Sprintf("did you mean txid=%s?", quoteIdent(near)))
+		default:
+			l.unfit(what, l.bridgeSQL())
+		}
+		return -1
+	}
+	c := l.self.Columns[i]
+	if c.Base != oidInt8 && c.Base != oidXID8 || c.Dims > 0 {
+		do := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE bigint", l.self.name().SQL(), sqlIdent(name))
+		if l.self.Kind == "v" {
+			do = "make it bigint or xid8 in the view"
+		}
+		l.unfit(fmt.Sprintf("its column %s is of type %s; transaction IDs are bigint or xid8", quoteIdent(name), c.Type), do)
+	}
+	if !c.NotNull && l.self.Kind != "v" {
+		l.warn(l.self, fmt.Sprintf("its column %s may be NULL, and rows where it is are not published", quoteIdent(name)), fmt.Sprintf(
+			"UPDATE %[1]s SET %[2]s = txid_current() WHERE %[2]s IS NULL; ALTER TABLE %[1]s ALTER COLUMN %[2]s SET NOT NULL",
+			l.self.name().SQL(), sqlIdent(name)))
+	}
+	return i
+}
+
+func (l *looked) checkDeleted() int {
+	name := l.spec.Deleted
+	if name == "" {
+		name = defaultDeleted
+	}
+	i := slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Name == name })
+	if i < 0 {
+		if l.spec.Deleted != "" {
+			do := "correct deleted= in BRIDGE_TABLES, or remove it if no row is marked as deleted"
+			if near := nearest(name, columnNames(l.self)); near != "" {
+				do = fmt.Sprintf("did you mean deleted=%s?", quoteIdent(near))
+			}
+			l.unfit(fmt.Sprintf("it has no column %s", quoteIdent(name)), do)
+		}
+		return -1
+	}
+	c := l.self.Columns[i]
+	fits := c.Dims == 0 && slices.Contains([]uint32{oidBool, oidDate, oidTimestamp, oidTimestamptz}, c.Base)
+	switch {
+	case fits:
+		return i
+	case l.spec.Deleted == "":
+		l.warn(l.self, fmt.Sprintf("its column deleted is of type %s and taken for data: a deleted mark is boolean, date or timestamp", c.Type),
+			"nothing, if it is data; else change its type, or name the mark with deleted= in BRIDGE_TABLES")
+	default:
+		l.unfit(fmt.Sprintf("its column %s is of type %s; a deleted mark is boolean, date or timestamp", quoteIdent(name), c.Type),
+			"name such a column with deleted= in BRIDGE_TABLES, or none")
+	}
+	return -1
+}
+
+func (l *looked) checkRights() {
+	o := l.self
+	role := sqlIdent(o.Role)
+	if !o.Usage {
+		l.fail(fmt.Sprintf("role %s may not use schema %s", o.Role, o.Schema),
+			fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s", sqlIdent(o.Schema), role))
+	}
+	var missing []string
+	for _, c := range o.Columns {
+		if !c.Select {
+			missing = append(missing, quoteIdent(c.Name))
+		}
+	}
+	if len(missing) > 0 {
+		which := "column " + strings.Join(missing, ", ")
+		if len(missing) == len(o.Columns) {
+			which = "it"
+		}
+		l.fail(fmt.Sprintf("role %s may not read %s", o.Role, which), fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role))
+	}
+	if o.HiddenRows {
+		l.fail(fmt.Sprintf("row level security may hide rows from role %s, and they would be missed in silence", o.Role), fmt.Sprintf(
+			"CREATE POLICY lockstep_read ON %s FOR SELECT TO %s USING (true), with no restrictive policy beside it; or ALTER ROLE %s BYPASSRLS",
+			o.name().SQL(), role, role))
+	}
+}
+
+func columnNames(o *object) []string {
+	names := make([]string, len(o.Columns))
+	for i, c := range o.Columns {
+		names[i] = c.Name
+	}
+	return names
+}
+
+// shellWord quotes a word for a shell where it needs it.
+func shellWord(s string) string {
+	if strings.ContainsAny(s, "\"$'\\ `!&;|<>()*?[]{}~#") {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
+// unordered are the base types that Postgres can't sort by, so that no batch
+// could be read in key order.
+var unorderedTypes = []string{
+	"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "xid", "cid", "aclitem",
+	"txid_snapshot", "pg_snapshot", "jsonpath", "gtsvector", "refcursor",
+}
+
+// checkKey returns the places of the key's columns.
+func (l *looked) checkKey() []int {
+	if len(l.spec.Key) > 0 {
+		return l.namedKey()
+	}
+	o := l.self
+	if o.Kind == "v" {
+		l.unfit("a view has no key of its own", "name the columns that identify a row: "+
+			l.spec.Name.Quoted()+"(key=…) in BRIDGE_TABLES, several joined by +")
+		return nil
+	}
+	var reasons []string
+	for _, ix := range o.Indexes {
+		if !ix.Unique {
+			continue
+		}
+		if reason := l.indexUnfit(ix); reason != "" {
+			reasons = append(reasons, ix.Name+" "+reason)
+			continue
+		}
+		key := make([]int, len(ix.Columns))
+		for i, num := range ix.Columns {
+			key[i] = slices.IndexFunc(o.Columns, func(c column) bool { return c.Num == num })
+		}
+		return key
+	}
+	what := "it has no primary key and no unique index"
+	if len(reasons) > 0 {
+		what += " that can be the key: " + strings.Join(reasons, ", ")
+	}
+	l.unfit(what, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…), or name what identifies a row: %s(key=…) in BRIDGE_TABLES",
+		o.name().SQL(), l.spec.Name.Quoted()))
+	return nil
+}
+
+// indexUnfit says why a unique index is not a key, or returns "".
+func (l *looked) indexUnfit(ix index) string {
+	switch {
+	case !ix.Whole:
+		return "is partial or on an expression"
+	case !ix.Valid:
+		return "is not valid (its build failed)"
+	case !ix.Immediate && !ix.Primary:
+		return "is deferrable"
+	}
+	for _, num := range ix.Columns {
+		c := l.self.columnNum(num)
+		switch {
+		case c == nil:
+			return "is on a system column"
+		case !c.NotNull:
+			return "is on " + quoteIdent(c.Name) + ", which may be NULL"
+		case l.isMark(c.Name):
+			return "is on " + quoteIdent(c.Name) + ", which changes with the row"
+		}
+	}
+	return ""
+}
+
+func (l *looked) isMark(name string) bool {
+	return name == l.spec.Txid || name == l.spec.Deleted || l.spec.Deleted == "" && name == defaultDeleted
+}
+
+func (l *looked) namedKey() []int {
+	o := l.self
+	before := len(l.problems)
+	var key, nums []int
+	for _, name := range l.spec.Key {
+		i := slices.IndexFunc(o.Columns, func(c column) bool { return c.Name == name })
+		if i < 0 {
+			do := "correct key= in BRIDGE_TABLES; its columns are " + strings.Join(columnNames(o), ", ")
+			if near := nearest(name, columnNames(o)); near != "" {
+				do = fmt.Sprintf("did you mean key=%s?", quoteIdent(near))
+			}
+			l.unfit(fmt.Sprintf("it has no column %s for its key", quoteIdent(name)), do)
+			continue
+		}
+		c := o.Columns[i]
+		switch {
+		case l.isMark(name):
+			l.unfit(fmt.Sprintf("its column %s cannot be in the key: it changes with the row", quoteIdent(name)), "correct key= in BRIDGE_TABLES")
+		case o.Kind != "v" && !c.NotNull:
+			l.unfit(fmt.Sprintf("its key column %s may be NULL", quoteIdent(name)),
+				fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", o.name().SQL(), sqlIdent(name)))
+		case slices.Contains(unorderedTypes, strings.TrimPrefix(c.BaseName, "_")):
+			l.unfit(fmt.Sprintf("its key column %s is of type %s, which Postgres can't sort", quoteIdent(name), c.Type),
+				"name another column in key=, or cast this one to text in a view")
+		}
+		key = append(key, i)
+		nums = append(nums, c.Num)
+	}
+	if len(l.problems) > before {
+		return nil
+	}
+	if o.Kind != "v" && !slices.ContainsFunc(o.Indexes, func(ix index) bool {
+		return ix.Unique && ix.Whole && ix.Valid && !slices.ContainsFunc(ix.Columns, func(n int) bool { return !slices.Contains(nums, n) })
+	}) {
+		l.warn(o, "nothing makes its key unique: of two rows with one key, only one would be kept", fmt.Sprintf(
+			"CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s)", o.name().SQL(), sqlList(l.spec.Key)))
+	}
+	return key
+}

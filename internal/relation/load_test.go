@@ -1,0 +1,258 @@
+package relation_test
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"bridge/internal/relation"
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// prepared is a table that Load has nothing to say about.
+const prepared = `
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$;
+CREATE TABLE users (id bigint PRIMARY KEY, name varchar(20) NOT NULL, tags text[], txid bigint NOT NULL DEFAULT 0, deleted boolean, "Gone" date);
+CREATE INDEX ON users (txid);
+CREATE TRIGGER s BEFORE INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION stamp();
+ALTER TABLE users ENABLE ALWAYS TRIGGER s;
+`
+
+func ready(t *testing.T, sql ...string) *pgx.Conn {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs Postgres")
+	}
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	for _, s := range append([]string{prepared}, sql...) {
+		if _, err := conn.Exec(context.Background(), s); err != nil {
+			t.Fatalf("%v in %s", err, s)
+		}
+	}
+	return conn
+}
+
+func mustParse(t *testing.T, s string) relation.Specs {
+	t.Helper()
+	specs, err := relation.ParseSpecs(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return specs
+}
+
+func TestLoad(t *testing.T) {
+	conn := ready(t, `ALTER TABLE users DROP COLUMN name; INSERT INTO users(id) SELECT generate_series(1, 3000); ANALYZE users`)
+	rel, warnings, err := relation.Load(context.Background(), conn, mustParse(t, "users").List[0])
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	want := &relation.Relation{
+		Name: relation.Name{Schema: "public", Table: "users"}, OID: rel.OID, Kind: 'r',
+		Columns: []relation.Column{
+			{Name: "id", Type: "bigint", TypeOID: 20, BaseOID: 20},
+			{Name: "tags", Type: "text[]", TypeOID: 1009, BaseOID: 1009, Dims: 1, Nullable: true},
+			{Name: "txid", Type: "bigint", TypeOID: 20, BaseOID: 20},
+			{Name: "deleted", Type: "boolean", TypeOID: 16, BaseOID: 16, Nullable: true},
+			{Name: "Gone", Type: "date", TypeOID: 1082, BaseOID: 1082, Nullable: true},
+		},
+		Key: []int{0}, Txid: 2, Deleted: 3, EstimatedRows: 3000,
+		Sources: []relation.Name{{Schema: "public", Table: "users"}},
+	}
+	if rel.OID == 0 || !reflect.DeepEqual(rel, want) {
+		t.Errorf("\n got %+v\nwant %+v", rel, want)
+	}
+}
+
+// Each case changes the prepared table, or makes another relation, and says
+// what Load finds; no finding means none.
+func TestLoad_Finds(t *testing.T) {
+	const view = `CREATE VIEW v AS SELECT id, txid, name FROM users; `
+	tests := []struct {
+		name, sql, spec string
+		fails, warns    []string
+	}{
+		{name: "dotted", spec: `users(deleted="Gone";key=id)`},
+		{name: "missing", spec: "usres", fails: []string{"there is no such table or view; to do: did you mean users?"}},
+		{name: "case", sql: `CREATE TABLE "Lines" ()`, spec: "Lines", fails: []string{`did you mean "Lines"? Write it so in BRIDGE_TABLES, with the double quotes: without`}},
+		{name: "other schema", sql: `CREATE SCHEMA s; CREATE TABLE s.lines ()`, spec: "lines", fails: []string{`did you mean s.lines?`}},
+		{name: "nothing near", spec: "zzzzzzzz", fails: []string{"create it, or correct the name"}},
+		{name: "wal", spec: "users(capture=wal)", fails: []string{"capture=wal is not built yet"}},
+		{name: "materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`, spec: "m", fails: []string{"materialized view: REFRESH copies rows after their transactions ended"}},
+		{name: "sequence", sql: `CREATE SEQUENCE m`, spec: "m", fails: []string{"it is a sequence"}},
+		{name: "index", spec: "users_pkey", fails: []string{"it is an index"}},
+		{name: "type", sql: `CREATE TYPE m AS (a int)`, spec: "m", fails: []string{"it is a composite type"}},
+		{name: "foreign", sql: `CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE f (id int, txid bigint) SERVER s`, spec: "f", fails: []string{"it is a foreign table: it copies"}},
+		{name: "children", sql: `CREATE TABLE c () INHERITS (users)`, spec: "users", fails: []string{"other tables inherit from it"}},
+		{name: "unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users", warns: []string{"it is unlogged"}},
+		{name: "no txid", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a", fails: []string{"it has no column txid for the transaction ID of a row's last writer; to do: run what this prints: bridge sql a"}},
+		{name: "near txid", spec: "users(txid=txd)", fails: []string{"it has no column txd", "did you mean txid=txid?"}},
+		{name: "txid type", sql: `CREATE TABLE a (id int PRIMARY KEY, txid int)`, spec: "a", fails: []string{"its column txid is of type integer", "ALTER COLUMN \"txid\" TYPE bigint"}, warns: []string{"may be NULL"}},
+		{name: "xid8 and domain", sql: `CREATE DOMAIN d AS xid8; CREATE DOMAIN e AS d; ALTER TABLE users ALTER txid DROP DEFAULT, ALTER txid TYPE e USING txid::text::xid8`, spec: "users"},
+		{name: "null txid", sql: `ALTER TABLE users ALTER txid DROP NOT NULL`, spec: "users", warns: []string{"rows where it is are not published"}},
+		{name: "no key", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey`, spec: "users", fails: []string{"it has no primary key and no unique index; to do: ALTER TABLE"}},
+		{name: "unfit keys", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey, ADD UNIQUE (name) DEFERRABLE, ADD UNIQUE ("Gone"), ADD UNIQUE (txid);
+			CREATE UNIQUE INDEX part ON users (id) WHERE id > 1; CREATE UNIQUE INDEX expr ON users ((id+1))`, spec: "users", fails: []string{
+			"that can be the key: expr is partial or on an expression, part is partial", "users_Gone_key is on \"Gone\", which may be NULL", "users_name_key is deferrable", "users_txid_key is on txid, which changes",
+		}},
+		{name: "unique index", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey; CREATE UNIQUE INDEX u ON users (name, id) INCLUDE ("Gone")`, spec: "users"},
+		{name: "named key", spec: "users(key=nme+tags+deleted)", fails: []string{"it has no column nme for its key; to do: did you mean key=name?", "its key column tags may be NULL; to do: ALTER TABLE", "its column deleted cannot be in the key"}},
+		{name: "named key not unique", spec: "users(key=name)", warns: []string{`CREATE UNIQUE INDEX CONCURRENTLY ON "public"."users" ("name")`}},
+		{name: "superset of a key", spec: "users(key=name+id)"},
+		{name: "unordered key", sql: `CREATE VIEW j AS SELECT id, txid, '{}'::json AS doc FROM users`, spec: "j(key=id+doc)", fails: []string{"its key column doc is of type json, which Postgres can't sort"}},
+		{name: "deleted missing", spec: "users(deleted=delete)", fails: []string{"it has no column delete; to do: did you mean deleted=deleted?"}},
+		{name: "deleted type", spec: "users(deleted=name)", fails: []string{"its column name is of type character varying(20); a deleted mark is"}},
+		{name: "deleted data", sql: `ALTER TABLE users ALTER deleted TYPE int USING 0`, spec: "users", warns: []string{"its column deleted is of type integer and taken for data"}},
+		{name: "no index", sql: `DROP INDEX users_txid_idx; CREATE INDEX ON users USING brin (txid); CREATE INDEX ON users (id, txid)`, spec: "users", warns: []string{"no index begins with txid", "CREATE INDEX CONCURRENTLY"}},
+		{name: "no trigger", sql: `DROP TRIGGER s ON users`, spec: "users", warns: []string{"no trigger seems to stamp txid at INSERT and UPDATE"}},
+		{name: "trigger of some columns", sql: `CREATE OR REPLACE TRIGGER s BEFORE INSERT OR UPDATE OF name ON users FOR EACH ROW EXECUTE FUNCTION stamp()`, spec: "users", warns: []string{"no trigger seems to stamp"}},
+		{name: "trigger not always", sql: `ALTER TABLE users ENABLE TRIGGER s`, spec: "users", warns: []string{`is not ENABLE ALWAYS: changes by logical replication and restores would be missed; to do: ALTER TABLE "public"."users" ENABLE ALWAYS TRIGGER "s"`}},
+		{name: "trigger off", sql: `ALTER TABLE users DISABLE TRIGGER s`, spec: "users", warns: []string{"is not ENABLE ALWAYS"}},
+		{name: "log", spec: "users(history=log)", warns: []string{"its log has no bound"}},
+		{name: "view", sql: view, spec: "v(key=id)"},
+		{name: "view without key", sql: view, spec: "v", fails: []string{"a view has no key of its own; to do: name the columns that identify a row: v(key=…)"}},
+		{name: "view without txid", sql: `CREATE VIEW v AS SELECT id FROM users`, spec: "v(key=id)", fails: []string{"greatest(a.txid, b.txid)"}, warns: []string{"no transaction ID of it"}},
+		{name: "view of views", sql: view + `CREATE TABLE t (id int PRIMARY KEY, note text); CREATE VIEW w AS SELECT v.id, v.txid, t.note FROM v LEFT JOIN t USING (id)`, spec: "w(key=id)", warns: []string{"it reads t, but no transaction ID of it: rows that change there are not noticed"}},
+		{name: "view of materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users; CREATE VIEW w AS SELECT id, txid FROM m`, spec: "w(key=id)", fails: []string{"it takes transaction IDs from m, a materialized view"}},
+		{name: "view beside materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users; CREATE VIEW w AS SELECT id, u.txid FROM users u JOIN m USING (id)`, spec: "w(key=id)", warns: []string{"it reads m, a materialized view: changes there do not show"}},
+		{name: "base table", sql: view + `DROP INDEX users_txid_idx; DROP TRIGGER s ON users`, spec: "v(key=id)", warns: []string{`users: no index begins with txid`, "users: no trigger seems to stamp"}},
+		{name: "partitioned", sql: `CREATE TABLE p (id int, txid bigint NOT NULL, PRIMARY KEY (id)) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT; CREATE INDEX ON p (txid);
+			CREATE TRIGGER s BEFORE INSERT OR UPDATE ON p FOR EACH ROW EXECUTE FUNCTION stamp(); ALTER TABLE p ENABLE ALWAYS TRIGGER s`, spec: "p"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			conn := ready(t, tt.sql)
+			_, warnings, err := relation.Load(context.Background(), conn, mustParse(t, tt.spec).List[0])
+			var got []string
+			for _, w := range warnings {
+				got = append(got, w.Error())
+			}
+			if (err != nil) != (tt.fails != nil) || (len(got) > 0) != (tt.warns != nil) {
+				t.Errorf("got error %v, warnings %q", err, got)
+			}
+			for _, want := range tt.fails {
+				if err != nil && !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v\nwant %s", err, want)
+				}
+			}
+			for _, want := range tt.warns {
+				if !strings.Contains(strings.Join(got, "\n"), want) {
+					t.Errorf("got %q\nwant %s", got, want)
+				}
+			}
+			if p := (*relation.Problem)(nil); err != nil && !errors.As(err, &p) {
+				t.Errorf("no *Problem in %v", err)
+			}
+		})
+	}
+}
+
+func TestLoad_NotFound(t *testing.T) {
+	conn := ready(t)
+	_, _, err := relation.Load(context.Background(), conn, relation.NewSpec(relation.Name{Schema: "public", Table: "a"}))
+	if !errors.Is(err, relation.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+	_, _, err = relation.Load(context.Background(), conn, mustParse(t, "users(capture=wal)").List[0])
+	if err == nil || errors.Is(err, relation.ErrNotFound) {
+		t.Errorf("got %v, want an error other than ErrNotFound", err)
+	}
+}
+
+// What the role lacks is reported, all of it, with the statement to run; and
+// running it helps.
+func TestLoad_Rights(t *testing.T) {
+	conn := ready(t, `
+		DROP ROLE IF EXISTS lockstep_test_reader; CREATE ROLE lockstep_test_reader;
+		CREATE SCHEMA s; ALTER TABLE users SET SCHEMA s; ALTER TABLE s.users ENABLE ROW LEVEL SECURITY;
+		CREATE VIEW v AS SELECT id, txid FROM s.users; ALTER VIEW v SET (security_invoker = false);
+		GRANT SELECT ON v TO lockstep_test_reader; SET ROLE lockstep_test_reader`)
+	ctx := context.Background()
+	defer func() {
+		if _, err := conn.Exec(ctx, `RESET ROLE; DROP OWNED BY lockstep_test_reader; DROP ROLE lockstep_test_reader`); err != nil {
+			t.Error(err)
+		}
+	}()
+	as := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(ctx, "RESET ROLE; "+sql+"; SET ROLE lockstep_test_reader"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, err := relation.Load(ctx, conn, mustParse(t, "s.users").List[0])
+	for _, want := range []string{
+		`role lockstep_test_reader may not use schema s; to do: GRANT USAGE ON SCHEMA "s" TO "lockstep_test_reader"`,
+		`role lockstep_test_reader may not read it; to do: GRANT SELECT ON "s"."users" TO "lockstep_test_reader"`,
+		`row level security may hide rows`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+	as(`GRANT USAGE ON SCHEMA s TO lockstep_test_reader; GRANT SELECT (id, txid) ON s.users TO lockstep_test_reader;
+		CREATE POLICY lockstep_read ON s.users FOR SELECT TO lockstep_test_reader USING (true)`)
+	_, _, err = relation.Load(ctx, conn, mustParse(t, "s.users").List[0])
+	if err == nil || !strings.Contains(err.Error(), "may not read column name, tags, deleted, \"Gone\"") || strings.Contains(err.Error(), "hide") {
+		t.Errorf("got %v", err)
+	}
+	as(`GRANT SELECT ON s.users TO lockstep_test_reader; CREATE POLICY some ON s.users AS RESTRICTIVE USING (id > 1)`)
+	_, _, err = relation.Load(ctx, conn, mustParse(t, "s.users").List[0])
+	if err == nil || !strings.Contains(err.Error(), "hide") {
+		t.Errorf("got %v, want the restrictive policy reported", err)
+	}
+	as(`DROP POLICY some ON s.users`)
+	if rel, _, err := relation.Load(ctx, conn, mustParse(t, "s.users").List[0]); err != nil {
+		t.Error(err)
+	} else if rel.EstimatedRows < 0 {
+		t.Errorf("got %d rows estimated", rel.EstimatedRows)
+	}
+	as(`REVOKE SELECT ON s.users FROM lockstep_test_reader`)
+	if _, _, err := relation.Load(ctx, conn, mustParse(t, "v(key=id)").List[0]); err != nil {
+		t.Error("a view reads with its owner's rights:", err)
+	}
+	as(`ALTER VIEW v SET (security_invoker = true); REVOKE SELECT (id, txid) ON s.users FROM lockstep_test_reader`)
+	_, _, err = relation.Load(ctx, conn, mustParse(t, "v(key=id)").List[0])
+	if err == nil || !strings.Contains(err.Error(), "Postgres refuses to read it: permission denied") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	conn := ready(t, `
+		CREATE TABLE "No" (id int PRIMARY KEY); CREATE TABLE nokey (txid bigint);
+		CREATE TABLE b (id int PRIMARY KEY, txid xid8); CREATE TABLE secret (id int PRIMARY KEY, txid xid8);
+		CREATE TABLE p (id int PRIMARY KEY, txid bigint) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT;
+		CREATE VIEW v AS SELECT * FROM users; CREATE MATERIALIZED VIEW m AS SELECT * FROM users;
+		CREATE SCHEMA other; CREATE TABLE other.o (id int PRIMARY KEY, txid xid8);`)
+	specs, skipped, err := mustParse(t, "b(tombstones=1d),other.x,*,-secret,-gone").Resolve(context.Background(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := (relation.Specs{List: specs}).String(), "b(tombstones=1d),other.x,p,users"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	var names []string
+	for _, p := range skipped {
+		names = append(names, p.Relation.Quoted())
+	}
+	if got, want := strings.Join(names, " "), `gone "No" m nokey v`; got != want {
+		t.Errorf("skipped %s, want %s: %v", got, want, skipped)
+	}
+}
+
+func TestLoadSource(t *testing.T) {
+	conn := ready(t, `SET ROLE pg_read_all_data`)
+	ctx := context.Background()
+	got, err := relation.LoadSource(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.SystemID == 0 || got.Timeline == 0 || got.Version < 140000 || got.InRecovery || !strings.Contains(conn.Config().Database, got.Database) {
+		t.Errorf("got %+v", got)
+	}
+}

@@ -1,0 +1,275 @@
+package relation
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// History says what a relation's stream keeps.
+type History string
+
+const (
+	// HistoryLatest keeps the last version of each row.
+	HistoryLatest History = "latest"
+	// HistoryLog keeps every version, for MaxAge and up to MaxBytes.
+	HistoryLog History = "log"
+)
+
+// Capture says how a relation's changes are read.
+type Capture string
+
+const (
+	// CapturePoll reads the rows whose txid is new.
+	CapturePoll Capture = "poll"
+	// CaptureWAL reads logical replication.
+	CaptureWAL Capture = "wal"
+)
+
+// Spec is one relation as BRIDGE_TABLES names it. The parser fills in every
+// default but Key and Deleted, which depend on the catalog.
+type Spec struct {
+	Name Name
+	// Key holds the key's columns; empty for the primary key, or else a
+	// unique index. A view must name it.
+	Key []string
+	// Txid is the column of the row's transaction ID, by default txid.
+	Txid string
+	// Deleted is the column that marks a deleted row, and must exist. Empty
+	// means the column named deleted where there is one.
+	Deleted string
+	History History
+	// MaxAge and MaxBytes bound a log; 0 for no bound.
+	MaxAge   time.Duration
+	MaxBytes int64
+	// Tombstones is how long a latest stream keeps deleted rows; 0 for ever.
+	Tombstones time.Duration
+	Capture    Capture
+	// Actions are those that a WAL-captured relation publishes, of insert,
+	// update, delete and truncate; empty for all.
+	Actions []string
+}
+
+// Specs is BRIDGE_TABLES, parsed.
+type Specs struct {
+	// List holds the relations that are named, in the order they were named.
+	List []Spec
+	// All is set by *: every relation of schema public that qualifies and is
+	// neither in List nor in Except.
+	All    bool
+	Except []Name
+}
+
+const (
+	defaultTxid    = "txid"
+	defaultDeleted = "deleted"
+	defaultSchema  = "public"
+)
+
+// NewSpec returns the spec of a relation named without options.
+func NewSpec(n Name) Spec {
+	return Spec{Name: n, Txid: defaultTxid, History: HistoryLatest, Capture: CapturePoll}
+}
+
+// String returns the specs as BRIDGE_TABLES takes them. ParseSpecs of it gives
+// specs equal to s.
+func (s Specs) String() string {
+	var parts []string
+	if s.All {
+		parts = append(parts, "*")
+	}
+	for _, n := range s.Except {
+		parts = append(parts, "-"+n.Quoted())
+	}
+	for _, spec := range s.List {
+		parts = append(parts, spec.String())
+	}
+	return strings.Join(parts, ",")
+}
+
+// String returns the spec as an entry of BRIDGE_TABLES; options that have
+// their default are left out.
+func (s Spec) String() string {
+	var opts []string
+	add := func(name, value string, is bool) {
+		if is {
+			opts = append(opts, name+"="+value)
+		}
+	}
+	add("key", quoteList(s.Key), len(s.Key) > 0)
+	add("txid", quoteIdent(s.Txid), s.Txid != "" && s.Txid != defaultTxid)
+	add("deleted", quoteIdent(s.Deleted), s.Deleted != "")
+	add("history", string(s.History), s.History != "" && s.History != HistoryLatest)
+	add("max_age", formatDuration(s.MaxAge), s.MaxAge > 0)
+	add("max_bytes", formatBytes(s.MaxBytes), s.MaxBytes > 0)
+	add("tombstones", formatDuration(s.Tombstones), s.Tombstones > 0)
+	add("capture", string(s.Capture), s.Capture != "" && s.Capture != CapturePoll)
+	add("actions", strings.Join(s.Actions, "+"), len(s.Actions) > 0)
+	if len(opts) == 0 {
+		return s.Name.Quoted()
+	}
+	return s.Name.Quoted() + "(" + strings.Join(opts, ";") + ")"
+}
+
+// Quoted returns the name as BRIDGE_TABLES and the command line take it: each
+// part in double quotes where SQL would need them, public left out.
+func (n Name) Quoted() string {
+	if n.Schema == defaultSchema {
+		return quoteIdent(n.Table)
+	}
+	return quoteIdent(n.Schema) + "." + quoteIdent(n.Table)
+}
+
+func quoteList(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = quoteIdent(n)
+	}
+	return strings.Join(quoted, "+")
+}
+
+// quoteIdent quotes a name where BRIDGE_TABLES would read it differently
+// without quotes. SQL's reserved words need none here.
+func quoteIdent(name string) string {
+	plain := name != ""
+	for i := 0; i < len(name) && plain; i++ {
+		c := name[i]
+		plain = (i == 0 && isIdentStart(c) || i > 0 && isIdentByte(c)) && (c < 'A' || c > 'Z')
+	}
+	if plain {
+		return name
+	}
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+}
+
+func isIdentStart(c byte) bool {
+	return c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c >= 0x80
+}
+
+func isIdentByte(c byte) bool {
+	return isIdentStart(c) || '0' <= c && c <= '9' || c == '$'
+}
+
+const day = 24 * time.Hour
+
+// parseDuration reads a Go duration that may begin with days: 30d, 1d12h, 90m.
+func parseDuration(s string) (time.Duration, error) {
+	errUsage := errors.New("want a duration of at least 1s, such as 30d, 24h or 90m")
+	rest := s
+	var days time.Duration
+	if i := strings.IndexByte(s, 'd'); i >= 0 {
+		n, err := strconv.ParseUint(s[:i], 10, 32)
+		if err != nil || n > uint64(math.MaxInt64/day) {
+			return 0, errUsage
+		}
+		days, rest = time.Duration(n)*day, s[i+1:]
+	}
+	var d time.Duration
+	if rest != "" || days == 0 {
+		var err error
+		if d, err = time.ParseDuration(rest); err != nil || d < 0 {
+			return 0, errUsage
+		}
+	}
+	if d > math.MaxInt64-days || days+d < time.Second {
+		return 0, errUsage
+	}
+	return days + d, nil
+}
+
+// formatDuration returns what parseDuration reads back to the same value.
+func formatDuration(d time.Duration) string {
+	if d < day {
+		return d.String()
+	}
+	s := strconv.FormatInt(int64(d/day), 10) + "d"
+	if rest := d % day; rest > 0 {
+		s += rest.String()
+	}
+	return s
+}
+
+var byteUnits = []struct {
+	name string
+	n    int64
+}{
+	{"TiB", 1 << 40},
+	{"TB", 1e12},
+	{"GiB", 1 << 30},
+	{"GB", 1e9},
+	{"MiB", 1 << 20},
+	{"MB", 1e6},
+	{"KiB", 1 << 10},
+	{"KB", 1e3},
+	{"B", 1},
+}
+
+// parseBytes reads a whole number of bytes with a unit: 10GiB, 500MB, 1048576.
+func parseBytes(s string) (int64, error) {
+	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+	name := strings.TrimSpace(s[len(digits):])
+	unit := int64(1)
+	known := name == ""
+	for _, u := range byteUnits {
+		if strings.EqualFold(u.name, name) {
+			unit, known = u.n, true
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if !known || err != nil || n == 0 {
+		return 0, errors.New("want a whole number of bytes, such as 10GiB, 500MB or 1048576")
+	}
+	if int64(n) > math.MaxInt64/unit {
+		return 0, fmt.Errorf("more than %d bytes", int64(math.MaxInt64))
+	}
+	return int64(n) * unit, nil
+}
+
+// formatBytes returns what parseBytes reads back to the same value.
+func formatBytes(n int64) string {
+	for _, u := range byteUnits {
+		if u.n > 1 && n%u.n == 0 && n > 0 {
+			return strconv.FormatInt(n/u.n, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// nearest returns the name most like s, or "" if none is near enough to be a
+// slip of the keyboard.
+func nearest(s string, names []string) string {
+	best, bestDist := "", 1+max(1, len(s)/3)
+	for _, n := range names {
+		if d := editDistance(strings.ToLower(s), strings.ToLower(n)); d < bestDist {
+			best, bestDist = n, d
+		}
+	}
+	return best
+}
+
+// editDistance counts inserted, removed, replaced and swapped neighbouring
+// bytes.
+func editDistance(a, b string) int {
+	before, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		cur[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], before[j-2]+1)
+			}
+		}
+		before, prev, cur = prev, cur, before
+	}
+	return prev[len(b)]
+}

@@ -1,0 +1,441 @@
+package relation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// SpecError is one thing wrong with BRIDGE_TABLES.
+type SpecError struct {
+	// Entry is the entry as it was written, shortened if it is long.
+	Entry string
+	// Number and Position count entries and characters of the whole from 1.
+	Number, Position int
+	// What is wrong, and what would be right.
+	What string
+}
+
+func (e *SpecError) Error() string {
+	return fmt.Sprintf("entry %d %s, character %d: %s", e.Number, e.Entry, e.Position, e.What)
+}
+
+var (
+	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
+	actionNames = []string{"insert", "update", "delete", "truncate"}
+)
+
+// maxIdent is NAMEDATALEN-1: Postgres cuts longer names, silently.
+const maxIdent = 63
+
+// ParseSpecs parses BRIDGE_TABLES: entries separated by commas, white space
+// between tokens ignored.
+//
+//	entry  = relation [ "(" option { ";" option } ")" ] | "*" | "-" relation
+//	relation = name | name "." name       schema public, or a named one
+//	option = word "=" value | word "=" name { "+" name }
+//	name   = letters, digits, _ and $     folded to lower case, as SQL does
+//	       | '"' anything '"'             taken as it is, "" for a quote
+//
+// The error joins one *SpecError for each problem found.
+func ParseSpecs(s string) (Specs, error) {
+	var specs Specs
+	var errs []error
+	if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+		return Specs{}, errors.New("not valid UTF-8 text")
+	}
+	entries := splitEntries(s)
+	if last := entries[len(entries)-1]; len(entries) > 1 && strings.TrimSpace(last.text) == "" {
+		entries = entries[:len(entries)-1] // a comma after the last entry is no harm
+	}
+	if len(entries) == 1 && strings.TrimSpace(s) == "" {
+		return Specs{}, errors.New("names no relation: list some, such as users,orders, or * for every one of schema public that qualifies")
+	}
+	seen := make(map[Name]int)
+	for i, e := range entries {
+		p := &specParser{whole: s, text: e.text, base: e.pos, number: i + 1}
+		p.entry(&specs, seen)
+		errs = append(errs, p.errs...)
+	}
+	if len(specs.Except) > 0 && !specs.All && len(errs) == 0 {
+		errs = append(errs, fmt.Errorf("-%s takes a relation out of *, but there is no *", specs.Except[0].Quoted()))
+	}
+	if len(errs) > 0 {
+		return Specs{}, errors.Join(errs...)
+	}
+	return specs, nil
+}
+
+type rawEntry struct {
+	text string
+	pos  int
+}
+
+// splitEntries cuts s at the commas outside of quotes and parentheses.
+func splitEntries(s string) []rawEntry {
+	var entries []rawEntry
+	start, quoted, inside := 0, false, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '(':
+			inside = true
+		case c == ')':
+			inside = false
+		case c == ',' && !inside:
+			entries = append(entries, rawEntry{s[start:i], start})
+			start = i + 1
+		}
+	}
+	return append(entries, rawEntry{s[start:], start})
+}
+
+// specParser reads one entry. Its methods report through fail and return
+// false; the entry ends at the first syntax error, while problems with values
+// are collected.
+type specParser struct {
+	whole, text string
+	base, pos   int
+	number      int
+	errs        []error
+}
+
+func (p *specParser) fail(pos int, format string, args ...any) bool {
+	shown := strings.Join(strings.Fields(p.text), " ")
+	if shown == "" {
+		shown = "(empty)"
+	}
+	if r := []rune(shown); len(r) > 60 {
+		shown = string(r[:60]) + "…"
+	}
+	p.errs = append(p.errs, &SpecError{
+		Entry:    shown,
+		Number:   p.number,
+		Position: utf8.RuneCountInString(p.whole[:p.base+pos]) + 1,
+		What:     fmt.Sprintf(format, args...),
+	})
+	return false
+}
+
+func (p *specParser) entry(specs *Specs, seen map[Name]int) {
+	p.space()
+	start := p.pos
+	switch {
+	case p.pos == len(p.text):
+		p.fail(start, "no relation between two commas")
+		return
+	case p.take('*'):
+		if specs.All {
+			p.fail(start, "* is there twice")
+		}
+		specs.All = true
+		if p.space(); p.peek() == '(' {
+			p.fail(p.pos, "* takes no options: name the relation that needs some, beside the *")
+			return
+		}
+		p.end("after *")
+		return
+	}
+	except := p.take('-')
+	n, ok := p.name()
+	if !ok {
+		return
+	}
+	spec := NewSpec(n)
+	if p.space(); p.peek() == '(' {
+		if except {
+			p.fail(p.pos, "a relation taken out by - has no options")
+			return
+		}
+		if !p.options(&spec) {
+			return
+		}
+	}
+	if !p.end("after the relation") {
+		return
+	}
+	if first, ok := seen[n]; ok {
+		p.fail(start, "%s is already entry %d", n.Quoted(), first)
+		return
+	}
+	seen[n] = p.number
+	if except {
+		specs.Except = append(specs.Except, n)
+		return
+	}
+	specs.List = append(specs.List, spec)
+}
+
+func (p *specParser) end(where string) bool {
+	if p.space(); p.pos < len(p.text) {
+		if c := p.peek(); c == '-' || c >= '0' && c <= '9' || c == '.' {
+			return p.fail(p.pos, "unexpected %s %s: a name with such characters needs double quotes, as in SQL", p.char(), where)
+		}
+		return p.fail(p.pos, "unexpected %s %s: entries are separated by commas, options stand in ( )", p.char(), where)
+	}
+	return true
+}
+
+func (p *specParser) name() (Name, bool) {
+	first, ok := p.ident("a table or view")
+	if !ok {
+		return Name{}, false
+	}
+	if p.space(); !p.take('.') {
+		return Name{Schema: defaultSchema, Table: first}, true
+	}
+	p.space()
+	second, ok := p.ident("a table or view of schema " + quoteIdent(first))
+	return Name{Schema: first, Table: second}, ok
+}
+
+// ident reads one name, folding it as SQL does: only ASCII, and only without
+// quotes.
+func (p *specParser) ident(what string) (string, bool) {
+	start := p.pos
+	var name string
+	if p.take('"') {
+		var b strings.Builder
+		for {
+			i := strings.IndexByte(p.text[p.pos:], '"')
+			if i < 0 {
+				return "", p.fail(start, "the quote is never closed")
+			}
+			b.WriteString(p.text[p.pos : p.pos+i])
+			p.pos += i + 1
+			if !p.take('"') {
+				break
+			}
+			b.WriteByte('"')
+		}
+		if name = b.String(); name == "" {
+			return "", p.fail(start, "an empty name")
+		}
+	} else {
+		for p.pos < len(p.text) && (isIdentStart(p.peek()) || p.pos > start && isIdentByte(p.peek())) {
+			p.pos++
+		}
+		if name = lowerASCII(p.text[start:p.pos]); name == "" {
+			return "", p.fail(start, "unexpected %s: want the name of %s, in double quotes if it is not all letters, digits and _", p.char(), what)
+		}
+	}
+	if len(name) > maxIdent {
+		return "", p.fail(start, "the name is %d bytes long; Postgres cuts names at %d, so none is called that", len(name), maxIdent)
+	}
+	return name, true
+}
+
+func (p *specParser) options(spec *Spec) bool {
+	open := p.pos
+	p.pos++
+	given := make(map[string]int)
+	for {
+		p.space()
+		start := p.pos
+		for p.pos < len(p.text) && isIdentByte(p.peek()) {
+			p.pos++
+		}
+		name := lowerASCII(p.text[start:p.pos])
+		if name == "" {
+			if p.pos == len(p.text) {
+				return p.fail(open, "the ( is never closed")
+			}
+			return p.fail(start, "unexpected %s: want an option: %s", p.char(), strings.Join(optionNames, ", "))
+		}
+		if p.space(); !p.take('=') {
+			return p.fail(p.pos, "want = after option %s, got %s", name, p.char())
+		}
+		p.space()
+		if _, twice := given[name]; twice {
+			p.fail(start, "option %s is there twice", name)
+		}
+		given[name] = start
+		if !p.value(name, start, spec) {
+			return false
+		}
+		p.space()
+		switch {
+		case p.take(';'):
+			if p.space(); p.peek() != ')' {
+				continue
+			}
+			p.pos++
+		case p.take(')'):
+		case p.pos == len(p.text):
+			return p.fail(open, "the ( is never closed")
+		case p.peek() == ',':
+			return p.fail(p.pos, "unexpected comma: options are separated by ; and the columns of a list by +")
+		default:
+			return p.fail(p.pos, "unexpected %s: options are separated by ; and the columns of a list by +", p.char())
+		}
+		if len(p.errs) == 0 {
+			p.pairs(spec, given)
+		}
+		return true
+	}
+}
+
+// value reads the value of an option. A bad value does not end the entry.
+func (p *specParser) value(name string, at int, spec *Spec) bool {
+	start := p.pos
+	switch name {
+	case "key":
+		return p.list(&spec.Key, "a key column")
+	case "txid", "deleted":
+		col, ok := p.ident("a column")
+		if name == "txid" {
+			spec.Txid = col
+		} else {
+			spec.Deleted = col
+		}
+		return ok
+	case "actions":
+		if !p.list(&spec.Actions, "an action") {
+			return false
+		}
+		for _, a := range spec.Actions {
+			if !slices.Contains(actionNames, a) {
+				p.fail(start, "unknown action %q: want some of %s, joined by +", a, strings.Join(actionNames, ", "))
+			}
+		}
+		return true
+	}
+	if i := strings.IndexAny(p.text[p.pos:], ";),(\""); i >= 0 {
+		p.pos += i
+	} else {
+		p.pos = len(p.text)
+	}
+	v := strings.TrimSpace(p.text[start:p.pos])
+	var err error
+	switch name {
+	case "history":
+		spec.History, err = oneOf(v, HistoryLatest, HistoryLog)
+	case "capture":
+		spec.Capture, err = oneOf(v, CapturePoll, CaptureWAL)
+	case "max_age":
+		spec.MaxAge, err = parseDuration(v)
+	case "tombstones":
+		spec.Tombstones, err = parseDuration(v)
+	case "max_bytes":
+		spec.MaxBytes, err = parseBytes(v)
+	default:
+		if near := nearest(name, optionNames); near != "" {
+			p.fail(at, "unknown option %s: did you mean %s?", name, near)
+		} else {
+			p.fail(at, "unknown option %s: the options are %s", name, strings.Join(optionNames, ", "))
+		}
+		p.pos = start
+		return p.skipValue()
+	}
+	if err != nil {
+		p.fail(start, "%s=%s: %v", name, v, err)
+	}
+	return true
+}
+
+// pairs checks options against each other, once each is right by itself.
+func (p *specParser) pairs(spec *Spec, given map[string]int) {
+	for _, name := range []string{"max_age", "max_bytes"} {
+		if at, ok := given[name]; ok && spec.History == HistoryLatest {
+			p.fail(at, "%s bounds a log: add history=log, or remove it (a latest stream keeps every row)", name)
+		}
+	}
+	if at, ok := given["tombstones"]; ok && spec.History == HistoryLog {
+		p.fail(at, "tombstones is for history=latest: a log drops by max_age and max_bytes")
+	}
+	if at, ok := given["actions"]; ok && spec.Capture == CapturePoll {
+		p.fail(at, "actions needs capture=wal: polling sees only what a row became")
+	}
+	for _, k := range spec.Key {
+		if k == spec.Txid || k == spec.Deleted {
+			p.fail(given["key"], "column %s cannot be in the key: it changes with the row", quoteIdent(k))
+		}
+	}
+	if spec.Txid == spec.Deleted {
+		p.fail(given["deleted"], "txid and deleted are the same column")
+	}
+}
+
+func (p *specParser) list(to *[]string, what string) bool {
+	for {
+		p.space()
+		start := p.pos
+		name, ok := p.ident(what)
+		if !ok {
+			return false
+		}
+		if slices.Contains(*to, name) {
+			p.fail(start, "%s is there twice", quoteIdent(name))
+		} else {
+			*to = append(*to, name)
+		}
+		if p.space(); !p.take('+') {
+			return true
+		}
+	}
+}
+
+// skipValue passes over the value of an unknown option.
+func (p *specParser) skipValue() bool {
+	for quoted := false; p.pos < len(p.text); p.pos++ {
+		c := p.peek()
+		if c == '"' {
+			quoted = !quoted
+		}
+		if !quoted && (c == ';' || c == ')') {
+			break
+		}
+	}
+	return true
+}
+
+func oneOf[T ~string](v string, values ...T) (T, error) {
+	if i := slices.Index(values, T(lowerASCII(v))); i >= 0 {
+		return values[i], nil
+	}
+	return "", fmt.Errorf("want %s or %s", values[0], values[1])
+}
+
+func (p *specParser) space() {
+	for p.pos < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.pos]) >= 0 {
+		p.pos++
+	}
+}
+
+func (p *specParser) peek() byte {
+	if p.pos < len(p.text) {
+		return p.text[p.pos]
+	}
+	return 0
+}
+
+func (p *specParser) take(c byte) bool {
+	if p.peek() != c || c == 0 {
+		return false
+	}
+	p.pos++
+	return true
+}
+
+// char names the character at the position, for an error.
+func (p *specParser) char() string {
+	r, n := utf8.DecodeRuneInString(p.text[p.pos:])
+	if n == 0 {
+		return "end of the entry"
+	}
+	return fmt.Sprintf("%q", string(r))
+}
+
+func lowerASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}

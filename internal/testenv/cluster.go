@@ -1,0 +1,431 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// password is the superuser's in every cluster. Tests may look for it in logs, where it must never be.
+const password = "sesame-3f9c"
+
+// settings of every cluster. The last block is there to catch clients that rely on defaults of the server.
+var settings = []string{
+	"fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "max_prepared_transactions=50",
+	"wal_level=logical", "max_wal_senders=20", "max_replication_slots=50", "shared_buffers=64MB",
+	"hot_standby_feedback=on", "dynamic_shared_memory_type=mmap", "log_line_prefix=%m [%p] %d ", "lc_messages=C",
+	"timezone=Asia/Kolkata", "datestyle=German, DMY", "intervalstyle=sql_standard", "bytea_output=escape",
+	"extra_float_digits=0",
+}
+
+// Cluster is a Postgres cluster. Its methods end the test when they fail, so they are called from the test's goroutine.
+type Cluster struct {
+	t    testing.TB
+	bin  string
+	dir  string // data directory
+	port int
+	set  []string
+	cred *syscall.Credential
+	proc *Process // nil when it does not run
+	next atomic.Int64
+}
+
+// NewCluster makes and starts a Postgres cluster of the test's own, which is removed when the test ends. Settings are
+// given as "name=value". By default fsync is off: a crash of the processes, which is what [Cluster.Kill] is, does not
+// need it.
+func NewCluster(t testing.TB, set ...string) *Cluster {
+	t.Helper()
+	c, err := newCluster(set)
+	if err == nil {
+		err = c.initdb()
+	}
+	if err == nil {
+		err = c.startFirst()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.forTest(t)
+}
+
+// forTest hands a running cluster to a test.
+func (c *Cluster) forTest(t testing.TB) *Cluster {
+	c.t = t
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the log of Postgres in %s:\n%s", c.dir, tail(c.Log(), 8<<10))
+		}
+		if c.proc != nil {
+			_ = c.quit(syscall.SIGQUIT)
+		}
+		_ = os.RemoveAll(filepath.Dir(c.dir))
+	})
+	return c
+}
+
+// newCluster chooses the place of a cluster.
+func newCluster(set []string) (*Cluster, error) {
+	w, err := theWatchdog()
+	if err != nil {
+		return nil, err
+	}
+	bin, err := postgresBin()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := postgresUser()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(w.dir, "pg")
+	if err != nil {
+		return nil, err
+	}
+	if cred != nil {
+		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	return &Cluster{bin: bin, dir: filepath.Join(dir, "data"), cred: cred, set: slices.Concat(settings, set)}, nil
+}
+
+func (c *Cluster) initdb() error {
+	pw := filepath.Join(filepath.Dir(c.dir), "password")
+	if err := os.WriteFile(pw, []byte(password+"\n"), 0o644); err != nil {
+		return err
+	}
+	return c.tool("initdb", "-D", c.dir, "-U", "postgres", "--pwfile", pw, "--auth-local=trust",
+		"--auth-host=scram-sha-256", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C.UTF-8")
+}
+
+// tool runs one of Postgres' programs to its end.
+func (c *Cluster) tool(name string, args ...string) error {
+	cmd := exec.Command(filepath.Join(c.bin, name), args...)
+	cmd.Env = append(cleanEnv(), "PGPASSWORD="+password)
+	cmd.Dir = filepath.Dir(filepath.Dir(c.dir))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: c.cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, out)
+	}
+	return nil
+}
+
+// startFirst chooses a port and starts the cluster; should somebody have taken the port meanwhile, another one.
+func (c *Cluster) startFirst() error {
+	var err error
+	for range 3 {
+		if c.port, err = freePort(); err != nil {
+			return err
+		}
+		if err = c.launch(); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// launch starts the postmaster and waits until it takes connections.
+func (c *Cluster) launch() error {
+	args := []string{"-D", c.dir, "-p", strconv.Itoa(c.port)}
+	for _, s := range c.set {
+		args = append(args, "-c", s)
+	}
+	p, err := start(command{path: filepath.Join(c.bin, "postgres"), args: args, cred: c.cred, kind: "postmaster"})
+	if err != nil {
+		return err
+	}
+	c.proc = p
+	if err := c.awaitReady(); err != nil {
+		p.Signal(syscall.SIGQUIT)
+		_, _ = p.Wait(10 * time.Second)
+		p.Kill()
+		c.proc = nil
+		return fmt.Errorf("start Postgres in %s: %w\n%s", c.dir, err, tail(p.Stderr(), 4<<10))
+	}
+	return nil
+}
+
+// awaitReady waits until the postmaster says in its lock file that it takes connections, or has ended.
+func (c *Cluster) awaitReady() error {
+	pid := strconv.Itoa(c.proc.PID())
+	return poll(time.Minute, func() error {
+		select {
+		case <-c.proc.Exited():
+			return errEnded
+		default:
+		}
+		b, err := os.ReadFile(filepath.Join(c.dir, "postmaster.pid"))
+		if err != nil {
+			return err
+		}
+		lines := strings.Split(string(b), "\n")
+		if len(lines) < 8 || lines[0] != pid || strings.TrimSpace(lines[7]) != "ready" {
+			return errors.New("it is not ready")
+		}
+		return nil
+	})
+}
+
+// URL is the DATABASE_URL of a database, for the superuser, over TCP.
+func (c *Cluster) URL(db string) string {
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword("postgres", password),
+		Host: fmt.Sprintf("127.0.0.1:%d", c.port), Path: "/" + db, RawQuery: "sslmode=disable",
+	}
+	return u.String()
+}
+
+// Database makes a fresh database and returns its URL.
+func (c *Cluster) Database() string {
+	c.t.Helper()
+	name := fmt.Sprintf("db%d", c.next.Add(1))
+	Exec(c.t, c.URL("postgres"), "CREATE DATABASE "+name)
+	return c.URL(name)
+}
+
+// Dir is the data directory.
+func (c *Cluster) Dir() string { return c.dir }
+
+// Log is what the server has logged since its last start.
+func (c *Cluster) Log() string {
+	if c.proc == nil {
+		return ""
+	}
+	return c.proc.Stderr()
+}
+
+// Kill ends the postmaster and all its backends at once by SIGKILL, as a crash of all its processes would: what they
+// had not yet written is lost. The postmaster is stopped first so that it can neither fork nor clean up.
+func (c *Cluster) Kill() {
+	c.t.Helper()
+	c.mustRun(true)
+	pid := c.proc.PID()
+	c.proc.Pause()
+	children, err := childrenOf(pid)
+	if err != nil {
+		c.t.Fatalf("list the processes of Postgres: %v", err)
+	}
+	for _, child := range children {
+		_ = syscall.Kill(child, syscall.SIGKILL)
+	}
+	c.proc.Kill()
+	for _, child := range children {
+		if err := poll(10*time.Second, func() error { return gone(child) }); err != nil {
+			c.t.Fatalf("kill Postgres: %v", err)
+		}
+	}
+	c.proc = nil
+	c.forget()
+}
+
+// forget removes what a killed postmaster leaves behind: the lock file, whose process ID another cluster may get, and
+// the piece of System V shared memory that it names, which would stay if the cluster is never started again.
+func (c *Cluster) forget() {
+	lock := filepath.Join(c.dir, "postmaster.pid")
+	b, err := os.ReadFile(lock)
+	if err != nil {
+		return
+	}
+	if lines := strings.Split(string(b), "\n"); len(lines) > 6 {
+		if f := strings.Fields(lines[6]); len(f) == 2 {
+			_ = exec.Command("ipcrm", "-m", f[1]).Run() // best effort: a restart would reuse it
+		}
+	}
+	_ = os.Remove(lock)
+}
+
+// Start starts the cluster again, on its port, with settings added to those it had.
+func (c *Cluster) Start(set ...string) {
+	c.t.Helper()
+	c.mustRun(false)
+	c.set = append(c.set, set...)
+	if err := c.launch(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Stop ends the cluster in good order (a fast shutdown: open transactions are rolled back).
+func (c *Cluster) Stop() {
+	c.t.Helper()
+	c.mustRun(true)
+	if err := c.quit(syscall.SIGINT); err != nil {
+		c.t.Fatalf("stop Postgres: %v", err)
+	}
+}
+
+// Restart stops and starts the cluster.
+func (c *Cluster) Restart(set ...string) {
+	c.t.Helper()
+	c.Stop()
+	c.Start(set...)
+}
+
+// Pause stops all processes of the cluster (SIGSTOP). Resume lets them go on.
+func (c *Cluster) Pause() { c.signalAll(syscall.SIGSTOP) }
+
+// Resume lets a paused cluster go on (SIGCONT).
+func (c *Cluster) Resume() { c.signalAll(syscall.SIGCONT) }
+
+func (c *Cluster) signalAll(sig syscall.Signal) {
+	c.t.Helper()
+	c.mustRun(true)
+	c.proc.Signal(sig)
+	children, err := childrenOf(c.proc.PID())
+	if err != nil {
+		c.t.Fatalf("list the processes of Postgres: %v", err)
+	}
+	for _, child := range children {
+		_ = syscall.Kill(child, sig)
+	}
+}
+
+// Standby makes and starts a hot standby that streams from the cluster.
+func (c *Cluster) Standby(t testing.TB, set ...string) *Cluster {
+	t.Helper()
+	s, err := newCluster(slices.Concat(c.set[len(settings):], set))
+	if err == nil {
+		err = s.tool("pg_basebackup", "-D", s.dir, "-d", c.URL(""), "-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
+	}
+	if err == nil {
+		err = s.startFirst()
+	}
+	if err != nil {
+		t.Fatalf("make a standby: %v", err)
+	}
+	return s.forTest(t)
+}
+
+// Promote makes a standby a primary, on a new timeline, and returns when it takes writes.
+func (c *Cluster) Promote() {
+	c.t.Helper()
+	Exec(c.t, c.URL("postgres"), "SELECT pg_promote(true, 60)")
+	Eventually(c.t, time.Minute, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, c.URL("postgres"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, "SELECT txid_current()")
+		return err
+	})
+}
+
+func (c *Cluster) mustRun(running bool) {
+	c.t.Helper()
+	if running != (c.proc != nil) {
+		c.t.Fatalf("testenv: the cluster runs: %v, want %v", c.proc != nil, running)
+	}
+}
+
+// quit ends the postmaster by a signal on which it ends its backends, and kills it if it does not.
+func (c *Cluster) quit(sig syscall.Signal) error {
+	p := c.proc
+	c.proc = nil
+	p.Signal(sig)
+	p.Resume()
+	if _, err := p.Wait(30 * time.Second); err != nil {
+		p.Kill()
+		return err
+	}
+	return nil
+}
+
+// postgresBin is the directory of Postgres' server programs.
+//
+// Debian keeps them off the PATH, in a directory for each version.
+func postgresBin() (string, error) {
+	var dirs []string
+	if p, err := exec.LookPath("postgres"); err == nil {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			dirs = append(dirs, filepath.Dir(real))
+		}
+	}
+	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	slices.SortFunc(debian, func(a, b string) int { return version(b) - version(a) })
+	for _, dir := range append(dirs, debian...) {
+		_, noPostgres := os.Stat(filepath.Join(dir, "postgres"))
+		_, noInitdb := os.Stat(filepath.Join(dir, "initdb"))
+		if noPostgres == nil && noInitdb == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("the tests need Postgres 13 or later: neither the PATH nor /usr/lib/postgresql/*/bin has " +
+		"initdb and postgres; on Debian: apt-get install postgresql postgresql-contrib (or run make deps)")
+}
+
+func version(debianDir string) int {
+	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(debianDir)))
+	return n
+}
+
+// postgresUser is the user under whom Postgres runs: nil for the test process's own, another one for root's, whom
+// Postgres refuses.
+func postgresUser() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("the tests run as root, and Postgres does not run as root but as the user postgres: %w", err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// childrenOf lists the child processes of a process.
+func childrenOf(pid int) ([]int, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	var children []int
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(s)
+			if err != nil {
+				return nil, err
+			}
+			children = append(children, child)
+		}
+	}
+	return children, nil
+}
+
+// gone tells whether a process that is not our child has ended: it is away, or a zombie that nobody has reaped.
+func gone(pid int) error {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	if _, rest, ok := strings.Cut(string(b), ") "); ok && strings.HasPrefix(rest, "Z") {
+		return nil
+	}
+	return fmt.Errorf("process %d runs still", pid)
+}

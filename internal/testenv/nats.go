@@ -1,0 +1,268 @@
+package testenv
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// NATSServer is a nats-server inside the test process.
+type NATSServer struct {
+	srv *server.Server
+}
+
+// NATS starts a nats-server with JetStream inside the test process. Options may be changed before it starts.
+func NATS(t testing.TB, change ...func(*server.Options)) *NATSServer {
+	t.Helper()
+	opts := &server.Options{
+		ServerName: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		JetStream: true, StoreDir: t.TempDir(), SyncInterval: time.Second,
+		JetStreamLimits: server.JSLimitOpts{DefaultMaxConsumers: -1},
+	}
+	for _, f := range change {
+		f(opts)
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatalf("make a NATS server: %v", err)
+	}
+	srv.Start()
+	t.Cleanup(func() {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	})
+	if !srv.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the NATS server is not ready after 30 s")
+	}
+	return &NATSServer{srv: srv}
+}
+
+// URL is the address for clients.
+func (s *NATSServer) URL() string { return s.srv.ClientURL() }
+
+// Server is the server itself, to cut connections or ask for its state.
+func (s *NATSServer) Server() *server.Server { return s.srv }
+
+// NATSConfig is what differs between external servers. The zero value is a good server for most tests.
+type NATSConfig struct {
+	SyncInterval string // "always" or a duration; default 1s
+	MaxPayload   int    // default: the server's, 1 MiB
+	Extra        string // lines of the server's configuration file
+}
+
+// ExternalNATS is a nats-server process. Its methods end the test when they fail, so they are called from the test's
+// goroutine.
+type ExternalNATS struct {
+	t    testing.TB
+	prog string
+	conf string
+	dir  string // JetStream's files
+	port int
+	proc *Process // nil when it does not run
+}
+
+// NATSProcess starts a nats-server with JetStream as a process, built from this module's dependency.
+func NATSProcess(t testing.TB, cfg ...NATSConfig) *ExternalNATS {
+	t.Helper()
+	s := newExternal(t, config(cfg), "")
+	s.Start()
+	return s
+}
+
+// NATSCluster starts n nats-servers as processes that form a cluster, and returns when it can store n replicas.
+func NATSCluster(t testing.TB, n int, cfg ...NATSConfig) []*ExternalNATS {
+	t.Helper()
+	routes, urls := make([]string, n), make([]string, n)
+	for i := range routes {
+		port, err := freePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes[i] = fmt.Sprintf("127.0.0.1:%d", port)
+		urls[i] = fmt.Sprintf("%q", "nats://"+routes[i])
+	}
+	servers := make([]*ExternalNATS, n)
+	for i := range servers {
+		servers[i] = newExternal(t, config(cfg), fmt.Sprintf("cluster { name: test, listen: %q, routes: [ %s ] }\n",
+			routes[i], strings.Join(urls, ", ")))
+		servers[i].launch()
+	}
+	for _, s := range servers {
+		s.awaitTCP()
+	}
+	nc := NATSConn(t, servers[0].URL())
+	defer nc.Close()
+	Eventually(t, time.Minute, func() error { return storesReplicas(nc, n) })
+	return servers
+}
+
+func config(cfg []NATSConfig) NATSConfig {
+	if len(cfg) == 0 {
+		return NATSConfig{}
+	}
+	return cfg[0]
+}
+
+func newExternal(t testing.TB, cfg NATSConfig, cluster string) *ExternalNATS {
+	t.Helper()
+	prog, err := build("github.com/nats-io/nats-server/v2", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s := &ExternalNATS{t: t, prog: prog, conf: filepath.Join(dir, "nats.conf"), dir: filepath.Join(dir, "store"), port: port}
+	if cfg.SyncInterval == "" {
+		cfg.SyncInterval = "1s"
+	}
+	conf := fmt.Sprintf("server_name: test-%d\nlisten: \"127.0.0.1:%d\"\n", port, port) +
+		fmt.Sprintf("jetstream { store_dir: %q, sync_interval: %s, limits { default_max_consumers: -1 } }\n", s.dir, cfg.SyncInterval)
+	if cfg.MaxPayload > 0 {
+		conf += fmt.Sprintf("max_payload: %d\n", cfg.MaxPayload)
+	}
+	if err := os.WriteFile(s.conf, []byte(conf+cluster+cfg.Extra), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if s.proc == nil {
+			return
+		}
+		s.proc.Kill()
+		if t.Failed() {
+			t.Logf("end of the log of nats-server on port %d:\n%s", s.port, tail(s.proc.Stderr(), 8<<10))
+		}
+	})
+	return s
+}
+
+// URL is the address for clients. It stays the same when the server is started again.
+func (s *ExternalNATS) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.port) }
+
+// StoreDir is the directory of JetStream's files, which a test may remove or replace while the server does not run.
+func (s *ExternalNATS) StoreDir() string { return s.dir }
+
+// PID is the process's ID.
+func (s *ExternalNATS) PID() int { return s.proc.PID() }
+
+// Start starts a killed or stopped server again, with its files and its address, and returns when JetStream answers.
+// A member of a cluster answers only once a majority is up; start it by StartNoWait.
+func (s *ExternalNATS) Start() {
+	s.t.Helper()
+	s.launch()
+	s.awaitTCP()
+	nc := NATSConn(s.t, s.URL())
+	defer nc.Close()
+	Eventually(s.t, time.Minute, func() error { return jetStreamAnswers(nc) })
+}
+
+// StartNoWait starts the server and does not wait for anything.
+func (s *ExternalNATS) StartNoWait() {
+	s.t.Helper()
+	s.launch()
+}
+
+func (s *ExternalNATS) launch() {
+	s.t.Helper()
+	if s.proc != nil {
+		s.t.Fatal("testenv: the nats-server runs already")
+	}
+	p, err := start(command{path: s.prog, args: []string{"-c", s.conf}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.proc = p
+}
+
+func (s *ExternalNATS) awaitTCP() {
+	s.t.Helper()
+	Eventually(s.t, time.Minute, func() error {
+		nc, err := nats.Connect(s.URL())
+		if err == nil {
+			nc.Close()
+			return nil
+		}
+		select {
+		case <-s.proc.Exited():
+			s.t.Fatalf("nats-server ended:\n%s", tail(s.proc.Stderr(), 4<<10))
+		default:
+		}
+		return err
+	})
+}
+
+// Kill ends the server by SIGKILL.
+func (s *ExternalNATS) Kill() {
+	s.t.Helper()
+	s.mustRun()
+	s.proc.Kill()
+	s.proc = nil
+}
+
+// Stop ends the server in good order.
+func (s *ExternalNATS) Stop() {
+	s.t.Helper()
+	s.mustRun()
+	s.proc.Signal(os.Interrupt)
+	if _, err := s.proc.Wait(30 * time.Second); err != nil {
+		s.t.Fatalf("stop nats-server: %v", err)
+	}
+	s.proc = nil
+}
+
+// Pause stops the process (SIGSTOP) without ending it.
+func (s *ExternalNATS) Pause() {
+	s.t.Helper()
+	s.mustRun()
+	s.proc.Pause()
+}
+
+// Resume lets a paused server go on (SIGCONT).
+func (s *ExternalNATS) Resume() {
+	s.t.Helper()
+	s.mustRun()
+	s.proc.Resume()
+}
+
+func (s *ExternalNATS) mustRun() {
+	s.t.Helper()
+	if s.proc == nil {
+		s.t.Fatal("testenv: the nats-server does not run")
+	}
+}
+
+func jetStreamAnswers(nc *nats.Conn) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, err = js.AccountInfo(ctx)
+	return err
+}
+
+// storesReplicas makes and removes a stream with n replicas.
+func storesReplicas(nc *nats.Conn, n int) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	probe := jetstream.StreamConfig{Name: "PROBE", Subjects: []string{"probe"}, Replicas: n}
+	if _, err := js.CreateOrUpdateStream(ctx, probe); err != nil {
+		return err
+	}
+	return js.DeleteStream(ctx, probe.Name)
+}

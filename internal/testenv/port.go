@@ -1,0 +1,42 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+)
+
+// claims keeps other test processes from the ports that this one has chosen: each is an abstract unix socket named
+// after the port, held until this process ends.
+//
+//nolint:gochecknoglobals // belongs to the process
+var claims struct {
+	sync.Mutex
+	held []net.Listener
+}
+
+// freePort finds a TCP port on loopback for a server that may be killed and started again on it, below the range from
+// which the kernel takes the ports of outgoing connections.
+func freePort() (int, error) {
+	for range 1000 {
+		port := 12000 + rand.IntN(20000)
+		claim, err := net.Listen("unix", "@lockstep-test-port-"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			claim.Close()
+			continue
+		}
+		l.Close()
+		claims.Lock()
+		claims.held = append(claims.held, claim)
+		claims.Unlock()
+		return port, nil
+	}
+	return 0, errors.New("find a free TCP port on 127.0.0.1: none of 1000 tried")
+}

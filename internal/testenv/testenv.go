@@ -1,0 +1,121 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+)
+
+// Eventually calls cond every 10 ms until it returns nil, and fails the test with cond's last error after timeout.
+// It must be called from the test's own goroutine.
+func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
+	t.Helper()
+	if err := poll(timeout, cond); err != nil {
+		t.Fatalf("not within %v: %v", timeout, err)
+	}
+}
+
+// errEnded is a condition's way to tell poll that waiting longer is useless.
+var errEnded = errors.New("the server has ended")
+
+// poll calls cond until it returns nil, or returns cond's last error after timeout.
+func poll(timeout time.Duration, cond func() error) error {
+	deadline := time.Now().Add(timeout)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := cond()
+		if err == nil || errors.Is(err, errEnded) || time.Now().After(deadline) {
+			return err
+		}
+		<-tick.C
+	}
+}
+
+// Exec runs statements one by one on a connection of its own, each in its own transaction.
+func Exec(t testing.TB, url string, statements ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatalf("connect to the test database: %v", err)
+	}
+	defer conn.Close(ctx)
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			t.Fatalf("run %q: %v", s, err)
+		}
+	}
+}
+
+// Conn opens a connection that is closed when the test ends.
+func Conn(t testing.TB, url string) *pgx.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatalf("connect to the test database: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = conn.Close(ctx)
+	})
+	return conn
+}
+
+// NATSConn connects to a NATS server as a test's own client, which reconnects for ever and is closed when the test ends.
+func NATSConn(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	opts = append([]nats.Option{
+		nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.ReconnectJitter(0, 0),
+	}, opts...)
+	nc, err := nats.Connect(url, opts...)
+	if err != nil {
+		t.Fatalf("connect to the test broker: %v", err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// Main is a package's TestMain: it runs the tests and then fails if goroutines of this module are left. It is one
+// check for the whole package because tests run in parallel and goroutines do not say whose they are.
+//
+//	func TestMain(m *testing.M) { testenv.Main(m) }
+func Main(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if err := poll(5*time.Second, leaked); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// leaked reports goroutines, other than the caller and this package's own, that run code of this module or of its clients.
+func leaked() error {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	var left []string
+	for i, g := range strings.Split(string(buf), "\n\n") {
+		ours := strings.Contains(g, "bridge/") || strings.Contains(g, "nats-io/") || strings.Contains(g, "jackc/")
+		if i > 0 && ours && !strings.Contains(g, "bridge/internal/testenv.") {
+			left = append(left, g)
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%d goroutines are left after the tests:\n\n%s", len(left), strings.Join(left, "\n\n"))
+	}
+	return nil
+}
