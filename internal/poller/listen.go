@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,25 +27,24 @@ type Listener struct {
 	log  zerolog.Logger
 
 	mu sync.Mutex
-	// Guarded by mu: who is woken by the payload.
-	wakes map[string][]*Wake
+	// Guarded by mu: the payloads that each is woken by.
+	wakes map[*Wake][]string
 }
 
 // NewListener returns a listener on a connection of the pool.
 func NewListener(pool *Pool, log zerolog.Logger) *Listener {
-	return &Listener{pool: pool, log: log.With().Str("component", "listener").Logger(), wakes: make(map[string][]*Wake)}
+	return &Listener{pool: pool, log: log.With().Str("component", "listener").Logger(), wakes: make(map[*Wake][]string)}
 }
 
-// Wake returns what a notification for one of the tables wakes.
-func (l *Listener) Wake(tables ...relation.Name) *Wake {
-	w := newWake()
+// watch makes notifications for the tables, and for no others, wake w.
+func (l *Listener) watch(w *Wake, tables []relation.Name) {
+	payloads := make([]string, len(tables))
+	for i, t := range tables {
+		payloads[i] = t.Schema + "." + t.Table
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, t := range tables {
-		name := t.Schema + "." + t.Table
-		l.wakes[name] = append(l.wakes[name], w)
-	}
-	return w
+	l.wakes[w] = payloads
 }
 
 // Run listens until ctx ends; it connects anew whenever the connection fails.
@@ -72,25 +72,22 @@ func (l *Listener) listen(ctx context.Context) error {
 	if _, err := c.Exec(ctx, "LISTEN "+notifyChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	l.all() // what was notified before
+	l.wake(nil) // what was notified before
 	for {
 		n, err := c.WaitForNotification(ctx)
 		if err != nil {
 			return fmt.Errorf("wait for notification: %w", err)
 		}
-		l.mu.Lock()
-		for _, w := range l.wakes[n.Payload] {
-			w.notify()
-		}
-		l.mu.Unlock()
+		l.wake(&n.Payload)
 	}
 }
 
-func (l *Listener) all() {
+// wake wakes who watches the payload's table; nil is every table.
+func (l *Listener) wake(payload *string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, wakes := range l.wakes {
-		for _, w := range wakes {
+	for w, payloads := range l.wakes {
+		if payload == nil || slices.Contains(payloads, *payload) {
 			w.notify()
 		}
 	}

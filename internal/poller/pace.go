@@ -29,13 +29,13 @@ func (p *pace) wait(ctx context.Context, wake *Wake, flowing bool) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-wake.channel():
+	case <-wake.ch:
 	case <-t.C:
 	}
 	return nil
 }
 
-// Wake lets a notification wake a poller. A nil *Wake never does.
+// Wake lets a notification wake a poller.
 type Wake struct {
 	// ch has room for one: any number of notifications before the next poll
 	// are one reason to poll. Sent to by the Listener, never closed.
@@ -43,13 +43,6 @@ type Wake struct {
 }
 
 func newWake() *Wake { return &Wake{ch: make(chan struct{}, 1)} }
-
-func (w *Wake) channel() <-chan struct{} {
-	if w == nil {
-		return nil
-	}
-	return w.ch
-}
 
 func (w *Wake) notify() {
 	select {

@@ -58,23 +58,23 @@ type Options struct {
 // Poller captures one relation.
 type Poller struct {
 	// Static after construction.
-	pool    *Pool
-	sink    capture.Sink
-	opt     Options
-	log     zerolog.Logger
-	metrics relationMetrics
-	wake    *Wake
+	pool     *Pool
+	sink     capture.Sink
+	opt      Options
+	log      zerolog.Logger
+	metrics  relationMetrics
+	listener *Listener
+	wake     *Wake
 
 	mu sync.Mutex
 	// Guarded by mu.
 	status Status
 }
 
-// New returns a poller; nothing happens until Run. wake may be nil: then the
-// relation is polled by the timer alone.
-func New(pool *Pool, sink capture.Sink, opt Options, wake *Wake, m *Metrics, log zerolog.Logger) *Poller {
+// New returns a poller; nothing happens until Run. The listener wakes it.
+func New(pool *Pool, sink capture.Sink, opt Options, listener *Listener, m *Metrics, log zerolog.Logger) *Poller {
 	return &Poller{
-		pool: pool, sink: sink, opt: opt, wake: wake,
+		pool: pool, sink: sink, opt: opt, listener: listener, wake: newWake(),
 		metrics: m.relation(opt.Spec.Name),
 		log:     log.With().Str("component", "poller").Str("table", opt.Spec.Name.String()).Logger(),
 		status:  Status{State: StateStarting},

@@ -29,7 +29,7 @@ type session struct {
 	encoder *relation.Encoder
 	// keyEncoder appends the key's columns alone.
 	keyEncoder *relation.Encoder
-	queries queries
+	queries    queries
 	// shape tells prepared statements of different shapes apart.
 	shape uint64
 	src   relation.Source
@@ -62,7 +62,7 @@ func (s *session) run(ctx context.Context) error {
 			st.State = StateStandby
 		}
 	})
-	pos, err := s.sink.Begin(ctx, s.source())
+	pos, err := s.sink.Begin(ctx, CaptureSource(s.src, s.rel))
 	if err != nil {
 		return err
 	}
@@ -94,6 +94,7 @@ func (s *session) load(ctx context.Context) error {
 	if s.keyEncoder, err = relation.LoadEncoder(ctx, s.pool, s.rel.Columns, notKey); err != nil {
 		return err
 	}
+	s.p.listener.watch(s.p.wake, s.rel.Sources)
 	s.queries = newQueries(s.rel, s.encoder.ServerSide())
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d %v %d", s.rel.OID, s.rel, time.Now().UnixNano())
@@ -101,8 +102,9 @@ func (s *session) load(ctx context.Context) error {
 	return nil
 }
 
-func (s *session) source() capture.Source {
-	return capture.Source{System: s.src.SystemID, Timeline: s.src.Timeline, Database: s.src.Database, OID: s.rel.OID}
+// CaptureSource names a relation of a source as streams do.
+func CaptureSource(src relation.Source, rel *relation.Relation) capture.Source {
+	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID}
 }
 
 // resume takes up what the stream holds: it stores the schema where it is new,

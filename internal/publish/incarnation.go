@@ -78,6 +78,14 @@ func (p *Publisher) Restart(ctx context.Context, reason string) error {
 	return err
 }
 
+// Adopt begins a new incarnation of the stream for another source, as a person
+// decided. It needs no lease: the writer, if there is one, stopped when it saw
+// the other source.
+func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
+	_, err := p.newIncarnation(ctx, src, "adopted from another source")
+	return err
+}
+
 // newIncarnation ends the stream's life: a new incarnation, whose floor is
 // above every position that the old one may have shown, is written to the
 // stream's configuration; what the stream holds is purged by the next epoch,

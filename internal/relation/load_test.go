@@ -200,12 +200,12 @@ func TestLoad_Rights(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "may not read column name, tags, deleted, \"Gone\"") || strings.Contains(err.Error(), "hide") {
 		t.Errorf("got %v", err)
 	}
-	as(`GRANT SELECT ON s.users TO lockstep_test_reader; CREATE POLICY some ON s.users AS RESTRICTIVE USING (id > 1)`)
+	as(`GRANT SELECT ON s.users TO lockstep_test_reader; CREATE POLICY narrow ON s.users AS RESTRICTIVE USING (id > 1)`)
 	_, _, err = relation.Load(ctx, conn, mustParse(t, "s.users").List[0])
 	if err == nil || !strings.Contains(err.Error(), "hide") {
 		t.Errorf("got %v, want the restrictive policy reported", err)
 	}
-	as(`DROP POLICY some ON s.users`)
+	as(`DROP POLICY narrow ON s.users`)
 	if rel, _, err := relation.Load(ctx, conn, mustParse(t, "s.users").List[0]); err != nil {
 		t.Error(err)
 	} else if rel.EstimatedRows < 0 {

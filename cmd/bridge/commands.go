@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"bridge/cmd/internal/program"
+	"bridge/internal/broker"
+	"bridge/internal/poller"
+	"bridge/internal/publish"
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+)
+
+// oneRelation reads the only argument of a command as a relation's name with
+// options, as BRIDGE_TABLES takes it. What BRIDGE_TABLES says of the relation
+// counts where the argument has no options.
+func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
+	if len(args) != 1 {
+		return relation.Spec{}, fmt.Errorf("%w: name one relation, for example users or sales.orders", program.ErrUsage)
+	}
+	specs, err := relation.ParseSpecs(args[0])
+	if err != nil {
+		return relation.Spec{}, fmt.Errorf("%w: %w", program.ErrUsage, err)
+	}
+	if len(specs.List) != 1 || specs.All {
+		return relation.Spec{}, fmt.Errorf("%w: name one relation, not %q", program.ErrUsage, args[0])
+	}
+	spec := specs.List[0]
+	if configured, err := relation.ParseSpecs(cfg.Tables); err == nil {
+		for _, c := range configured.List {
+			if c.Name == spec.Name && spec.String() == relation.NewSpec(spec.Name).String() {
+				return c, nil
+			}
+		}
+	}
+	return spec, nil
+}
+
+// connectOnce connects to the broker that a running bridge uses: the one at
+// NATS_URL, or the server embedded in it.
+func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
+	bc := cfg.broker()
+	if bc.URL == "" {
+		bc.URL = "nats://" + cfg.NatsListen
+	}
+	reconnects := prometheus.NewCounter(prometheus.CounterOpts{Name: "reconnects", Help: "Unused."})
+	nc, err := broker.Connect(ctx, bc, zerolog.Nop(), reconnects)
+	if err != nil {
+		return nil, fmt.Errorf("%w (is the bridge running?)", err)
+	}
+	return nc, nil
+}
+
+// tail prints a relation's stream as it is and as it grows, until ctx ends.
+func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
+	spec, err := oneRelation(cfg, args)
+	if err != nil {
+		return err
+	}
+	nc, err := connectOnce(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	l := stream.NewLayout(cfg.StreamPrefix, spec.Name.Schema, spec.Name.Table, spec.History == relation.HistoryLog)
+	c, err := js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", spec.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", l.Stream, err)
+	}
+	it, err := c.Messages()
+	if err != nil {
+		return fmt.Errorf("read stream %s: %w", l.Stream, err)
+	}
+	defer it.Stop()
+	for {
+		msg, err := it.Next(jetstream.NextContext(ctx))
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read stream %s: %w", l.Stream, err)
+		}
+		switch l.KindOf(msg.Subject()) {
+		case stream.KindRow, stream.KindHeartbeat:
+			if _, err := stdout.Write(append(bytes.TrimRight(msg.Data(), "\n"), '\n')); err != nil {
+				return fmt.Errorf("print: %w", err)
+			}
+		}
+	}
+}
+
+// printSQL prints what prepares a relation for capture.
+func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
+	spec, err := oneRelation(cfg, args)
+	if err != nil {
+		return err
+	}
+	var inv program.Invalid
+	if cfg.validateDatabase(&inv); inv.Err() != nil {
+		return inv.Err()
+	}
+	pool, err := poller.OpenPool(cfg.DatabaseURL, 1)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	sql, err := relation.SetupSQL(ctx, pool, spec)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(stdout, sql)
+	return err
+}
+
+// adopt begins a new incarnation of a relation's stream, whose rows came from
+// another source.
+func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Writer) error {
+	spec, err := oneRelation(cfg, args)
+	if err != nil {
+		return err
+	}
+	nc, err := connectOnce(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	log, err := program.Logger(stderr, cfg.LogLevel)
+	if err != nil {
+		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
+	}
+	pool, err := poller.OpenPool(cfg.DatabaseURL, 1)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	rel, _, err := relation.Load(ctx, pool, spec)
+	if err != nil {
+		return err
+	}
+	src, err := relation.LoadSource(ctx, pool)
+	if err != nil {
+		return err
+	}
+	p := publish.New(nc, js, publish.Options{
+		Prefix: cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Log: spec.History == relation.HistoryLog,
+		Limits: stream.Limits{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes}, Holder: holder(),
+	}, publish.NewMetrics(), log)
+	if err := p.Adopt(ctx, poller.CaptureSource(src, rel)); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "the stream of %s begins anew from database %q of system %d; a running bridge takes it up by itself\n", spec.Name, src.Database, src.SystemID)
+	return err
+}

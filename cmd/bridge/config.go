@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"bridge/cmd/internal/program"
+	"bridge/internal/broker"
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const prefix = "BRIDGE"
+
+// Config is the bridge's settings as the environment has them. Every field is
+// text, so that Validate reports all that is wrong at once.
+type Config struct {
+	DatabaseURL       string `envconfig:"DATABASE_URL" desc:"Postgres to capture: a libpq URL or DSN"`
+	Tables            string `desc:"relations to capture, comma-separated; see below"`
+	NatsURL           string `envconfig:"NATS_URL" desc:"broker; empty: the bridge runs an embedded JetStream server"`
+	NatsListen        string `split_words:"true" default:"127.0.0.1:4222" desc:"where the embedded server listens"`
+	NatsDir           string `split_words:"true" default:"./data/nats" desc:"files of the embedded server"`
+	NatsCreds         string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
+	NatsNKey          string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
+	NatsCA            string `envconfig:"NATS_CA" desc:"file with the certificate authority of the broker"`
+	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client's certificate"`
+	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the client's key"`
+	PollInterval      string `split_words:"true" default:"100ms" desc:"how often an idle relation is polled"`
+	HeartbeatInterval string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
+	Listen            string `default:"127.0.0.1:8081" desc:"/healthz, /readyz and /metrics"`
+	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"what names of streams and subjects begin with"`
+	StreamReplicas    string `split_words:"true" default:"1" desc:"replicas of the streams it makes, 1 to 5"`
+	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
+
+	// What Validate made of them.
+	specs             relation.Specs
+	pollInterval      time.Duration
+	heartbeatInterval time.Duration
+	replicas          int
+}
+
+// Validate reads the text of every setting. Its error names each bad one, and
+// wraps program.ErrUsage.
+func (c *Config) Validate() error {
+	var inv program.Invalid
+	c.validateDatabase(&inv)
+	var err error
+	if c.Tables == "" {
+		inv.Add("BRIDGE_TABLES", "is empty; name the relations to capture, for example users,orders(history=log), or * for all that qualify")
+	} else if c.specs, err = relation.ParseSpecs(c.Tables); err != nil {
+		inv.Add("BRIDGE_TABLES", err.Error())
+	}
+	c.pollInterval = duration(&inv, "BRIDGE_POLL_INTERVAL", c.PollInterval, time.Millisecond, time.Minute)
+	c.heartbeatInterval = duration(&inv, "BRIDGE_HEARTBEAT_INTERVAL", c.HeartbeatInterval, 100*time.Millisecond, time.Minute)
+	if err := program.CheckAddress(c.Listen); err != nil {
+		inv.Add("BRIDGE_LISTEN", err.Error())
+	}
+	if c.NatsURL == "" {
+		if err := program.CheckAddress(c.NatsListen); err != nil {
+			inv.Add("BRIDGE_NATS_LISTEN", err.Error())
+		}
+		if c.NatsDir == "" {
+			inv.Add("BRIDGE_NATS_DIR", "is empty; name a folder for the embedded server's files")
+		}
+	}
+	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
+		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
+	}
+	if _, err := fmt.Sscanf(c.StreamReplicas, "%d", &c.replicas); err != nil || c.replicas < 1 || c.replicas > 5 {
+		inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
+	}
+	return inv.Err()
+}
+
+// validateDatabase does not repeat the value: it may hold a password.
+func (c *Config) validateDatabase(inv *program.Invalid) {
+	if c.DatabaseURL == "" {
+		inv.Add("DATABASE_URL", "is empty; for example postgres://lockstep@localhost:5432/app")
+		return
+	}
+	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
+		inv.Add("DATABASE_URL", "is not a libpq URL or DSN, or names a file that can't be read")
+	}
+}
+
+func duration(inv *program.Invalid, name, text string, least, most time.Duration) time.Duration {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < least || d > most {
+		inv.Add(name, fmt.Sprintf("%q is not a duration from %s to %s, such as 250ms or 5s", text, least, most))
+	}
+	return d
+}
+
+func (c *Config) broker() broker.Config {
+	return broker.Config{
+		URL: c.NatsURL, Creds: c.NatsCreds, NKey: c.NatsNKey, CA: c.NatsCA, Cert: c.NatsCert, Key: c.NatsKey,
+		Name: "lockstep bridge", Listen: c.NatsListen, Dir: c.NatsDir,
+	}
+}

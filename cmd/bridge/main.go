@@ -1,0 +1,88 @@
+// The bridge captures Postgres tables and views and publishes every changed
+// row to NATS JetStream. `bridge --help` says how to use it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"bridge/cmd/internal/program"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(program.ExitCode(os.Stderr, "bridge", run(ctx, os.Args[1:], os.Stdout, os.Stderr)))
+}
+
+// run is the whole program but for signals and the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	command := ""
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "-h", "--help", "help":
+		printHelp(stdout)
+		return nil
+	case "-version", "--version", "version":
+		_, err := fmt.Fprintln(stdout, program.Version("bridge"))
+		return err
+	}
+	var cfg Config
+	warnings, err := program.Settings(prefix, &cfg)
+	if err != nil {
+		return err
+	}
+	switch command {
+	case "":
+		return bridge(ctx, &cfg, warnings, stderr)
+	case "check":
+		return check(ctx, &cfg, args, stdout)
+	case "sql":
+		return printSQL(ctx, &cfg, args, stdout)
+	case "tail":
+		return tail(ctx, &cfg, args, stdout)
+	case "adopt":
+		return adopt(ctx, &cfg, args, stdout, stderr)
+	case "healthcheck":
+		return program.Healthcheck(ctx, cfg.Listen, stdout)
+	}
+	return fmt.Errorf("%w: there is no command %q; see bridge --help", program.ErrUsage, command)
+}
+
+func printHelp(w io.Writer) {
+	_, _ = io.WriteString(w, `bridge captures Postgres tables and views and publishes every changed row, with
+heartbeats, to NATS JetStream: one stream per relation.
+
+Usage:
+  bridge                  run
+  bridge check [--json]   verify the settings, Postgres and the broker; every problem at once
+  bridge sql RELATION     print the SQL that prepares a table or view for capture
+  bridge tail RELATION    subscribe and print a relation's rows
+  bridge adopt RELATION   begin a stream anew whose rows came from another database
+  bridge healthcheck      ask the running bridge whether it is ready
+  bridge --version
+
+Settings, all from the environment:
+`)
+	program.PrintSettings(w, prefix, &Config{})
+	_, _ = io.WriteString(w, `
+BRIDGE_TABLES lists relations: name or schema.name, in double quotes where SQL
+would need them, each with options in parentheses:
+  key=a+b        the key's columns (a view must name them)
+  txid=column    the column with the transaction ID (default txid)
+  deleted=column a boolean, or a timestamp that is not null, that marks a deleted row
+  history=log    keep every version, bounded by max_age=24h and max_bytes=10GiB
+* is every relation of schema public that qualifies; -name takes one out.
+
+Examples:
+  DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge
+  BRIDGE_TABLES='users,public.domains_feed(key=name),audit(history=log;max_age=24h)' bridge check
+  bridge sql orders | psql "$DATABASE_URL"
+`)
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"bridge/cmd/internal/program"
+	"bridge/internal/broker"
+	"bridge/internal/capture"
+	"bridge/internal/poller"
+	"bridge/internal/publish"
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+)
+
+var _ capture.Sink = (*publish.Publisher)(nil)
+
+// bridge runs until ctx ends. It fails only for a bad configuration, or for
+// what no retry heals: an address in use, an embedded server that can't start.
+func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Writer) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	log, err := program.Logger(stderr, cfg.LogLevel)
+	if err != nil {
+		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
+	}
+	for _, w := range warnings {
+		log.Warn().Str("component", "config").Msg(w)
+	}
+	ops, err := newOps(cfg, log)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ops.run(ctx) })
+	g.Go(func() error { return capturing(ctx, cfg, ops, log) })
+	return g.Wait()
+}
+
+// capturing connects to the broker and to Postgres and captures every
+// relation.
+func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) error {
+	nc, closeBroker, err := connectBroker(ctx, cfg, ops, log)
+	if err != nil {
+		return err
+	}
+	defer closeBroker()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	pool, err := poller.OpenPool(cfg.DatabaseURL, max(1, len(cfg.specs.List)))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	specs, err := resolve(ctx, cfg, pool, ops, log)
+	if err != nil {
+		return err
+	}
+	ops.setWaiting("")
+	c := &captures{
+		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
+		holder: holder(), published: publish.NewMetrics(), polled: poller.NewMetrics(),
+		listener: poller.NewListener(pool, log),
+	}
+	ops.registry.MustRegister(c.published, c.polled)
+	return c.run(ctx, specs)
+}
+
+// captures is the parts that all relations of the process share.
+type captures struct {
+	cfg       *Config
+	nc        *nats.Conn
+	js        jetstream.JetStream
+	pool      *poller.Pool
+	ops       *ops
+	log       zerolog.Logger
+	holder    string
+	published *publish.Metrics
+	polled    *poller.Metrics
+	listener  *poller.Listener
+}
+
+// run captures every relation until ctx ends. No relation's failure ends
+// another (I10): each retries by itself, for ever.
+func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { _ = c.listener.Run(ctx) })
+	watcher := poller.NewXminWatcher(c.pool, c.log)
+	wg.Go(func() { _ = watcher.Run(ctx) })
+	for _, spec := range specs {
+		pub := publish.New(c.nc, c.js, publish.Options{
+			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
+			Log:    spec.History == relation.HistoryLog,
+			Limits: stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
+			Holder: c.holder,
+		}, c.published, c.log)
+		p := poller.New(c.pool, pub, poller.Options{
+			Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,
+		}, c.listener, c.polled, c.log)
+		c.ops.add(spec.Name, p)
+		wg.Go(func() { _ = p.Run(ctx) })
+		wg.Go(func() { _ = pub.Run(ctx) })
+	}
+	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// holder names this process in leases.
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next())
+}
+
+// connectBroker starts the embedded server where no URL is given, and connects;
+// it retries for ever.
+func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) (*nats.Conn, func(), error) {
+	ops.setWaiting("the broker is away")
+	bc := cfg.broker()
+	stop := func() {}
+	if cfg.NatsURL == "" {
+		server := broker.NewEmbedded(bc, log)
+		if err := server.Start(ctx); err != nil {
+			return nil, nil, err
+		}
+		bc, stop = server.Client(), server.Shutdown
+	}
+	var nc *nats.Conn
+	err := retry(ctx, log, "the broker is away, trying again", func() error {
+		var err error
+		if nc, err = broker.Connect(ctx, bc, log, ops.reconnects); err != nil {
+			return err
+		}
+		if err = broker.CheckServer(nc); err != nil {
+			nc.Close()
+		}
+		return err
+	})
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	ops.setBroker(nc)
+	return nc, func() { nc.Close(); stop() }, nil
+}
+
+// resolve finds out which relations are meant; * needs Postgres.
+func resolve(ctx context.Context, cfg *Config, pool *poller.Pool, ops *ops, log zerolog.Logger) ([]relation.Spec, error) {
+	if !cfg.specs.All {
+		return cfg.specs.List, nil
+	}
+	ops.setWaiting("Postgres is away")
+	var specs []relation.Spec
+	err := retry(ctx, log, "Postgres is away, trying again", func() error {
+		var skipped []relation.Problem
+		var err error
+		specs, skipped, err = cfg.specs.Resolve(ctx, pool)
+		for _, s := range skipped {
+			log.Info().Str("component", "bridge").Str("reason", s.Error()).Msg("a relation that * does not take")
+		}
+		if err == nil && len(specs) == 0 {
+			err = errors.New("no relation of schema public qualifies for *; see: bridge sql TABLE")
+		}
+		return err
+	})
+	return specs, err
+}
+
+// retry calls f until it succeeds or ctx ends; a failure is logged at once
+// where it is new, and then once a minute.
+func retry(ctx context.Context, log zerolog.Logger, msg string, f func() error) error {
+	backoff := 100 * time.Millisecond
+	var lastLog time.Time
+	var last string
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err.Error() != last || time.Since(lastLog) > time.Minute {
+			last, lastLog = err.Error(), time.Now()
+			log.Warn().Str("component", "bridge").Err(err).Msg(msg)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, 5*time.Second)
+	}
+}
+
+// registry returns a registry with the collectors of every Go program.
+func registry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	registerRuntime(r)
+	return r
+}

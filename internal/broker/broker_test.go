@@ -1,0 +1,267 @@
+package broker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bridge/internal/broker"
+	"bridge/internal/testenv"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rs/zerolog"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// logged is a log that may be read while it is written.
+type logged struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func TestConfig_ValidateHidesPasswords(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"":                                      "",
+		"nats://a:4222":                         "",
+		"a:4222, b:4222":                        "",
+		"nats://u:secret@a:4222,tls://b:4222":   "",
+		"nats://a:4222,":                        "server 2",
+		"nats://u:secret@a:42x":                 "server 1",
+		"nats://u:sec%ret@a":                    "server 1",
+		"http://u:secret@a:4222":                `scheme "http"`,
+		"nats://a:4222, nats://u:secret@a b:42": "server 2",
+	} {
+		err := broker.Config{URL: url}.Validate()
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%q: got %v", url, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%q: got %v, want %q in it", url, err, want)
+		case err != nil && strings.Contains(err.Error(), "sec"):
+			t.Errorf("%q: the error tells the password: %v", url, err)
+		}
+	}
+	err := broker.Config{Creds: "a", NKey: "b", Cert: "c"}.Validate()
+	if err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("got %v, want both mistakes", err)
+	}
+}
+
+func TestConnect_ErrorsNameTheServerAndNoSecret(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	_, err = broker.Connect(t.Context(), broker.Config{URL: "nats://user:secret@" + addr}, zerolog.Nop())
+	if err == nil || !strings.Contains(err.Error(), addr) || strings.Contains(err.Error(), "secret") || !errors.Is(err, nats.ErrNoServers) {
+		t.Errorf("got %v", err)
+	}
+	for _, cfg := range []broker.Config{
+		{URL: addr, NKey: "/nonexistent"}, {URL: addr, CA: "/nonexistent"},
+		{URL: addr, Cert: "/nonexistent", Key: "/nonexistent"},
+	} {
+		if _, err := broker.Connect(t.Context(), cfg, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
+			t.Errorf("%+v: got %v, want the file named", cfg, err)
+		}
+	}
+}
+
+// A server that accepts and says nothing must not hold up a process that is told to end.
+func TestConnect_EndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	_, err = broker.Connect(ctx, broker.Config{URL: l.Addr().String()}, zerolog.Nop(), nats.Timeout(time.Second))
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 900*time.Millisecond {
+		t.Errorf("got %v after %v", err, time.Since(begin))
+	}
+}
+
+// Nothing may be kept while the connection is away: the writer's epoch ends with the connection (I6).
+func TestConnect_RidesOutARestart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	s := testenv.NATSProcess(t)
+	var log logged
+	cfg := broker.Config{Name: "test", URL: strings.Replace(s.URL(), "nats://", "nats://user:secret@", 1)}
+	nc, err := broker.Connect(t.Context(), cfg, zerolog.New(&log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if err := broker.CheckServer(nc); err != nil {
+		t.Errorf("check of the server this module is built with: %v", err)
+	}
+	s.Kill()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if nc.IsConnected() {
+			return errors.New("still connected")
+		}
+		return nil
+	})
+	if err := nc.Publish("x", nil); err == nil {
+		t.Error("a message was kept while the broker was away")
+	}
+	if err := broker.CheckServer(nc); err == nil {
+		t.Error("a server that is away passed the check")
+	}
+	s.Start()
+	testenv.Eventually(t, 10*time.Second, func() error { return nc.Publish("x", nil) })
+	testenv.Eventually(t, 10*time.Second, func() error {
+		for _, want := range []string{"broker connected", "broker connection lost", "broker connection restored"} {
+			if strings.Count(log.String(), want) != 1 {
+				return errors.New(want + " is not logged once:\n" + log.String())
+			}
+		}
+		return nil
+	})
+	if strings.Contains(log.String(), "secret") {
+		t.Errorf("the log tells the password:\n%s", log.String())
+	}
+	want := "# HELP lockstep_broker_reconnects_total How often a connection to the broker was lost and came back.\n" +
+		"# TYPE lockstep_broker_reconnects_total counter\nlockstep_broker_reconnects_total 1\n"
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(broker.NewCollector(nc))
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "lockstep_broker_reconnects_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCheckServer_Versions(t *testing.T) {
+	t.Parallel()
+	for version, old := range map[string]bool{
+		"2.14.5": false, "2.14.6": false, "2.15.0": false, "2.15.0-RC.1": false, "3.0.0": false, "v2.15.2": false,
+		"2.14.4": true, "2.14.5-RC.2": true, "2.9.25": true, "1.99.99": true, "": true, "2.14": true, "new": true,
+	} {
+		if got := broker.Older(version); got != old {
+			t.Errorf("%q: got older %v, want %v", version, got, old)
+		}
+	}
+}
+
+func TestEmbedded_KeepsStreamsAndTakesClients(t *testing.T) {
+	t.Parallel()
+	cfg := broker.Config{Name: "test", Listen: "127.0.0.1:0", Dir: filepath.Join(t.TempDir(), "a", "nats"), MaxPayload: 2 << 20}
+	for round := range 2 {
+		e := broker.NewEmbedded(cfg, zerolog.Nop())
+		if err := e.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		nc, err := e.Connect(t.Context(), zerolog.Nop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if round == 0 {
+			_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		} else {
+			_, err = js.Stream(t.Context(), "S")
+		}
+		if err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+		if nc.MaxPayload() != 2<<20 {
+			t.Errorf("got a payload limit of %d", nc.MaxPayload())
+		}
+		out, err := nats.Connect(e.ClientURL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Close()
+		nc.Close()
+		e.Shutdown()
+	}
+}
+
+func TestEmbedded_SaysWhatStandsInItsWay(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := broker.NewEmbedded(broker.Config{Listen: "127.0.0.1:0", Dir: dir}, zerolog.Nop())
+	if err := first.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer first.Shutdown()
+	taken := strings.TrimPrefix(first.ClientURL(), "nats://")
+	for want, cfg := range map[string]broker.Config{
+		"BRIDGE_NATS_DIR":    {Listen: "127.0.0.1:0", Dir: dir},
+		"BRIDGE_NATS_LISTEN": {Listen: taken, Dir: t.TempDir()},
+		"host:port":          {Listen: "4222", Dir: t.TempDir()},
+		"0 to 65535":         {Listen: "127.0.0.1:70000", Dir: t.TempDir()},
+		"no directory":       {Listen: "127.0.0.1:0"},
+		"mkdir":              {Listen: "127.0.0.1:0", Dir: "/dev/null/nats"},
+	} {
+		e := broker.NewEmbedded(cfg, zerolog.Nop())
+		if err := e.Start(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q in it", err, want)
+		}
+	}
+}
+
+// 1001 consumers on one stream are refused by a server with default limits.
+func TestEmbedded_LiftsTheConsumerLimit(t *testing.T) {
+	t.Parallel()
+	if server.JSDefaultMaxConsumersPerStream != 1000 {
+		t.Fatalf("the server's default limit is %d now; mend this test", server.JSDefaultMaxConsumersPerStream)
+	}
+	e := broker.NewEmbedded(broker.Config{Listen: "127.0.0.1:0", Dir: t.TempDir()}, zerolog.Nop())
+	if err := e.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer e.Shutdown()
+	nc, err := e.Connect(t.Context(), zerolog.Nop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Storage: jetstream.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1001 {
+		if _, err := s.CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}); err != nil {
+			t.Fatalf("consumer %d: %v", i+1, err)
+		}
+	}
+}

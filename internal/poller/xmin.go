@@ -1,0 +1,81 @@
+package poller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+)
+
+const (
+	xminEvery = 15 * time.Second
+	xminStuck = time.Minute
+)
+
+// xminSQL names who holds xmin back: the oldest transactions that have an ID,
+// and prepared ones, which no session shows.
+const xminSQL = `
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text,
+       CASE WHEN pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot()) THEN ''
+       ELSE COALESCE((SELECT string_agg(who, '; ') FROM (
+         (SELECT format('pid %s, application %L, running for %s', pid, application_name, date_trunc('second', now() - xact_start)) AS who
+            FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY age(backend_xid) DESC LIMIT 3)
+         UNION ALL
+         (SELECT format('prepared transaction %L, prepared %s ago', gid, date_trunc('second', now() - prepared))
+            FROM pg_prepared_xacts ORDER BY age(transaction) DESC LIMIT 3)) holders), 'nobody that this role may see') END`
+
+// XminWatcher logs who keeps Postgres' xmin, and with it every client's
+// position, from moving.
+type XminWatcher struct {
+	pool *Pool
+	log  zerolog.Logger
+}
+
+// NewXminWatcher returns a watcher; Run starts it.
+func NewXminWatcher(pool *Pool, log zerolog.Logger) *XminWatcher {
+	return &XminWatcher{pool: pool, log: log.With().Str("component", "xmin").Logger()}
+}
+
+// Run looks until ctx ends.
+func (x *XminWatcher) Run(ctx context.Context) error {
+	t := time.NewTicker(xminEvery)
+	defer t.Stop()
+	var last string
+	moved := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		xmin, holders, err := x.look(ctx)
+		if err != nil {
+			continue // the pollers say that Postgres is away
+		}
+		if xmin != last {
+			last, moved = xmin, time.Now()
+			continue
+		}
+		if stuck := time.Since(moved); stuck > xminStuck && holders != "" {
+			x.log.Warn().Str("since", xmin).Dur("dur", stuck).Str("reason", holders).
+				Msg("xmin has not moved: clients' positions stand still while rows flow")
+			moved = moved.Add(xminStuck)
+		}
+	}
+}
+
+// look returns xmin and who holds it back; nobody where no transaction runs.
+func (x *XminWatcher) look(ctx context.Context) (xmin, holders string, err error) {
+	rows, err := x.pool.Query(ctx, xminSQL)
+	if err != nil {
+		return "", "", fmt.Errorf("ask for xmin: %w", err)
+	}
+	type answer struct{ Xmin, Holders string }
+	a, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[answer])
+	if err != nil {
+		return "", "", fmt.Errorf("ask for xmin: %w", err)
+	}
+	return a.Xmin, a.Holders, nil
+}

@@ -1,0 +1,468 @@
+package publish_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/publish"
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+var source = capture.Source{System: 7, Timeline: 1, Database: "app", OID: 42}
+
+// writer is a publisher under test with its Run.
+type writer struct {
+	*publish.Publisher
+	js   jetstream.JetStream
+	stop func()
+}
+
+func newWriter(t *testing.T, url, holder string, opts ...nats.Option) *writer {
+	t.Helper()
+	nc := testenv.NATSConn(t, url, append([]nats.Option{nats.ReconnectBufSize(-1)}, opts...)...)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
+	if os.Getenv("LOG_LEVEL") == "debug" {
+		log = log.Level(zerolog.DebugLevel)
+	}
+	p := publish.New(nc, js, publish.Options{Prefix: "lockstep", Schema: "public", Table: "t", Holder: holder}, publish.NewMetrics(), log)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.Run(ctx)
+	}()
+	w := &writer{Publisher: p, js: js, stop: func() { cancel(); <-done }}
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *writer) begin(t *testing.T) capture.Position {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	pos, err := w.Begin(ctx, source)
+	if err != nil {
+		t.Fatalf("begin: %v", err)
+	}
+	return pos
+}
+
+func change(id int, txid uint64, data string) capture.Change {
+	line := lockstep.AppendRowHead(nil, txid, txid, false)
+	line = lockstep.AppendRowTail(fmt.Appendf(line, `{"id":%d,"data":%q}`, id, data))
+	return capture.Change{
+		Key: [][]byte{fmt.Append(nil, id)}, Txid: txid, Xmin: txid, High: txid, Line: line,
+		KeyJSON: func(dst []byte) ([]byte, error) { return fmt.Appendf(dst, `{"id":%d}`, id), nil },
+	}
+}
+
+func heartbeat(xmin uint64) capture.Heartbeat {
+	return capture.Heartbeat{Snapshot: fmt.Sprintf("%d:%d:", xmin, xmin), Since: xmin, Durable: xmin, High: xmin}
+}
+
+func (w *writer) mustRow(t *testing.T, id int, txid uint64) {
+	t.Helper()
+	if err := w.Row(t.Context(), change(id, txid, "x")); err != nil {
+		t.Fatalf("row %d: %v", id, err)
+	}
+}
+
+func (w *writer) mustHeartbeat(t *testing.T, xmin uint64) {
+	t.Helper()
+	if err := w.Heartbeat(t.Context(), heartbeat(xmin)); err != nil {
+		t.Fatalf("heartbeat %d: %v", xmin, err)
+	}
+}
+
+// contents reads the whole stream: rows as id@txid, control messages by kind.
+func contents(t *testing.T, js jetstream.JetStream) []string {
+	t.Helper()
+	l := stream.NewLayout("lockstep", "public", "t", false)
+	s, err := js.Stream(t.Context(), l.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	var high uint64
+	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := stream.High(m.Header)
+		if err != nil {
+			t.Fatalf("message %d: %v", seq, err)
+		}
+		if h < high {
+			t.Errorf("I5: High falls from %d to %d at sequence %d", high, h, seq)
+		}
+		high = h
+		switch l.KindOf(m.Subject) {
+		case stream.KindRow:
+			key, err := l.Key(m.Subject, m.Header.Get(stream.KeyHeader))
+			if err != nil {
+				t.Fatal(err)
+			}
+			txid, _ := lockstep.Txid(m.Data)
+			out = append(out, fmt.Sprintf("%s@%d", key[0], txid))
+		case stream.KindHeartbeat:
+			out = append(out, "heartbeat")
+		case stream.KindFence:
+			out = append(out, "fence")
+		}
+	}
+	return out
+}
+
+func (w *writer) awaitContents(t *testing.T, want string) {
+	t.Helper()
+	testenv.Eventually(t, 15*time.Second, func() error {
+		if got := strings.Join(contents(t, w.js), " "); got != want {
+			return fmt.Errorf("the stream holds %q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
+// TestPublish_ResumesFromTheStreamAlone (I7): what a new writer needs to go on
+// is in the stream.
+func TestPublish_ResumesFromTheStreamAlone(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url, "a")
+	if pos := w.begin(t); pos.Heartbeat != nil || pos.Batch != nil || pos.After != nil || pos.Schema != nil || pos.High != 0 {
+		t.Fatalf("an empty stream has position %+v", pos)
+	}
+	if err := w.Schema(t.Context(), []byte(`{"v":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Announce(t.Context(), capture.Batch{Snapshot: "10:10:"}); err != nil {
+		t.Fatal(err)
+	}
+	if pos := w.begin(t); pos.Batch == nil || pos.After != nil {
+		t.Fatalf("announced, no row: position %+v", pos)
+	}
+	w.mustRow(t, 1, 5)
+	w.mustRow(t, 2, 7)
+	pos := w.begin(t)
+	if pos.Batch == nil || pos.Batch.Snapshot != "10:10:" || pos.After == nil || pos.After.Txid != 7 || string(pos.After.Key[0]) != "2" {
+		t.Fatalf("in the middle of a batch: position %+v, after %+v", pos, pos.After)
+	}
+	w.begin(t) // fences and alive messages behind the row change nothing
+	pos = w.begin(t)
+	if pos.After == nil || pos.After.Txid != 7 || string(pos.Schema) != `{"v":1}` || pos.High != 7 {
+		t.Fatalf("killed twice in the middle: position %+v", pos)
+	}
+	w.mustRow(t, 3, 8)
+	w.mustHeartbeat(t, 10)
+	pos = w.begin(t)
+	if pos.Batch != nil || pos.Heartbeat == nil || *pos.Heartbeat != heartbeat(10) || pos.High != 10 {
+		t.Fatalf("after the heartbeat: position %+v heartbeat %+v", pos, pos.Heartbeat)
+	}
+}
+
+// TestPublish_DeposedWriterStoresNothing (I6): once another writer has fenced,
+// no message of the old one follows, whatever it still sends.
+func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	// The same holder twice: two processes that both believe in the lease.
+	a, b := newWriter(t, url, "same"), newWriter(t, url, "same")
+	a.begin(t)
+	a.mustRow(t, 1, 5)
+	a.mustHeartbeat(t, 6)
+	a.awaitContents(t, "fence 1@5 heartbeat")
+	b.begin(t)
+	b.mustRow(t, 2, 7)
+	b.awaitContents(t, "1@5 heartbeat fence 2@7")
+	for i := range 2000 {
+		if err := a.Row(t.Context(), change(100+i, 9, "old")); err != nil {
+			if !errors.Is(err, publish.ErrFault) {
+				t.Fatalf("got %v, want ErrFault", err)
+			}
+			break
+		}
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if err := a.Row(t.Context(), change(1, 9, "old")); !errors.Is(err, publish.ErrFault) {
+			return fmt.Errorf("the deposed writer was not told: %v", err)
+		}
+		return nil
+	})
+	b.mustRow(t, 3, 8)
+	b.mustHeartbeat(t, 9)
+	b.awaitContents(t, "1@5 fence 2@7 3@8 heartbeat")
+}
+
+// TestPublish_ForeignMessageEndsTheEpoch (I6): a message of anybody else ends
+// the epoch with nothing stored behind it.
+func TestPublish_ForeignMessageEndsTheEpoch(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url, "a")
+	w.begin(t)
+	w.mustRow(t, 1, 5)
+	w.awaitContents(t, "fence 1@5")
+	foreign := change(66, 6, "foreign")
+	msg := &nats.Msg{Subject: "lockstep.public.t.row.66", Data: foreign.Line, Header: nats.Header{stream.HighHeader: {"6"}}}
+	if _, err := w.js.PublishMsg(t.Context(), msg); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if err := w.Row(t.Context(), change(2, 7, "x")); !errors.Is(err, publish.ErrFault) {
+			return fmt.Errorf("the writer was not told: %v", err)
+		}
+		return nil
+	})
+	w.awaitContents(t, "fence 1@5 66@6")
+	w.begin(t)
+	w.mustRow(t, 2, 7)
+	w.awaitContents(t, "1@5 66@6 fence 2@7")
+}
+
+// TestPublish_StandbyTakesOver (I6): the lease lets one write and the other
+// wait, and passes on within 5 s of a death, at once after a stop.
+func TestPublish_StandbyTakesOver(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	a, b := newWriter(t, url, "a"), newWriter(t, url, "b")
+	a.begin(t)
+	a.mustRow(t, 1, 5)
+	took := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	go func() {
+		_, err := b.Begin(ctx, source)
+		took <- err
+	}()
+	// The lease is renewed for longer than it lives.
+	select {
+	case err := <-took:
+		t.Fatalf("the standby did not wait: %v", err)
+	case <-time.After(5 * time.Second):
+	}
+	a.mustRow(t, 2, 6)
+	a.stop()
+	select {
+	case err := <-took:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the standby did not take over within 5 s")
+	}
+	b.mustRow(t, 3, 7)
+	b.awaitContents(t, "1@5 2@6 fence 3@7")
+}
+
+// TestPublish_QuietBatchStaysOpen: the server drops a batch after 10 s of
+// silence; alive messages keep it.
+func TestPublish_QuietBatchStaysOpen(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes 12 s")
+	}
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	w.mustRow(t, 1, 5)
+	<-time.After(12 * time.Second) // longer than the server's limit: that is the test
+	w.mustRow(t, 2, 6)
+	w.awaitContents(t, "fence 1@5 2@6")
+	if err := w.Row(t.Context(), change(3, 7, "x")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPublish_OversizeRow (I10): a row that the broker would refuse becomes a
+// control row on the key's own subject, and the relation goes on.
+func TestPublish_OversizeRow(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	w.mustRow(t, 1, 5)
+	if err := w.Row(t.Context(), change(1, 6, strings.Repeat("y", 2<<20))); err != nil {
+		t.Fatal(err)
+	}
+	w.mustRow(t, 2, 7)
+	w.awaitContents(t, "fence 1@6 2@7")
+	l := stream.NewLayout("lockstep", "public", "t", false)
+	s, err := w.js.Stream(t.Context(), l.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := lockstep.Decode(msg.Data)
+	if err != nil || m.Control == nil || m.Control.Type != lockstep.Oversize {
+		t.Fatalf("got %s, want an oversize control row", msg.Data)
+	}
+	if c := m.Control; c.Txid != 6 || string(c.Key) != `{"id":1}` || c.Bytes < 2<<20 || c.Limit > 1<<20 {
+		t.Errorf("got %+v", c)
+	}
+}
+
+// TestPublish_LargestRow: a row of exactly the limit that an oversize row
+// names is published, one byte more is not.
+func TestPublish_LargestRow(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	base := len(change(1, 5, "").Line)
+	limit := 1<<20 - 160
+	for _, n := range []int{limit - base, limit - base + 1} {
+		if err := w.Row(t.Context(), change(1, 5, strings.Repeat("y", n))); err != nil {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+		w.mustHeartbeat(t, 6)
+		l := stream.NewLayout("lockstep", "public", "t", false)
+		s, err := w.js.Stream(t.Context(), l.Stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		testenv.Eventually(t, 5*time.Second, func() error {
+			msg, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.1")
+			if err != nil {
+				return err
+			}
+			if m, err := lockstep.Decode(msg.Data); err != nil || (m.Row != nil) != (n == limit-base) {
+				return fmt.Errorf("%d bytes: row %v, %v", n+base, m.Row != nil, err)
+			}
+			return nil
+		})
+	}
+}
+
+// TestPublish_LostTailIsNoticed (I8): a store that goes back under a living
+// writer ends the epoch, and the next one goes on from what is there.
+func TestPublish_LostTailIsNoticed(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url, "a")
+	w.begin(t)
+	w.mustRow(t, 1, 5)
+	w.mustHeartbeat(t, 6)
+	w.awaitContents(t, "fence 1@5 heartbeat")
+	if err := w.js.DeleteStream(t.Context(), "LOCKSTEP-public-t"); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 15*time.Second, func() error {
+		if err := w.Heartbeat(t.Context(), heartbeat(7)); !errors.Is(err, publish.ErrFault) {
+			return fmt.Errorf("the writer was not told: %v", err)
+		}
+		return nil
+	})
+	if pos := w.begin(t); pos.Heartbeat != nil || pos.High != 0 {
+		t.Fatalf("a stream made anew has position %+v", pos)
+	}
+}
+
+// TestPublish_NewIncarnation: where the source went back, the old rows go, the
+// floor lies above every position ever shown, and a crash between the two
+// steps is made good by the next epoch.
+func TestPublish_NewIncarnation(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	meta := func() stream.Meta {
+		s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := stream.ReadMeta(s.CachedInfo().Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	w.begin(t)
+	first := meta()
+	w.mustRow(t, 1, 5)
+	w.mustHeartbeat(t, 9)
+	w.awaitContents(t, "fence 1@5 heartbeat")
+	if err := w.Restart(t.Context(), "a test"); err != nil {
+		t.Fatal(err)
+	}
+	// Here a crash would leave the old rows under the new incarnation.
+	if pos := w.begin(t); pos.Heartbeat != nil || pos.High != 0 || pos.Schema != nil {
+		t.Fatalf("a new incarnation has position %+v", pos)
+	}
+	w.mustRow(t, 2, 3)
+	w.awaitContents(t, "fence 2@3")
+	if m := meta(); m.Incarnation == first.Incarnation || m.Floor != 10 {
+		t.Errorf("got %+v, want another incarnation than %s with floor 10", m, first.Incarnation)
+	}
+	other := source
+	other.OID++
+	if _, err := w.Begin(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitContents(t, "fence")
+	other.Database = "elsewhere"
+	if _, err := w.Begin(t.Context(), other); !errors.Is(err, capture.ErrOtherSource) {
+		t.Fatalf("another database: got %v, want ErrOtherSource", err)
+	}
+	if err := w.Adopt(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Begin(t.Context(), other); err != nil {
+		t.Fatalf("after adopt: %v", err)
+	}
+}
+
+// TestPublish_Suspects returns the keys from a txid on, in pages, each once.
+func TestPublish_Suspects(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	for i := range 50 {
+		w.mustRow(t, i, uint64(100+i))
+	}
+	w.mustRow(t, 3, 160)
+	w.mustHeartbeat(t, 160)
+	w.begin(t)
+	got := map[string]int{}
+	for from := uint64(1); from != 0; {
+		keys, next, err := w.Suspects(t.Context(), 120, from, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(keys) > 7 {
+			t.Fatalf("%d keys in a page of 7", len(keys))
+		}
+		for _, k := range keys {
+			got[string(k[0])]++
+		}
+		from = next
+	}
+	for i := range 50 {
+		want := 0
+		if i >= 20 || i == 3 {
+			want = 1
+		}
+		if n := got[fmt.Sprint(i)]; n != want {
+			t.Errorf("key %d came %d times, want %d", i, n, want)
+		}
+	}
+}
