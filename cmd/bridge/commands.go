@@ -16,7 +16,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 )
 
@@ -52,8 +51,7 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	if bc.URL == "" {
 		bc.URL = "nats://" + cfg.NatsListen
 	}
-	reconnects := prometheus.NewCounter(prometheus.CounterOpts{Name: "reconnects", Help: "Unused."})
-	nc, err := broker.Connect(ctx, bc, zerolog.Nop(), reconnects)
+	nc, err := broker.Connect(ctx, bc, zerolog.Nop())
 	if err != nil {
 		return nil, fmt.Errorf("%w (is the bridge running?)", err)
 	}
@@ -120,7 +118,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 		return err
 	}
 	defer pool.Close()
-	sql, err := relation.SetupSQL(ctx, pool, spec)
+	sql, err := relation.SetupSQL(ctx, pool, spec, relation.SetupOptions{})
 	if err != nil {
 		return err
 	}

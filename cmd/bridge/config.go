@@ -64,6 +64,8 @@ func (c *Config) Validate() error {
 		if c.NatsDir == "" {
 			inv.Add("BRIDGE_NATS_DIR", "is empty; name a folder for the embedded server's files")
 		}
+	} else if err := c.broker().Validate(); err != nil {
+		inv.Add("NATS_URL", err.Error())
 	}
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
@@ -96,6 +98,6 @@ func duration(inv *program.Invalid, name, text string, least, most time.Duration
 func (c *Config) broker() broker.Config {
 	return broker.Config{
 		URL: c.NatsURL, Creds: c.NatsCreds, NKey: c.NatsNKey, CA: c.NatsCA, Cert: c.NatsCert, Key: c.NatsKey,
-		Name: "lockstep bridge", Listen: c.NatsListen, Dir: c.NatsDir,
+		Name: "lockstep-bridge", Listen: c.NatsListen, Dir: c.NatsDir,
 	}
 }

@@ -41,8 +41,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch command {
 	case "":
 		return bridge(ctx, &cfg, warnings, stderr)
-	case "check":
-		return check(ctx, &cfg, args, stdout)
 	case "sql":
 		return printSQL(ctx, &cfg, args, stdout)
 	case "tail":

@@ -23,11 +23,10 @@ import (
 // ops is the bridge's own listener: /healthz, /readyz and /metrics.
 type ops struct {
 	// Static after construction.
-	listener   net.Listener
-	log        zerolog.Logger
-	registry   *prometheus.Registry
-	reconnects prometheus.Counter
-	heartbeat  time.Duration
+	listener  net.Listener
+	log       zerolog.Logger
+	registry  *prometheus.Registry
+	heartbeat time.Duration
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -50,11 +49,7 @@ func newOps(cfg *Config, log zerolog.Logger) (*ops, error) {
 	o := &ops{
 		listener: l, log: log.With().Str("component", "ops").Logger(), registry: registry(),
 		heartbeat: cfg.heartbeatInterval, waiting: "starting",
-		reconnects: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "lockstep", Subsystem: "bridge", Name: "broker_reconnects_total", Help: "Connections to the broker that were lost and made again.",
-		}),
 	}
-	o.registry.MustRegister(o.reconnects)
 	return o, nil
 }
 

@@ -135,19 +135,20 @@ func holder() string {
 // it retries for ever.
 func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) (*nats.Conn, func(), error) {
 	ops.setWaiting("the broker is away")
-	bc := cfg.broker()
+	connect := func() (*nats.Conn, error) { return broker.Connect(ctx, cfg.broker(), log) }
 	stop := func() {}
 	if cfg.NatsURL == "" {
-		server := broker.NewEmbedded(bc, log)
+		server := broker.NewEmbedded(cfg.broker(), log)
 		if err := server.Start(ctx); err != nil {
 			return nil, nil, err
 		}
-		bc, stop = server.Client(), server.Shutdown
+		stop = server.Shutdown
+		connect = func() (*nats.Conn, error) { return server.Connect(ctx, log) }
 	}
 	var nc *nats.Conn
 	err := retry(ctx, log, "the broker is away, trying again", func() error {
 		var err error
-		if nc, err = broker.Connect(ctx, bc, log, ops.reconnects); err != nil {
+		if nc, err = connect(); err != nil {
 			return err
 		}
 		if err = broker.CheckServer(nc); err != nil {
@@ -160,6 +161,7 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 		return nil, nil, err
 	}
 	ops.setBroker(nc)
+	ops.registry.MustRegister(broker.NewCollector(nc))
 	return nc, func() { nc.Close(); stop() }, nil
 }
 

@@ -255,4 +255,37 @@ func TestLoadSource(t *testing.T) {
 	if got.SystemID == 0 || got.Timeline == 0 || got.Version < 140000 || got.InRecovery || !strings.Contains(conn.Config().Database, got.Database) {
 		t.Errorf("got %+v", got)
 	}
+	if _, err := conn.Exec(ctx, `RESET ROLE; REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC; SET ROLE pg_read_all_data`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := relation.LoadSource(ctx, conn); err == nil || !strings.Contains(err.Error(), "GRANT EXECUTE ON FUNCTION pg_control_system()") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// After a promotion the timeline is the new one at once, although the last
+// checkpoint is still of the old one.
+func TestLoadSource_Promotion(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs Postgres")
+	}
+	t.Parallel()
+	primary := testenv.NewCluster(t, "checkpoint_timeout=1h", "checkpoint_completion_target=0.9")
+	standby := primary.Standby(t)
+	load := func(url string) relation.Source {
+		t.Helper()
+		src, err := relation.LoadSource(context.Background(), testenv.Conn(t, url))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return src
+	}
+	p, s := load(primary.Database()), load(standby.URL("postgres"))
+	if p.Timeline != 1 || s.Timeline != 1 || p.InRecovery || !s.InRecovery || p.SystemID != s.SystemID {
+		t.Errorf("got %+v of the primary, %+v of the standby", p, s)
+	}
+	standby.Promote()
+	if s = load(standby.URL("postgres")); s.Timeline != 2 || s.InRecovery {
+		t.Errorf("got %+v after the promotion", s)
+	}
 }

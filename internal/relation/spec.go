@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -153,6 +154,20 @@ func isIdentByte(c byte) bool {
 	return isIdentStart(c) || '0' <= c && c <= '9' || c == '$'
 }
 
+// SpecError is one thing wrong with BRIDGE_TABLES.
+type SpecError struct {
+	// Entry is the entry as it was written, shortened if it is long.
+	Entry string
+	// Number and Position count entries and characters of the whole from 1.
+	Number, Position int
+	// What is wrong, and what would be right.
+	What string
+}
+
+func (e *SpecError) Error() string {
+	return fmt.Sprintf("entry %d %s, character %d: %s", e.Number, e.Entry, e.Position, e.What)
+}
+
 const day = 24 * time.Hour
 
 // parseDuration reads a Go duration that may begin with days: 30d, 1d12h, 90m.
@@ -272,4 +287,47 @@ func editDistance(a, b string) int {
 		before, prev, cur = prev, cur, before
 	}
 	return prev[len(b)]
+}
+
+func oneOf[T ~string](v string, values ...T) (T, error) {
+	if i := slices.Index(values, T(lowerASCII(v))); i >= 0 {
+		return values[i], nil
+	}
+	return "", fmt.Errorf("want %s or %s", values[0], values[1])
+}
+
+func lowerASCII(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
+
+type rawEntry struct {
+	text string
+	pos  int
+}
+
+// splitEntries cuts s at the commas outside of quotes and parentheses.
+func splitEntries(s string) []rawEntry {
+	var entries []rawEntry
+	start, quoted, inside := 0, false, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '(':
+			inside = true
+		case c == ')':
+			inside = false
+		case c == ',' && !inside:
+			entries = append(entries, rawEntry{s[start:i], start})
+			start = i + 1
+		}
+	}
+	return append(entries, rawEntry{s[start:], start})
 }

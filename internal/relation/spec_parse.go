@@ -8,20 +8,6 @@ import (
 	"unicode/utf8"
 )
 
-// SpecError is one thing wrong with BRIDGE_TABLES.
-type SpecError struct {
-	// Entry is the entry as it was written, shortened if it is long.
-	Entry string
-	// Number and Position count entries and characters of the whole from 1.
-	Number, Position int
-	// What is wrong, and what would be right.
-	What string
-}
-
-func (e *SpecError) Error() string {
-	return fmt.Sprintf("entry %d %s, character %d: %s", e.Number, e.Entry, e.Position, e.What)
-}
-
 var (
 	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
 	actionNames = []string{"insert", "update", "delete", "truncate"}
@@ -66,32 +52,6 @@ func ParseSpecs(s string) (Specs, error) {
 		return Specs{}, errors.Join(errs...)
 	}
 	return specs, nil
-}
-
-type rawEntry struct {
-	text string
-	pos  int
-}
-
-// splitEntries cuts s at the commas outside of quotes and parentheses.
-func splitEntries(s string) []rawEntry {
-	var entries []rawEntry
-	start, quoted, inside := 0, false, false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '(':
-			inside = true
-		case c == ')':
-			inside = false
-		case c == ',' && !inside:
-			entries = append(entries, rawEntry{s[start:i], start})
-			start = i + 1
-		}
-	}
-	return append(entries, rawEntry{s[start:], start})
 }
 
 // specParser reads one entry. Its methods report through fail and return
@@ -393,13 +353,6 @@ func (p *specParser) skipValue() bool {
 	return true
 }
 
-func oneOf[T ~string](v string, values ...T) (T, error) {
-	if i := slices.Index(values, T(lowerASCII(v))); i >= 0 {
-		return values[i], nil
-	}
-	return "", fmt.Errorf("want %s or %s", values[0], values[1])
-}
-
 func (p *specParser) space() {
 	for p.pos < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.pos]) >= 0 {
 		p.pos++
@@ -428,14 +381,4 @@ func (p *specParser) char() string {
 		return "end of the entry"
 	}
 	return fmt.Sprintf("%q", string(r))
-}
-
-func lowerASCII(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			b[i] = c + 'a' - 'A'
-		}
-	}
-	return string(b)
 }

@@ -1,0 +1,248 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"bridge/internal/broker"
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// A broker keeps about this much in memory for each subject of a stream.
+	minRowMemory, maxRowMemory = 256, 1024
+	// manyRows is what one server should hold as latest.
+	manyRows = 10_000_000
+	// smallPayload is a max_payload that many tables have rows above of.
+	smallPayload = 256 << 10
+)
+
+func (r *run) broker(ctx context.Context) {
+	if r.cfg.Connect == nil {
+		return
+	}
+	nc, err := r.cfg.Connect(ctx)
+	if err != nil {
+		if r.cfg.Embedded != nil {
+			r.embedded(r.cfg.Embedded)
+			return
+		}
+		r.fail(AreaBroker, "NATS_URL", oneLine(err), natsAdvice(err))
+		return
+	}
+	defer nc.Close()
+	if err := broker.CheckServer(nc); err != nil {
+		r.fail(AreaBroker, "", oneLine(err), "upgrade every nats-server of the cluster")
+	}
+	b := &Broker{
+		Version: nc.ConnectedServerVersion(), Cluster: nc.ConnectedClusterName(),
+		Servers: servers(nc), MaxPayload: nc.MaxPayload(),
+	}
+	r.Broker = b
+	if b.MaxPayload < smallPayload {
+		r.warn(AreaBroker, "", fmt.Sprintf("max_payload is %s: rows above it are replaced by an oversize mark", size(b.MaxPayload)),
+			"set max_payload: 1MB or more in the server's configuration")
+	}
+	r.replicas(b)
+	r.memory(b)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		r.fail(AreaBroker, "", oneLine(err), "check the connection's settings")
+		return
+	}
+	if r.account(ctx, js) {
+		r.streams(ctx, js)
+	}
+}
+
+func natsAdvice(err error) string {
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return "correct NATS_CREDS, NATS_NKEY, or the user and password in NATS_URL"
+	case errors.As(err, &dns):
+		return "correct the host in NATS_URL"
+	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
+		return "use tls:// in NATS_URL exactly where the server has TLS, and NATS_CA for a certificate of your own authority"
+	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
+		return "look for a firewall between here and the server, or a paused server"
+	}
+	return "start nats-server with -js, or correct NATS_URL; empty, the bridge runs a server of its own"
+}
+
+// embedded checks whether a bridge that does not run could start its server.
+func (r *run) embedded(e *Embedded) {
+	l, err := net.Listen("tcp", e.Listen)
+	if err != nil {
+		r.fail(AreaBroker, "BRIDGE_NATS_LISTEN", "the embedded server can't listen, and what listens there is no bridge: "+oneLine(err),
+			"name another address in BRIDGE_NATS_LISTEN, or set NATS_URL")
+	} else {
+		l.Close() //nolint:errcheck // it took no connection
+	}
+	// The folder, or the nearest above it that exists, must take new files.
+	dir, err := filepath.Abs(e.Dir)
+	for err == nil {
+		var st os.FileInfo
+		if st, err = os.Stat(dir); err == nil && !st.IsDir() {
+			err = fmt.Errorf("%s is no folder", dir)
+		}
+		if err == nil || !errors.Is(err, os.ErrNotExist) || dir == filepath.Dir(dir) {
+			break
+		}
+		dir, err = filepath.Dir(dir), nil
+	}
+	if err == nil {
+		var probe string
+		if probe, err = os.MkdirTemp(dir, ".bridge-check-"); err == nil {
+			err = os.Remove(probe)
+		}
+	}
+	if err != nil {
+		r.fail(AreaBroker, "BRIDGE_NATS_DIR", "the embedded server can't keep its files: "+oneLine(err),
+			"name a folder in BRIDGE_NATS_DIR that the bridge may write to")
+	}
+}
+
+// servers counts those of the cluster as far as the server tells its clients.
+func servers(nc *nats.Conn) int {
+	names := map[string]bool{}
+	for _, s := range append(nc.Servers(), nc.DiscoveredServers()...) {
+		names[s[strings.LastIndexAny(s, "/@")+1:]] = true
+	}
+	return max(1, len(names))
+}
+
+func (r *run) replicas(b *Broker) {
+	switch {
+	case r.cfg.Replicas > 1 && b.Cluster == "":
+		r.fail(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas are wanted, and the server is in no cluster", r.cfg.Replicas),
+			"set BRIDGE_STREAM_REPLICAS to 1, or make a cluster of servers")
+	case r.cfg.Replicas > b.Servers && b.Cluster != "":
+		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas are wanted, and the cluster shows %d servers", r.cfg.Replicas, b.Servers),
+			"lower BRIDGE_STREAM_REPLICAS, or add servers")
+	case r.cfg.Replicas == 1 && b.Servers >= 3:
+		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("the cluster has %d servers, and each stream is on one of them only", b.Servers),
+			"set BRIDGE_STREAM_REPLICAS to 3")
+	case r.cfg.Replicas > 1 && r.cfg.Replicas%2 == 0:
+		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas survive no more failures than %d", r.cfg.Replicas, r.cfg.Replicas-1),
+			"set an odd number")
+	}
+}
+
+// memory estimates what the latest streams take of the broker's.
+func (r *run) memory(b *Broker) {
+	var rows int64
+	for _, rel := range r.Relations {
+		if rel.OK && rel.History == "latest" {
+			rows += max(0, rel.Rows)
+		}
+	}
+	b.MemoryLow, b.MemoryHigh = rows*minRowMemory, rows*maxRowMemory
+	if rows > manyRows {
+		r.warn(AreaBroker, "", fmt.Sprintf("about %d rows are to be kept, for which the broker needs %s to %s of memory on each server that has them",
+			rows, size(b.MemoryLow), size(b.MemoryHigh)), "give it the memory, spread the relations over several clusters, or use history=log for some")
+	}
+}
+
+// account checks the limits of the account; it reports whether JetStream can
+// be asked further.
+func (r *run) account(ctx context.Context, js jetstream.JetStream) bool {
+	info, err := js.AccountInfo(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		r.fail(AreaBroker, "", "the server runs without JetStream", "start it with -js, or with jetstream {} in its configuration")
+		return false
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		r.fail(AreaBroker, "", "the account has no JetStream", "enable jetstream for the account")
+		return false
+	case err != nil:
+		r.fail(AreaBroker, "", "JetStream does not answer: "+oneLine(err), "let the user publish to $JS.API.> and subscribe to _INBOX.>; look at the cluster's meta leader")
+		return false
+	}
+	lim := info.Limits
+	if len(info.Tiers) > 0 { // limits by replicas; one tier is as good as another for what is checked here
+		for _, t := range info.Tiers {
+			lim = t.Limits
+		}
+	}
+	if need := len(r.Relations) + 1; lim.MaxStreams > 0 && lim.MaxStreams < need {
+		r.fail(AreaBroker, "", fmt.Sprintf("the account may have %d streams; one for each relation and one for the leases are %d", lim.MaxStreams, need),
+			"raise max_streams of the account")
+	}
+	if lim.MaxStore == 0 && lim.MaxMemory != 0 {
+		r.fail(AreaBroker, "", "the account has no file storage", "raise max_file of the account")
+	}
+	if lim.MaxStore > 0 && info.Store > uint64(lim.MaxStore)/10*9 {
+		r.warn(AreaBroker, "", fmt.Sprintf("%s of %s storage are used", size(int64(info.Store)), size(lim.MaxStore)), "raise max_file of the account")
+	}
+	if lim.MaxBytesRequired {
+		for _, rel := range r.Relations {
+			if rel.spec.MaxBytes == 0 {
+				r.fail(AreaBroker, rel.Name, "the account takes only streams with max_bytes", "remove max_bytes_required from the account; a latest stream must not drop rows")
+			}
+		}
+	}
+	return true
+}
+
+// streams compares those that exist with the configuration.
+func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
+	for _, rel := range r.Relations {
+		s, err := js.Stream(ctx, rel.Stream)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			r.fail(AreaBroker, rel.Name, fmt.Sprintf("stream %s: %s", rel.Stream, oneLine(err)), "look at the broker's log")
+			continue
+		}
+		info := s.CachedInfo()
+		if c := info.Cluster; c != nil && c.Leader == "" {
+			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has no leader", rel.Stream), "start the servers that hold it")
+		}
+		if r.cfg.Replicas > info.Config.Replicas {
+			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has %d replicas of %d", rel.Stream, info.Config.Replicas, r.cfg.Replicas),
+				"nats stream edit --replicas, or restart the bridge")
+		}
+		meta, err := stream.ReadMeta(info.Config)
+		if err != nil {
+			r.fail(AreaBroker, rel.Name, oneLine(err), "move or remove the stream, or choose another BRIDGE_STREAM_PREFIX")
+			continue
+		}
+		r.origin(rel, meta)
+	}
+}
+
+// origin compares where a stream's rows came from with where they would come
+// from now.
+func (r *run) origin(rel Relation, meta stream.Meta) {
+	const anew = "nothing, if that is meant: the stream begins anew, and so do its clients"
+	switch src := r.source; {
+	case src.SystemID == 0:
+	case meta.Source.System != src.SystemID || meta.Source.Database != src.Database:
+		r.fail(AreaBroker, rel.Name, fmt.Sprintf("stream %s holds rows of database %q of system %d; DATABASE_URL leads to %q of system %d",
+			rel.Stream, meta.Source.Database, meta.Source.System, src.Database, src.SystemID), "correct DATABASE_URL or NATS_URL; or, if that is meant: bridge adopt "+rel.Name)
+	case meta.Source.Timeline != src.Timeline:
+		r.warn(AreaBroker, rel.Name, fmt.Sprintf("Postgres is on timeline %d, the stream on %d: transactions may have been undone", src.Timeline, meta.Source.Timeline), anew)
+	case meta.Log != (rel.History == "log"):
+		r.warn(AreaBroker, rel.Name, fmt.Sprintf("its history is to be %s from now on, and its stream was made for the other", rel.History), anew)
+	}
+}
+
+// size prints bytes for people.
+func size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	return fmt.Sprintf("%.4g %s", f, units[i])
+}

@@ -1,0 +1,201 @@
+package doctor_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/doctor"
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const good = `
+CREATE TABLE users (id bigint PRIMARY KEY, txid bigint NOT NULL);
+CREATE INDEX ON users (txid);
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$;
+CREATE TRIGGER s BEFORE INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION stamp();
+ALTER TABLE users ENABLE ALWAYS TRIGGER s;
+INSERT INTO users SELECT generate_series(1, 1000);
+ANALYZE users`
+
+func servers(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+}
+
+func specs(t *testing.T, s string) relation.Specs {
+	t.Helper()
+	parsed, err := relation.ParseSpecs(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+func connect(url string) func(context.Context) (*nats.Conn, error) {
+	return func(context.Context) (*nats.Conn, error) { return nats.Connect(url) }
+}
+
+func text(t *testing.T, r doctor.Report) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := r.Text(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func contains(t *testing.T, got string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(got, w) {
+			t.Errorf("%q is not in\n%s", w, got)
+		}
+	}
+}
+
+func TestRun_AllWell(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good)
+	s := testenv.NATS(t)
+	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1})
+	if !r.OK() || len(r.Problems) != 0 {
+		t.Error(text(t, r))
+	}
+	contains(t, text(t, r), "primary, database lockstep_test_", "nats-server 2.", "max_payload 1 MiB, memory for rows about 250 KiB to 1000 KiB",
+		"ok    users → LOCKSTEP-public-users, history latest, key id, about 1000 rows", "ok: 0 errors, 0 warnings")
+	var b bytes.Buffer
+	if err := r.JSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		OK        bool
+		Problems  []doctor.Problem
+		Relations []doctor.Relation
+		Postgres  doctor.Postgres
+	}
+	if err := json.Unmarshal(b.Bytes(), &doc); err != nil || !doc.OK || doc.Problems == nil || len(doc.Relations) != 1 || doc.Postgres.SystemID == "" {
+		t.Errorf("got %v of\n%s", err, b.String())
+	}
+}
+
+// What is wrong in one part does not hide what is wrong in another.
+func TestRun_EverythingAtOnce(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good, `DROP INDEX users_txid_idx`, `CREATE TABLE bare (id int)`,
+		`ALTER TABLE users DISABLE TRIGGER USER`, `INSERT INTO users VALUES (5000, 1::bigint << 60)`)
+	s := testenv.NATS(t, func(o *server.Options) { o.JetStream = false; o.MaxPayload = 4096 })
+	r := doctor.Run(t.Context(), doctor.Config{
+		Invalid:     []doctor.Problem{{Severity: relation.SeverityError, Area: doctor.AreaConfig, Subject: "BRIDGE_LISTEN", What: "is no address", Do: "correct it"}},
+		DatabaseURL: url, Specs: specs(t, "usres,bare,users,log(history=log)"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 3,
+	})
+	got := text(t, r)
+	if r.OK() {
+		t.Error("the report is good")
+	}
+	contains(t, got, "ERROR BRIDGE_LISTEN: is no address\n  to do: correct it\n",
+		"ERROR usres: there is no such table or view\n  to do: did you mean users?",
+		"ERROR bare: it has no column txid", "ERROR bare: it has no primary key",
+		"WARNING users: no index begins with txid: every poll reads the whole table\n  to do: CREATE INDEX CONCURRENTLY",
+		"WARNING users: it holds transaction IDs that this cluster has not given out yet", "WARNING users: the trigger that stamps txid",
+		"ERROR log: there is no such table", "ERROR the server runs without JetStream\n  to do: start it with -js",
+		"WARNING max_payload is 4 KiB", "ERROR BRIDGE_STREAM_REPLICAS: 3 replicas are wanted, and the server is in no cluster",
+		"bad   usres", "ok    users", "bad: 7 errors, ")
+	if strings.Index(got, "WARNING") < strings.LastIndex(got, "ERROR") {
+		t.Errorf("errors come first:\n%s", got)
+	}
+}
+
+func TestRun_NothingThere(t *testing.T) {
+	servers(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := l.Addr().String()
+	l.Close()
+	r := doctor.Run(t.Context(), doctor.Config{
+		DatabaseURL: "postgres://u:secret@" + free + "/app", Specs: specs(t, "*"), Connect: connect("nats://" + free), Prefix: "lockstep",
+	})
+	got := text(t, r)
+	contains(t, got, "ERROR DATABASE_URL: no connection: ", "to do: start Postgres, or correct host and port", "ERROR NATS_URL: nats: no servers available", "to do: start nats-server")
+	if len(r.Problems) != 2 || strings.Contains(got, "secret") {
+		t.Error(got)
+	}
+	url := testenv.Postgres(t)
+	name := testenv.Conn(t, url).Config().Database
+	r = doctor.Run(t.Context(), doctor.Config{DatabaseURL: strings.Replace(url, name, "no_such_database", 1)})
+	contains(t, text(t, r), "to do: correct the database's name in DATABASE_URL")
+	r = doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "*")})
+	contains(t, text(t, r), "ERROR BRIDGE_TABLES: no relation of schema public qualifies for *")
+}
+
+func TestRun_Embedded(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	refuse := func(context.Context) (*nats.Conn, error) { return nil, nats.ErrNoServers }
+	r := doctor.Run(t.Context(), doctor.Config{Connect: refuse, Embedded: &doctor.Embedded{Listen: l.Addr().String(), Dir: "/dev/null/nats"}})
+	contains(t, text(t, r), "ERROR BRIDGE_NATS_LISTEN: the embedded server can't listen", "ERROR BRIDGE_NATS_DIR: the embedded server can't keep its files")
+	r = doctor.Run(t.Context(), doctor.Config{Connect: refuse, Embedded: &doctor.Embedded{Listen: "127.0.0.1:0", Dir: filepath.Join(t.TempDir(), "a", "b")}})
+	if len(r.Problems) != 0 {
+		t.Error(text(t, r))
+	}
+}
+
+// Streams that are there are held against the configuration.
+func TestRun_Streams(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good, `CREATE TABLE a (LIKE users INCLUDING ALL)`, `CREATE TABLE b (LIKE users INCLUDING ALL)`, `CREATE TABLE c (LIKE users INCLUDING ALL)`)
+	src, err := relation.LoadSource(t.Context(), testenv.Conn(t, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testenv.NATS(t)
+	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	make := func(table string, source capture.Source, log bool, change func(*jetstream.StreamConfig)) {
+		t.Helper()
+		cfg := stream.Config(stream.NewLayout("lockstep", "public", table, log), stream.Meta{Schema: "public", Table: table, Incarnation: "i", Source: source, Log: log}, stream.Limits{})
+		change(&cfg)
+		if _, err := js.CreateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same := capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database}
+	other, later := same, same
+	other.System++
+	later.Timeline++
+	make("users", other, false, func(*jetstream.StreamConfig) {})
+	make("a", later, false, func(*jetstream.StreamConfig) {})
+	make("b", same, true, func(*jetstream.StreamConfig) {})
+	make("c", same, false, func(c *jetstream.StreamConfig) { c.Metadata["lockstep-layout"] = "99" })
+	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users,a,b,c"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1, Timeout: time.Minute})
+	contains(t, text(t, r), "ERROR users: stream LOCKSTEP-public-users holds rows of database", "bridge adopt users",
+		"WARNING a: Postgres is on timeline 1, the stream on 2", "WARNING b: its history is to be latest from now on", "ERROR c: ", `layout "99"`)
+}

@@ -1,0 +1,211 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// minPostgres is the oldest release that the Postgres project still mends, and
+// the first with CREATE OR REPLACE TRIGGER, which bridge sql prints.
+const minPostgres = 140000
+
+func (r *run) postgres(ctx context.Context) {
+	if r.cfg.DatabaseURL == "" {
+		return
+	}
+	conn, err := pgx.Connect(ctx, r.cfg.DatabaseURL)
+	if err != nil {
+		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), connectAdvice(err))
+		return
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if r.source, err = relation.LoadSource(ctx, conn); err != nil {
+		r.fail(AreaPostgres, "", oneLine(err), "see the message; every stream carries these, so that it is never continued from another cluster")
+	}
+	if err := r.server(ctx, conn); err != nil {
+		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "see the server's log")
+		return
+	}
+	if err := r.relations(ctx, conn); err != nil {
+		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "see the server's log")
+	}
+}
+
+// connectAdvice says what to do about a refused connection. The errors of pgx
+// hold no password.
+func connectAdvice(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch {
+		case strings.HasPrefix(pg.Code, "28"):
+			return "correct user and password in DATABASE_URL, or let the role in by pg_hba.conf"
+		case pg.Code == "3D000":
+			return "correct the database's name in DATABASE_URL"
+		case pg.Code == "42501":
+			return "GRANT CONNECT ON DATABASE … TO the role"
+		case pg.Code == "53300":
+			return "raise max_connections, or close other connections: the bridge needs a few of its own"
+		case strings.HasPrefix(pg.Code, "57P"):
+			return "wait until the server has started; the bridge would try again by itself"
+		}
+	}
+	var dns *net.DNSError
+	var parse *pgconn.ParseConfigError
+	switch {
+	case errors.As(err, &parse):
+		return "correct DATABASE_URL, for example postgres://lockstep@localhost:5432/app"
+	case errors.As(err, &dns):
+		return "correct the host in DATABASE_URL"
+	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
+		return "look for a firewall between here and the server, or a paused server"
+	}
+	return "start Postgres, or correct host and port in DATABASE_URL"
+}
+
+const serverSQL = `
+SELECT current_setting('server_version'), current_setting('server_encoding'), current_user::text, current_database()::text,
+       (SELECT count(*) FROM pg_catalog.pg_prepared_xacts WHERE prepared < now() - interval '5 minutes'),
+       coalesce((SELECT string_agg(gid, ', ' ORDER BY prepared) FROM pg_catalog.pg_prepared_xacts WHERE prepared < now() - interval '5 minutes'), ''),
+       coalesce((SELECT string_agg(format('pid %s (%s, since %s)', pid, application_name, date_trunc('second', xact_start)), ', ' ORDER BY xact_start)
+          FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND xact_start < now() - interval '5 minutes'), '')`
+
+// server checks what is true of the whole server.
+func (r *run) server(ctx context.Context, conn *pgx.Conn) error {
+	var pg Postgres
+	var encoding, prepared, writers string
+	var preparedCount int
+	err := conn.QueryRow(ctx, serverSQL).Scan(&pg.Version, &encoding, &pg.Role, &pg.Database, &preparedCount, &prepared, &writers)
+	if err != nil {
+		return err
+	}
+	pg.SystemID, pg.Timeline, pg.Standby = strconv.FormatUint(r.source.SystemID, 10), r.source.Timeline, r.source.InRecovery
+	r.Postgres = &pg
+	if v := r.source.Version; v != 0 && v < minPostgres {
+		r.fail(AreaPostgres, "", fmt.Sprintf("Postgres %s is too old", pg.Version), fmt.Sprintf("upgrade it to %d or later", minPostgres/10000))
+	}
+	if pg.Standby {
+		r.warn(AreaPostgres, "", "it is a standby: rows come with its delay, some twice, and NOTIFY wakes nobody there",
+			"point DATABASE_URL at the primary, if the delay matters")
+	}
+	if encoding != "UTF8" {
+		r.warn(AreaPostgres, "", fmt.Sprintf("the database's encoding is %s: text that is no UTF-8 can't be published", encoding), "move to a database with ENCODING 'UTF8'")
+	}
+	if preparedCount > 0 {
+		r.warn(AreaPostgres, "", "prepared transactions are more than 5 minutes old: "+prepared+". While one lasts, no client's position moves past it",
+			"COMMIT PREPARED or ROLLBACK PREPARED, in the database of each")
+	}
+	if writers != "" {
+		r.warn(AreaPostgres, "", "transactions that have written are more than 5 minutes old: "+writers+". While one lasts, no client's position moves past it",
+			"end them, or limit them by idle_in_transaction_session_timeout")
+	}
+	return nil
+}
+
+// relations checks each. What a relation lacks is its own problem; an error is
+// one of the connection.
+func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
+	specs, skipped, err := r.cfg.Specs.Resolve(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for _, p := range skipped {
+		r.relationProblem(&p)
+	}
+	if len(specs) == 0 && r.cfg.Specs.All {
+		r.fail(AreaRelation, "BRIDGE_TABLES", "no relation of schema public qualifies for *", "prepare one: bridge sql TABLE")
+	}
+	for _, spec := range specs {
+		log := spec.History == relation.HistoryLog
+		entry := Relation{
+			Name: spec.Name.Quoted(), History: string(spec.History), Rows: -1, spec: spec,
+			Stream: stream.NewLayout(r.cfg.Prefix, spec.Name.Schema, spec.Name.Table, log).Stream,
+		}
+		rel, warnings, err := relation.Load(ctx, conn, spec)
+		problems, err := split(err)
+		if err != nil {
+			return err
+		}
+		for _, p := range problems {
+			r.relationProblem(p)
+		}
+		for _, p := range warnings {
+			r.relationProblem(&p)
+		}
+		if rel != nil {
+			entry.OK, entry.Rows = true, rel.EstimatedRows
+			for _, i := range rel.Key {
+				entry.Key = append(entry.Key, rel.Columns[i].Name)
+			}
+			if err := r.stamps(ctx, conn, rel); err != nil {
+				return err
+			}
+		}
+		r.Relations = append(r.Relations, entry)
+	}
+	return nil
+}
+
+func (r *run) relationProblem(p *relation.Problem) {
+	r.Problems = append(r.Problems, Problem{p.Severity, AreaRelation, p.Relation.Quoted(), p.What, p.Do})
+}
+
+// split takes apart what Load joined; err is what is no Problem.
+func split(joined error) (problems []*relation.Problem, err error) {
+	if joined == nil {
+		return nil, nil
+	}
+	list := []error{joined}
+	if many, ok := joined.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only what Load itself joined
+		list = many.Unwrap()
+	}
+	for _, e := range list {
+		var p *relation.Problem
+		if !errors.As(e, &p) {
+			return nil, joined
+		}
+		problems = append(problems, p)
+	}
+	return problems, nil
+}
+
+// stamps looks for rows with transaction IDs that this cluster has not given
+// out yet, as a restored dump has them. Where no index helps, it gives up soon.
+func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
+	col := pgx.Identifier{rel.Columns[rel.Txid].Name}.Sanitize()
+	next := "txid_snapshot_xmax(txid_current_snapshot())"
+	if rel.Columns[rel.Txid].Type == "xid8" {
+		next = "pg_snapshot_xmax(pg_current_snapshot())"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var ahead bool
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '2s'"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE %s >= %s)", rel.Name.SQL(), col, next)).Scan(&ahead)
+	})
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+		return nil // too slow, or a view's own error: not worth stopping for
+	}
+	if ahead {
+		r.warn(AreaRelation, rel.Name.Quoted(), "it holds transaction IDs that this cluster has not given out yet, as a restored dump does: changes of such rows by older stamps would be missed",
+			fmt.Sprintf("stamp them anew, table by table: UPDATE %s SET %s = DEFAULT WHERE %s >= %s", rel.Name.SQL(), col, col, next))
+	}
+	return err
+}
+
+// oneLine makes an error fit a line of a report.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
