@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
+	"bridge/internal/doctor"
 	"bridge/internal/poller"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
@@ -105,7 +107,16 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 
 // printSQL prints what prepares a relation for capture.
 func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
-	spec, err := oneRelation(cfg, args)
+	var opt relation.SetupOptions
+	flags := flag.NewFlagSet("bridge sql", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&opt.Role, "role", "", "")
+	flags.BoolVar(&opt.NoTombstones, "no-tombstones", false, "")
+	flags.BoolVar(&opt.NoNotify, "no-notify", false, "")
+	if err := flags.Parse(args); err != nil {
+		return fmt.Errorf("%w: bridge sql [-role ROLE] [-no-tombstones] [-no-notify] RELATION: %w", program.ErrUsage, err)
+	}
+	spec, err := oneRelation(cfg, flags.Args())
 	if err != nil {
 		return err
 	}
@@ -118,7 +129,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 		return err
 	}
 	defer pool.Close()
-	sql, err := relation.SetupSQL(ctx, pool, spec, relation.SetupOptions{})
+	sql, err := relation.SetupSQL(ctx, pool, spec, opt)
 	if err != nil {
 		return err
 	}
@@ -168,4 +179,42 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	}
 	_, err = fmt.Fprintf(stdout, "the stream of %s begins anew from database %q of system %d; a running bridge takes it up by itself\n", spec.Name, src.Database, src.SystemID)
 	return err
+}
+
+// check verifies settings, Postgres and broker, and prints every problem.
+func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.Writer) error {
+	asJSON := len(args) == 1 && args[0] == "--json"
+	if len(args) > 0 && !asJSON {
+		return fmt.Errorf("%w: bridge check [--json]", program.ErrUsage)
+	}
+	invalid := cfg.invalid()
+	dc := doctor.Config{
+		DatabaseURL: cfg.DatabaseURL, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas,
+		Connect: func(ctx context.Context) (*nats.Conn, error) { return connectOnce(ctx, cfg) },
+	}
+	if cfg.NatsURL == "" {
+		dc.Embedded = &doctor.Embedded{Listen: cfg.NatsListen, Dir: cfg.NatsDir}
+	}
+	for _, p := range invalid {
+		dc.Invalid = append(dc.Invalid, doctor.Problem{
+			Severity: relation.SeverityError, Area: doctor.AreaConfig, Subject: p.Variable, What: p.Problem, Do: "correct it; see bridge --help",
+		})
+	}
+	for _, w := range warnings {
+		dc.Invalid = append(dc.Invalid, doctor.Problem{
+			Severity: relation.SeverityWarning, Area: doctor.AreaConfig, Subject: "environment", What: w, Do: "remove it, or correct the name",
+		})
+	}
+	report := doctor.Run(ctx, dc)
+	print := report.Text
+	if asJSON {
+		print = report.JSON
+	}
+	if err := print(stdout); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	if !report.OK() {
+		return fmt.Errorf("%w: see above", program.ErrUsage)
+	}
+	return nil
 }

@@ -43,7 +43,10 @@ type Config struct {
 
 // Validate reads the text of every setting. Its error names each bad one, and
 // wraps program.ErrUsage.
-func (c *Config) Validate() error {
+func (c *Config) Validate() error { return c.invalid().Err() }
+
+// invalid is Validate with the problems one by one.
+func (c *Config) invalid() program.Invalid {
 	var inv program.Invalid
 	c.validateDatabase(&inv)
 	var err error
@@ -73,7 +76,7 @@ func (c *Config) Validate() error {
 	if _, err := fmt.Sscanf(c.StreamReplicas, "%d", &c.replicas); err != nil || c.replicas < 1 || c.replicas > 5 {
 		inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
 	}
-	return inv.Err()
+	return inv
 }
 
 // validateDatabase does not repeat the value: it may hold a password.

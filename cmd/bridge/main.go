@@ -41,6 +41,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch command {
 	case "":
 		return bridge(ctx, &cfg, warnings, stderr)
+	case "check":
+		return check(ctx, &cfg, warnings, args, stdout)
 	case "sql":
 		return printSQL(ctx, &cfg, args, stdout)
 	case "tail":
@@ -60,7 +62,8 @@ heartbeats, to NATS JetStream: one stream per relation.
 Usage:
   bridge                  run
   bridge check [--json]   verify the settings, Postgres and the broker; every problem at once
-  bridge sql RELATION     print the SQL that prepares a table or view for capture
+  bridge sql RELATION     print the SQL that prepares a table or view for capture;
+                          -no-tombstones and -no-notify leave those parts out
   bridge tail RELATION    subscribe and print a relation's rows
   bridge adopt RELATION   begin a stream anew whose rows came from another database
   bridge healthcheck      ask the running bridge whether it is ready

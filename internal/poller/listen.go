@@ -12,10 +12,6 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// notifyChannel is the channel of the triggers that `bridge sql` prints; the
-// payload is schema.table of the table that changed.
-const notifyChannel = "lockstep"
-
 // listenRetry is the time between two tries to listen.
 const listenRetry = 5 * time.Second
 
@@ -40,7 +36,7 @@ func NewListener(pool *Pool, log zerolog.Logger) *Listener {
 func (l *Listener) watch(w *Wake, tables []relation.Name) {
 	payloads := make([]string, len(tables))
 	for i, t := range tables {
-		payloads[i] = t.Schema + "." + t.Table
+		payloads[i] = t.Payload()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,7 +65,7 @@ func (l *Listener) listen(ctx context.Context) error {
 	// A connection that listens is not given back.
 	c := conn.Hijack()
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	if _, err := c.Exec(ctx, "LISTEN "+notifyChannel); err != nil {
+	if _, err := c.Exec(ctx, "LISTEN "+relation.NotifyChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	l.wake(nil) // what was notified before

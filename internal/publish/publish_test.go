@@ -466,3 +466,41 @@ func TestPublish_Suspects(t *testing.T) {
 		}
 	}
 }
+
+// TestPublish_HighNeverFalls (I5): a row whose own position is lower, as after
+// a crash or where a txid was taken early and written late, leaves High.
+func TestPublish_HighNeverFalls(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	for i, txid := range []uint64{5, 9, 6, 7} {
+		w.mustRow(t, i, txid)
+	}
+	w.awaitContents(t, "fence 0@5 1@9 2@6 3@7") // and contents checks High
+	if pos := w.begin(t); pos.High != 9 {
+		t.Errorf("High is %d, want 9", pos.High)
+	}
+}
+
+// TestPublish_LastRowIsFoundAnywhere (I7): the last row stored behind an
+// announcement is found whatever lies between it and the stream's end.
+func TestPublish_LastRowIsFoundAnywhere(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	for rows := 1; rows <= 12; rows++ {
+		if err := w.Announce(t.Context(), capture.Batch{Snapshot: "10:10:"}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range rows {
+			w.mustRow(t, i, uint64(100*rows+i))
+		}
+		for range rows % 5 { // fences that replace each other leave holes
+			w.begin(t)
+		}
+		pos := w.begin(t)
+		if want := uint64(100*rows + rows - 1); pos.After == nil || pos.After.Txid != want || string(pos.After.Key[0]) != fmt.Sprint(rows-1) {
+			t.Fatalf("%d rows: position %+v, want the row of txid %d", rows, pos.After, want)
+		}
+	}
+}

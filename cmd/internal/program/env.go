@@ -42,12 +42,15 @@ func Settings(prefix string, cfg any) (warnings []string, err error) {
 var ErrUsage = errors.New("bad configuration")
 
 // Invalid collects what is wrong with a configuration.
-type Invalid []string
+type Invalid []Setting
 
-// Add notes that the variable's value is wrong. value is left out where it may
-// be a secret.
+// Setting is one variable and what is wrong with its value. The problem
+// repeats the value only where it can't be a secret.
+type Setting struct{ Variable, Problem string }
+
+// Add notes that the variable's value is wrong.
 func (inv *Invalid) Add(variable, problem string) {
-	*inv = append(*inv, variable+": "+problem)
+	*inv = append(*inv, Setting{variable, problem})
 }
 
 // Err returns all problems as one error that wraps ErrUsage, or nil.
@@ -55,7 +58,11 @@ func (inv Invalid) Err() error {
 	if len(inv) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w:\n  %s", ErrUsage, strings.Join(inv, "\n  "))
+	lines := make([]string, len(inv))
+	for i, s := range inv {
+		lines[i] = s.Variable + ": " + s.Problem
+	}
+	return fmt.Errorf("%w:\n  %s", ErrUsage, strings.Join(lines, "\n  "))
 }
 
 type field struct{ name, value, desc string }

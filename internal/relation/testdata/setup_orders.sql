@@ -71,6 +71,7 @@ COMMIT;
 -- The bridge's role: it may log in and read orders_lockstep, nothing else. Give it a password by \password "lockstep" in psql.
 -- It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:
 -- GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() TO "lockstep";
+-- A table's owner who may not grant CONNECT and USAGE gets a warning below; commonly every role has both.
 -- So that the bridge can name the session that holds its progress back, a superuser may:
 -- GRANT pg_read_all_stats TO "lockstep";
 DO $lockstep$ BEGIN

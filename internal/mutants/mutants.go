@@ -1,0 +1,84 @@
+package main
+
+// mutant is one way to break the project.
+type mutant struct {
+	invariant, name string
+	// In file, the one place of old becomes new.
+	file, old, new string
+	// The test (a regular expression without anchors) of the package that
+	// must fail then.
+	pkg, test string
+}
+
+var mutants = []mutant{
+	{
+		invariant: "I6", name: "no-chained-sequence",
+		file: "internal/publish/epoch.go",
+		old:  `e.expected[0] = strconv.FormatUint(e.seq, 10)`,
+		new:  `delete(e.row.Header, jetstream.ExpectedLastSeqHeader)`,
+		pkg:  "./internal/publish", test: "TestPublish_DeposedWriterStoresNothing",
+	},
+	{
+		invariant: "I6", name: "no-lease",
+		file: "internal/publish/lease.go",
+		old:  "\tcase err == nil:\n\t\treturn false, nil",
+		new:  "\tcase err == nil:\n\t\treturn true, nil",
+		pkg:  "./internal/publish", test: "TestPublish_StandbyTakesOver",
+	},
+	{
+		invariant: "I6", name: "lease-not-renewed",
+		file: "internal/publish/run.go",
+		old:  "if err := p.lease.renew(ctx); err != nil {",
+		new:  "if err := ctx.Err(); err != nil {",
+		pkg:  "./internal/publish", test: "TestPublish_StandbyTakesOver",
+	},
+	{
+		invariant: "I5", name: "high-falls",
+		file: "internal/publish/epoch.go",
+		old:  "e.high = max(e.high, c.High)",
+		new:  "e.high = c.High",
+		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation|TestPublish_ResumesFromTheStreamAlone|TestPublish_HighNeverFalls",
+	},
+	{
+		invariant: "I7", name: "resume-one-row-late",
+		file: "internal/publish/begin.go",
+		old:  "for hi-lo > 1 {",
+		new:  "for hi-lo > 3 {",
+		pkg:  "./internal/publish", test: "TestPublish_LastRowIsFoundAnywhere",
+	},
+	{
+		invariant: "I7", name: "batch-not-kept-open",
+		file: "internal/publish/run.go",
+		old:  "if time.Since(e.lastSent) > aliveAfter {",
+		new:  "if time.Since(e.lastSent) > time.Hour {",
+		pkg:  "./internal/publish", test: "TestPublish_QuietBatchStaysOpen",
+	},
+	{
+		invariant: "I8", name: "floor-forgotten",
+		file: "internal/publish/incarnation.go",
+		old:  "meta := p.newMeta(src, t.high+1)",
+		new:  "meta := p.newMeta(src, min(t.high, 0))",
+		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation",
+	},
+	{
+		invariant: "I8", name: "old-rows-stay",
+		file: "internal/publish/begin.go",
+		old:  `if t.incarnation != "" && t.incarnation != meta.Incarnation {`,
+		new:  `if t.incarnation != "" && t.incarnation == "-" {`,
+		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation",
+	},
+	{
+		invariant: "I8", name: "other-source-taken-over",
+		file: "internal/publish/incarnation.go",
+		old:  "if meta.Source.System != src.System || meta.Source.Database != src.Database {",
+		new:  "if meta.Source.System != src.System {",
+		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation",
+	},
+	{
+		invariant: "I10", name: "oversize-row-sent",
+		file: "internal/publish/epoch.go",
+		old:  "if size > e.maxPayload {",
+		new:  "if size > 10*e.maxPayload {",
+		pkg:  "./internal/publish", test: "TestPublish_OversizeRow",
+	},
+}
