@@ -20,8 +20,9 @@ import (
 type Sink interface {
 	// Begin makes the stream where there is none, waits until this process
 	// may write, fences every earlier writer and returns what the stream
-	// holds. It may block for as long as another process writes.
-	Begin(ctx context.Context, src Source) (Position, error)
+	// holds. It blocks for as long as another process writes, and calls
+	// standby once when it begins to wait for that.
+	Begin(ctx context.Context, src Source, standby func()) (Position, error)
 	// Schema stores the relation's columns, before the first row of that shape.
 	Schema(ctx context.Context, schema []byte) error
 	// Announce says which batch the rows that follow are of, so that it can
@@ -101,6 +102,8 @@ type Change struct {
 // relation.
 type Batch struct {
 	Snapshot, Previous string
+	// Durable is as in Heartbeat, when the batch was announced.
+	Durable uint64
 }
 
 // Heartbeat ends a batch.

@@ -11,6 +11,7 @@ import (
 	"bridge/internal/relation"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // work is one query for rows and what its rows mean.
@@ -19,6 +20,9 @@ type work struct {
 	params [][]byte
 	// whole is true where the query reads the whole relation.
 	whole bool
+	// schema, if not nil, is stored behind the announcement: a crash between
+	// the two begins anew, one behind both continues.
+	schema []byte
 	// previous is P for a delta.
 	previous *relation.Snapshot
 	// announced is the snapshot of the interrupted batch that this continues;
@@ -41,36 +45,27 @@ type look struct {
 // batchRows runs one batch: reads its rows under one snapshot, publishes them,
 // and, unless it continues another, the heartbeat. It returns the number of
 // rows.
-func (s *session) batchRows(ctx context.Context, w work, connects int64) (int64, error) {
-	if w.whole {
-		select {
-		case s.pool.loads <- struct{}{}:
-			defer func() { <-s.pool.loads }()
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
+func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (int64, error) {
 	b := newBatch(s, w)
-	if err := s.readRows(ctx, b); err != nil || b.skip {
+	if err := s.readRows(ctx, conn, b); err != nil || b.skip {
+		return 0, err
+	}
+	if err := b.flush(ctx); err != nil {
 		return 0, err
 	}
 	s.p.metrics.batch(time.Since(b.begun), b.rows)
 	if w.announced != nil {
-		return b.rows, b.flush(ctx)
+		return b.rows, nil
 	}
-	return b.rows, s.endBatch(ctx, b, connects)
+	return b.rows, s.endBatch(ctx, conn, b)
 }
 
 // readRows runs a batch's query under a new snapshot, and publishes rows as
 // they come once more are read than are held.
-func (s *session) readRows(ctx context.Context, b *batch) error {
-	conn, err := s.pool.pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("connect to Postgres: %w", err)
-	}
-	defer conn.Release()
+func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
 	statements := []statement{{}, {params: [][]byte{[]byte(s.rel.Name.SQL())}}, {params: b.work.params}, {}}
 	for i, sql := range []string{beginSQL, snapshotSQL, b.work.query, commitSQL} {
+		var err error
 		if statements[i].name, err = prepare(ctx, conn.Conn(), s.shape, sql); err != nil {
 			return classify(fmt.Errorf("prepare: %w", err))
 		}
@@ -109,7 +104,9 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 	if b.skip, err = s.check(ctx, l); err != nil || b.skip {
 		return err
 	}
-	b.start(l)
+	if err := b.start(ctx, l); err != nil {
+		return err
+	}
 	rr, err := nextResult(pl)
 	if err != nil {
 		return classify(fmt.Errorf("read rows: %w", err))
@@ -159,12 +156,15 @@ func (s *session) check(ctx context.Context, l look) (skip bool, err error) {
 	if l.inRecovery != s.src.InRecovery {
 		return false, fmt.Errorf("%w: the standby was promoted", errChanged)
 	}
-	if l.snapshot.Xmax >= s.durable.durable && (!l.inRecovery || s.previous == nil || l.snapshot.Xmin >= s.previous.Xmin) {
-		return false, nil
-	}
 	if l.inRecovery {
-		s.log.Debug().Msg("the standby is behind what was published, waiting")
-		return true, nil
+		behind := s.previous != nil && l.snapshot.Xmin < s.previous.Xmax
+		if behind {
+			s.log.Debug().Msg("the standby is behind what was published, waiting")
+		}
+		return behind, nil
+	}
+	if l.snapshot.Xmax >= s.durable.durable {
+		return false, nil
 	}
 	reason := fmt.Sprintf("Postgres is at transaction %d, and %d was durable before: it was restored from an older copy", l.snapshot.Xmax, s.durable.durable)
 	if err := s.sink.Restart(ctx, reason); err != nil {
@@ -173,33 +173,30 @@ func (s *session) check(ctx context.Context, l look) (skip bool, err error) {
 	return false, fmt.Errorf("%w: %s", errChanged, reason)
 }
 
-// endBatch publishes the rows still held and the heartbeat; then the batch's
-// snapshot is the previous one.
-func (s *session) endBatch(ctx context.Context, b *batch, connects int64) error {
-	if err := b.flush(ctx); err != nil {
-		return err
-	}
+// endBatch publishes the heartbeat; then the batch's snapshot is the previous
+// one. Where nothing happened and no heartbeat is due, it publishes nothing.
+func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
 	if b.foreign > 0 {
 		s.log.Warn().Int64("rows", b.foreign).
 			Msg("rows have a txid ahead of this cluster's (a restored dump?) and will not be seen to change; stamp them anew: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
 	}
 	if b.announced {
-		if err := s.refreshDurable(ctx); err != nil {
+		if err := s.durable.refresh(ctx, conn); err != nil {
 			return err
 		}
 	}
 	now := time.Now()
+	sn := b.look.snapshot
 	if b.rows == 0 && s.live && now.Before(s.nextHeartbeat) {
-		s.previous, s.connects = &b.look.snapshot, connects
+		s.previous = &sn
 		s.p.metrics.fresh(b.begun)
 		return nil
 	}
-	sn := b.look.snapshot
 	hb := capture.Heartbeat{Snapshot: sn.String(), Since: sn.Xmin, Durable: s.durable.durable, High: sn.Xmin}
 	if err := s.sink.Heartbeat(ctx, hb); err != nil {
 		return err
 	}
-	s.previous, s.connects = &sn, connects
+	s.previous = &sn
 	s.nextHeartbeat = now.Add(s.p.opt.HeartbeatInterval)
 	s.live = true
 	s.p.update(func(st *Status) { *st = Status{State: StateLive, Heartbeat: now} })

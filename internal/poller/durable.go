@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
+
+	"bridge/internal/relation"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -38,13 +41,13 @@ func (d *durability) flushed(position uint64) {
 	}
 }
 
-// refreshDurable asks once more how far the WAL is flushed, so that after a
-// long batch the heartbeat does not carry the D of its beginning.
-func (s *session) refreshDurable(ctx context.Context) error {
-	if s.durable.pending == 0 {
+// refresh asks once more how far the WAL is flushed, if that may make more
+// durable.
+func (d *durability) refresh(ctx context.Context, q relation.Querier) error {
+	if d.pending == 0 {
 		return nil
 	}
-	rows, err := s.pool.Query(ctx, flushedSQL)
+	rows, err := q.Query(ctx, flushedSQL)
 	if err != nil {
 		return fmt.Errorf("ask for the flushed WAL position: %w", err)
 	}
@@ -53,8 +56,31 @@ func (s *session) refreshDurable(ctx context.Context) error {
 		return fmt.Errorf("ask for the flushed WAL position: %w", err)
 	}
 	if text != nil {
-		if position, err := strconv.ParseUint(*text, 10, 64); err == nil {
-			s.durable.flushed(position)
+		position, err := strconv.ParseUint(*text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("ask for the flushed WAL position: %w", err)
+		}
+		d.flushed(position)
+	}
+	return nil
+}
+
+// durableWithin bounds the wait for a first durable snapshot.
+const durableWithin = 2 * time.Second
+
+// awaitDurable waits until some snapshot is durable, so that a batch that is
+// continued after a crash need not read everything again to be safe. Postgres
+// flushes its WAL within three times wal_writer_delay, by default 0.6 s; where
+// it takes longer than durableWithin, reading again is the price.
+func (s *session) awaitDurable(ctx context.Context) error {
+	for begun := time.Now(); s.durable.durable == 0 && time.Since(begun) < durableWithin; {
+		if err := s.durable.refresh(ctx, s.pool); err != nil || s.durable.durable != 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	return nil

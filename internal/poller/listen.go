@@ -58,9 +58,9 @@ func (l *Listener) Run(ctx context.Context) error {
 }
 
 func (l *Listener) listen(ctx context.Context) error {
-	conn, err := l.pool.pool.Acquire(ctx)
+	conn, err := l.pool.acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("connect to Postgres: %w", err)
+		return err
 	}
 	// A connection that listens is not given back.
 	c := conn.Hijack()

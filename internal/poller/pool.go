@@ -4,16 +4,22 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"net"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// maxConns bounds the connections that all relations of a process share.
-const maxConns = 8
+const (
+	// maxConns bounds the connections that all relations of a process share.
+	maxConns       = 8
+	connectTimeout = 10 * time.Second
+	keepAlive      = 15 * time.Second
+)
 
 // Pool is the connections to Postgres that the pollers of a process share.
 type Pool struct {
@@ -44,6 +50,11 @@ func OpenPool(url string, relations int) (*Pool, error) {
 	} {
 		cfg.ConnConfig.RuntimeParams[name] = value
 	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	// A server that vanished without a word is noticed.
+	cfg.ConnConfig.DialFunc = (&net.Dialer{KeepAlive: keepAlive}).DialContext
 	cfg.AfterConnect = func(context.Context, *pgx.Conn) error {
 		p.connects.Add(1)
 		return nil
@@ -64,6 +75,14 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 
 // Connects counts the connections made so far.
 func (p *Pool) Connects() int64 { return p.connects.Load() }
+
+func (p *Pool) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	conn, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	return conn, nil
+}
 
 // prepare makes sure that the connection has the statement, and returns its
 // name. shape changes with the relation, so that a plan that Postgres refuses

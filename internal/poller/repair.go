@@ -9,24 +9,25 @@ import (
 	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // suspectsPage is how many suspect keys are looked at under one snapshot.
 const suspectsPage = 1000
 
-// repair looks again at every key that the stream holds with a txid from D
-// on: a row committed asynchronously may have been published and then lost in
+// repair looks again at every key that the stream holds with a txid of at
+// least low: a row committed asynchronously may have been published and then lost in
 // a crash of Postgres. What is there is published as it is now, what is gone
 // as a delete. The batch that follows reads at a later snapshot, so that its
 // heartbeat is true of these keys too.
-func (s *session) repair(ctx context.Context) error {
+func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, low uint64) error {
 	for from := uint64(1); from != 0; {
-		keys, next, err := s.sink.Suspects(ctx, s.durable.durable, from, suspectsPage)
+		keys, next, err := s.sink.Suspects(ctx, low, from, suspectsPage)
 		if err != nil {
 			return err
 		}
 		if len(keys) > 0 {
-			if err := s.repairKeys(ctx, keys); err != nil {
+			if err := s.repairKeys(ctx, conn, keys); err != nil {
 				return err
 			}
 		}
@@ -35,7 +36,7 @@ func (s *session) repair(ctx context.Context) error {
 	return nil
 }
 
-func (s *session) repairKeys(ctx context.Context, keys [][][]byte) error {
+func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][]byte) error {
 	missing := make(map[string][][]byte, len(keys))
 	for _, key := range keys {
 		if len(key) != len(s.rel.Key) {
@@ -46,7 +47,7 @@ func (s *session) repairKeys(ctx context.Context, keys [][][]byte) error {
 	b := newBatch(s, work{query: s.queries.keys, params: keyArrays(missing, len(s.rel.Key))})
 	b.announced = true // it belongs to no batch that could be continued
 	b.onRow = func(key [][]byte) { delete(missing, keyName(key)) }
-	if err := s.readRows(ctx, b); err != nil || b.skip {
+	if err := s.readRows(ctx, conn, b); err != nil || b.skip {
 		return err
 	}
 	if err := b.flush(ctx); err != nil {
@@ -109,15 +110,23 @@ func keyArrays(keys map[string][][]byte, columns int) [][]byte {
 	return arrays
 }
 
-// nullsEvery is how often rows without a txid are counted.
-const nullsEvery = time.Minute
+// nullsEvery is how often rows without a txid are counted; in a view that may
+// take a look at every row.
+const (
+	nullsEvery       = time.Minute
+	nullsEveryInView = 15 * time.Minute
+)
 
 // countNulls reports rows whose txid is NULL: no poll ever sees them.
 func (s *session) countNulls(ctx context.Context) error {
 	if !s.rel.Columns[s.rel.Txid].Nullable || time.Now().Before(s.nextNulls) {
 		return nil
 	}
-	s.nextNulls = time.Now().Add(nullsEvery)
+	every := nullsEvery
+	if s.rel.Kind == 'v' {
+		every = nullsEveryInView
+	}
+	s.nextNulls = time.Now().Add(every)
 	rows, err := s.pool.Query(ctx, s.queries.nulls)
 	if err != nil {
 		return fmt.Errorf("count rows without a txid: %w", err)

@@ -58,8 +58,10 @@ func newBatch(s *session, w work) *batch {
 	return &batch{s: s, work: w, begun: time.Now(), announced: w.announced != nil}
 }
 
-// start takes the look under which the rows are read.
-func (b *batch) start(l look) {
+// start takes the look under which the rows are read. A batch that reads the
+// whole relation is always announced, and its schema stored, before its first
+// row.
+func (b *batch) start(ctx context.Context, l look) error {
 	b.look, b.xmin = l, l.snapshot.Xmin
 	if b.work.announced != nil {
 		b.xmin = b.work.announced.Xmin
@@ -70,11 +72,16 @@ func (b *batch) start(l look) {
 		b.s.repeats.forgetBelow(l.snapshot.Xmin)
 	}
 	b.progress = b.begun.Add(progressEvery)
-	if b.work.whole {
-		b.s.p.update(func(st *Status) {
-			*st = Status{State: StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
-		})
+	if !b.work.whole {
+		return nil
 	}
+	b.s.p.update(func(st *Status) {
+		*st = Status{State: StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
+	})
+	if err := b.announce(ctx); err != nil || b.work.schema == nil {
+		return err
+	}
+	return b.s.sink.Schema(ctx, b.work.schema)
 }
 
 // add takes one row as Postgres sent it.
@@ -144,7 +151,10 @@ func (b *batch) announce(ctx context.Context) error {
 		return nil
 	}
 	b.announced = true
-	a := capture.Batch{Snapshot: b.look.snapshot.String()}
+	if err := b.s.awaitDurable(ctx); err != nil {
+		return err
+	}
+	a := capture.Batch{Snapshot: b.look.snapshot.String(), Durable: b.s.durable.durable}
 	if b.work.previous != nil {
 		a.Previous = b.work.previous.String()
 	}

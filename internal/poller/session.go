@@ -57,12 +57,9 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	s.p.update(func(st *Status) {
-		if st.State != StateFailing {
-			st.State = StateStandby
-		}
+	pos, err := s.sink.Begin(ctx, CaptureSource(s.src, s.rel), func() {
+		s.p.update(func(st *Status) { *st = Status{State: StateStandby} })
 	})
-	pos, err := s.sink.Begin(ctx, CaptureSource(s.src, s.rel))
 	if err != nil {
 		return err
 	}
@@ -107,18 +104,13 @@ func CaptureSource(src relation.Source, rel *relation.Relation) capture.Source {
 	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID}
 }
 
-// resume takes up what the stream holds: it stores the schema where it is new,
-// and finishes the batch that was announced and not ended.
+// resume takes up what the stream holds: where the relation has another shape
+// than the stream's rows, all of it is published again; a batch that was
+// announced and not ended is continued.
 func (s *session) resume(ctx context.Context, pos capture.Position) error {
 	schema, err := s.schema()
 	if err != nil {
 		return err
-	}
-	changed := string(pos.Schema) != string(schema)
-	if changed {
-		if err := s.sink.Schema(ctx, schema); err != nil {
-			return err
-		}
 	}
 	if hb := pos.Heartbeat; hb != nil {
 		sn, err := relation.ParseSnapshot(hb.Snapshot)
@@ -129,9 +121,11 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		s.durable.durable = hb.Durable
 	}
 	s.connects = -1 // whatever happened to Postgres meanwhile
-	if changed && pos.Schema != nil {
-		s.log.Warn().Msg("the relation's columns changed, publishing all of it again")
-		return s.batch(ctx, work{query: s.queries.whole, whole: true})
+	if string(pos.Schema) != string(schema) {
+		if pos.Schema != nil {
+			s.log.Warn().Msg("the relation's columns changed, publishing all of it again")
+		}
+		return s.batch(ctx, work{query: s.queries.whole, whole: true, schema: schema})
 	}
 	if pos.Batch != nil {
 		return s.continueBatch(ctx, *pos.Batch, pos.After)
@@ -185,19 +179,30 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	if err := s.countNulls(ctx); err != nil {
 		return 0, err
 	}
-	connects := s.pool.Connects()
-	w := work{query: s.queries.whole, whole: true}
-	if s.previous != nil {
-		p := *s.previous
-		if connects != s.connects {
-			p = s.safePrevious()
-			if err := s.repair(ctx); err != nil {
-				return 0, err
-			}
-		}
-		w = work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
+	if s.previous == nil {
+		return 0, s.batch(ctx, work{query: s.queries.whole, whole: true})
 	}
-	return s.batchRows(ctx, w, connects)
+	conn, err := s.pool.acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Release()
+	// A crash of Postgres from here on breaks conn; one before it made conn a
+	// new connection, which this count includes.
+	connects := s.pool.Connects()
+	p := *s.previous
+	if connects != s.connects {
+		p = s.safePrevious()
+		if err := s.repair(ctx, conn, p.Xmin); err != nil {
+			return 0, err
+		}
+	}
+	w := work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
+	rows, err := s.batchRows(ctx, conn, w)
+	if err == nil {
+		s.connects = connects
+	}
+	return rows, err
 }
 
 // safePrevious is P after Postgres may have forgotten transactions that were
@@ -207,8 +212,22 @@ func (s *session) safePrevious() relation.Snapshot {
 	return relation.Snapshot{Xmin: low, Xmax: low}
 }
 
+// batch runs a batch that may be long, on a connection of its own.
 func (s *session) batch(ctx context.Context, w work) error {
-	_, err := s.batchRows(ctx, w, s.pool.Connects())
+	if w.whole {
+		select {
+		case s.pool.loads <- struct{}{}:
+			defer func() { <-s.pool.loads }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	conn, err := s.pool.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	_, err = s.batchRows(ctx, conn, w)
 	return err
 }
 
@@ -242,6 +261,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 		}
 		w.params = append(append(w.params, xid(after.Txid)), after.Key...)
 	}
+	s.durable.durable = max(s.durable.durable, b.Durable)
 	s.log.Info().Bool("whole", w.whole).Bool("begun", after != nil).Msg("continuing the batch that was interrupted")
 	if err := s.batch(ctx, w); err != nil {
 		return err

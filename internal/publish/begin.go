@@ -24,13 +24,13 @@ const requestTimeout = 5 * time.Second
 var errOvertaken = errors.New("another writer was faster")
 
 // Begin implements capture.Sink.
-func (p *Publisher) Begin(ctx context.Context, src capture.Source) (capture.Position, error) {
+func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func()) (capture.Position, error) {
 	p.end(ctx)
 	if _, err := p.ensureStream(ctx, src); err != nil {
 		return capture.Position{}, err
 	}
 	for {
-		if err := p.lease.acquire(ctx); err != nil {
+		if err := p.lease.acquire(ctx, standby); err != nil {
 			return capture.Position{}, err
 		}
 		pos, err := p.beginEpoch(ctx, src)

@@ -36,8 +36,8 @@ type lease struct {
 
 // acquire blocks until the lease is ours. It looks at the server even where
 // the lease should be ours still: two writers that trust their memory would
-// depose each other for ever.
-func (l *lease) acquire(ctx context.Context) error {
+// depose each other for ever. standby is called once when it has to wait.
+func (l *lease) acquire(ctx context.Context, standby func()) error {
 	waiting := false
 	for {
 		held, err := l.try(ctx)
@@ -53,6 +53,7 @@ func (l *lease) acquire(ctx context.Context) error {
 		if !waiting {
 			waiting = true
 			l.log.Info().Msg("another bridge writes this stream, standing by")
+			standby()
 		}
 		select {
 		case <-ctx.Done():

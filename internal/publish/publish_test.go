@@ -58,7 +58,7 @@ func (w *writer) begin(t *testing.T) capture.Position {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	pos, err := w.Begin(ctx, source)
+	pos, err := w.Begin(ctx, source, func() {})
 	if err != nil {
 		t.Fatalf("begin: %v", err)
 	}
@@ -253,7 +253,7 @@ func TestPublish_StandbyTakesOver(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	go func() {
-		_, err := b.Begin(ctx, source)
+		_, err := b.Begin(ctx, source, func() {})
 		took <- err
 	}()
 	// The lease is renewed for longer than it lives.
@@ -415,18 +415,18 @@ func TestPublish_NewIncarnation(t *testing.T) {
 	}
 	other := source
 	other.OID++
-	if _, err := w.Begin(t.Context(), other); err != nil {
+	if _, err := w.Begin(t.Context(), other, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	w.awaitContents(t, "fence")
 	other.Database = "elsewhere"
-	if _, err := w.Begin(t.Context(), other); !errors.Is(err, capture.ErrOtherSource) {
+	if _, err := w.Begin(t.Context(), other, func() {}); !errors.Is(err, capture.ErrOtherSource) {
 		t.Fatalf("another database: got %v, want ErrOtherSource", err)
 	}
 	if err := w.Adopt(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Begin(t.Context(), other); err != nil {
+	if _, err := w.Begin(t.Context(), other, func() {}); err != nil {
 		t.Fatalf("after adopt: %v", err)
 	}
 }

@@ -158,11 +158,12 @@ type batchDoc struct {
 	Type     string `json:"type"`
 	Snapshot string `json:"snapshot"`
 	Previous string `json:"previous,omitempty"`
+	Durable  uint64 `json:"durable"`
 }
 
 // NewBatch returns an announcement's message.
 func NewBatch(l Layout, b capture.Batch) *nats.Msg {
-	data, err := json.Marshal(batchDoc{Control: true, Type: "batch", Snapshot: b.Snapshot, Previous: b.Previous})
+	data, err := json.Marshal(batchDoc{Control: true, Type: "batch", Snapshot: b.Snapshot, Previous: b.Previous, Durable: b.Durable})
 	if err != nil {
 		panic("stream: a batch of strings does not encode: " + err.Error())
 	}
@@ -175,7 +176,7 @@ func ParseBatch(data []byte) (capture.Batch, error) {
 	if err := json.Unmarshal(data, &d); err != nil || d.Type != "batch" {
 		return capture.Batch{}, fmt.Errorf("%w: batch: %w", ErrLayout, err)
 	}
-	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous}, nil
+	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous, Durable: d.Durable}, nil
 }
 
 // NewFence returns a fence's message.
