@@ -42,6 +42,9 @@ type batch struct {
 	keys  []byte
 	held  []heldRow
 	key   [][]byte
+	// columns are the values that the encoder takes, where some are not as
+	// SELECT * has them.
+	columns [][]byte
 	// onRow, if not nil, is told the key of each row.
 	onRow func(key [][]byte)
 }
@@ -96,11 +99,29 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 	}
 	deleted := rel.Deleted >= 0 && isDeleted(values[rel.Deleted])
 	b.lines = lockstep.AppendRowHead(b.lines, txid, b.xmin, deleted)
-	if b.lines, err = b.s.encoder.AppendObject(b.lines, values); err != nil {
-		return fmt.Errorf("encode row: %w", err)
+	if b.lines, err = b.s.encoder.AppendObject(b.lines, b.encodable(values)); err != nil {
+		return stale(err)
 	}
 	b.lines = lockstep.AppendRowTail(b.lines)
 	return b.hold(ctx, txid, values)
+}
+
+// encodable returns the values that the encoder takes: those of SELECT *, but
+// of a column that only the server can turn into JSON what it made of it, which
+// stands behind them.
+func (b *batch) encodable(values [][]byte) [][]byte {
+	n := len(b.s.rel.Columns)
+	if len(values) == n {
+		return values
+	}
+	b.columns = append(b.columns[:0], values[:n]...)
+	for i, yes := range b.s.serverSide {
+		if yes {
+			b.columns[i] = values[n]
+			n++
+		}
+	}
+	return b.columns
 }
 
 // hold keeps the row whose document was appended to lines, and publishes what

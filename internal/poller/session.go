@@ -30,6 +30,8 @@ type session struct {
 	// keyEncoder appends the key's columns alone.
 	keyEncoder *relation.Encoder
 	queries    queries
+	// serverSide tells which columns only the server can turn into JSON.
+	serverSide []bool
 	// shape tells prepared statements of different shapes apart.
 	shape uint64
 	src   relation.Source
@@ -92,7 +94,8 @@ func (s *session) load(ctx context.Context) error {
 		return err
 	}
 	s.p.listener.watch(s.p.wake, s.rel.Sources)
-	s.queries = newQueries(s.rel, s.encoder.ServerSide())
+	s.serverSide = s.encoder.ServerSide()
+	s.queries = newQueries(s.rel, s.serverSide)
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d %v %d", s.rel.OID, s.rel, time.Now().UnixNano())
 	s.shape = h.Sum64()
@@ -268,6 +271,14 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 	}
 	s.previous = &n
 	return nil
+}
+
+// stale turns an encoder's error that the types have changed into errChanged.
+func stale(err error) error {
+	if errors.Is(err, relation.ErrStaleTypes) {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	return err
 }
 
 // classify turns what Postgres says of a relation that changed into errChanged.

@@ -99,6 +99,9 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	if err != nil {
 		return capture.Position{}, err
 	}
+	// When it was stored is not known: schemaAt stays zero, and a log gets it
+	// again with the first heartbeat.
+	e.schema = pos.Schema
 	// The first message waits for the server's answer: a batch it would not
 	// open is noticed here.
 	if err := e.add(stream.NewAlive(p.layout), 0); err != nil {

@@ -42,6 +42,12 @@ type epoch struct {
 	seq, high uint64
 	lastSent  time.Time
 
+	// schema is the last one stored; schemaAt and schemaBytes say when, and
+	// how much was sent since. A log must not let it expire.
+	schema      []byte
+	schemaAt    time.Time
+	schemaBytes int64
+
 	// The row's message, used again for each: publishing copies it.
 	row     nats.Msg
 	subject []byte
@@ -136,7 +142,27 @@ func (e *epoch) addMsg(msg *nats.Msg) error {
 	}
 	e.seq++
 	e.lastSent = time.Now()
+	e.schemaBytes += int64(len(msg.Data))
 	return nil
+}
+
+// addSchema sends the relation's columns.
+func (e *epoch) addSchema(schema []byte) error {
+	if err := e.add(stream.NewSchema(e.layout, schema), 0); err != nil {
+		return err
+	}
+	e.schema, e.schemaAt, e.schemaBytes = schema, e.lastSent, 0
+	return nil
+}
+
+// keepSchema sends the schema again well before a log lets it expire.
+func (e *epoch) keepSchema(lim stream.Limits) error {
+	old := lim.MaxAge > 0 && time.Since(e.schemaAt) > lim.MaxAge/4 ||
+		lim.MaxBytes > 0 && e.schemaBytes > lim.MaxBytes/4
+	if e.schema == nil || !e.layout.Log() || !old {
+		return nil
+	}
+	return e.addSchema(e.schema)
 }
 
 // close ends the batch, so that the server need not wait for its time-out and

@@ -41,6 +41,13 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 		return stream.Meta{}, fmt.Errorf("%w: stream %s holds rows of database %q of system %d, DATABASE_URL leads to database %q of system %d; if that is meant, run: bridge adopt %s.%s",
 			capture.ErrOtherSource, p.layout.Stream, meta.Source.Database, meta.Source.System, src.Database, src.System, p.opt.Schema, p.opt.Table)
 	}
+	if want := stream.Config(p.layout, meta, p.opt.Limits); want.MaxAge != have.MaxAge || want.MaxBytes != have.MaxBytes && max(want.MaxBytes, have.MaxBytes) > 0 || want.Replicas > have.Replicas {
+		want.Replicas = max(want.Replicas, have.Replicas) // never lowered by itself
+		if _, err := p.js.UpdateStream(ctx, want); err != nil {
+			return stream.Meta{}, fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
+		}
+		p.log.Info().Msg("stream's limits updated")
+	}
 	return meta, nil
 }
 

@@ -31,9 +31,20 @@ type writer struct {
 	stop func()
 }
 
-func newWriter(t *testing.T, url, holder string, opts ...nats.Option) *writer {
+func newWriter(t *testing.T, url, holder string) *writer {
 	t.Helper()
-	nc := testenv.NATSConn(t, url, append([]nats.Option{nats.ReconnectBufSize(-1)}, opts...)...)
+	return startWriter(t, url, publish.Options{Holder: holder})
+}
+
+func newLogWriter(t *testing.T, url string, lim stream.Limits) *writer {
+	t.Helper()
+	return startWriter(t, url, publish.Options{Holder: "log", Log: true, Limits: lim})
+}
+
+func startWriter(t *testing.T, url string, opt publish.Options) *writer {
+	t.Helper()
+	opt.Prefix, opt.Schema, opt.Table = "lockstep", "public", "t"
+	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +53,7 @@ func newWriter(t *testing.T, url, holder string, opts ...nats.Option) *writer {
 	if os.Getenv("LOG_LEVEL") == "debug" {
 		log = log.Level(zerolog.DebugLevel)
 	}
-	p := publish.New(nc, js, publish.Options{Prefix: "lockstep", Schema: "public", Table: "t", Holder: holder}, publish.NewMetrics(), log)
+	p := publish.New(nc, js, opt, publish.NewMetrics(), log)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -502,5 +513,39 @@ func TestPublish_LastRowIsFoundAnywhere(t *testing.T) {
 		if want := uint64(100*rows + rows - 1); pos.After == nil || pos.After.Txid != want || string(pos.After.Key[0]) != fmt.Sprint(rows-1) {
 			t.Fatalf("%d rows: position %+v, want the row of txid %d", rows, pos.After, want)
 		}
+	}
+}
+
+// TestPublish_LogKeepsItsSchema: in a stream that forgets old versions the
+// schema is repeated before it expires, and limits follow the configuration.
+func TestPublish_LogKeepsItsSchema(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	w := newLogWriter(t, url, stream.Limits{MaxAge: time.Hour, MaxBytes: 64 << 10})
+	w.begin(t)
+	if err := w.Schema(t.Context(), []byte(`{"v":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 400 { // several times what the stream keeps
+		if err := w.Row(t.Context(), change(i, uint64(i+1), strings.Repeat("z", 1000))); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 9 {
+			w.mustHeartbeat(t, uint64(i+2))
+		}
+	}
+	w.stop()
+	again := newLogWriter(t, url, stream.Limits{MaxAge: 2 * time.Hour, MaxBytes: 64 << 10})
+	pos := again.begin(t)
+	if string(pos.Schema) != `{"v":1}` || pos.Heartbeat == nil || pos.Heartbeat.Since != 401 {
+		t.Errorf("position %+v, want the schema and the last heartbeat", pos)
+	}
+	s, err := again.js.Stream(t.Context(), "LOCKSTEP-public-t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := s.CachedInfo()
+	if info.State.FirstSeq == 1 || info.Config.MaxAge != 2*time.Hour {
+		t.Errorf("first sequence %d, max age %s: want old versions gone and the new limit", info.State.FirstSeq, info.Config.MaxAge)
 	}
 }

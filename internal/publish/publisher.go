@@ -83,7 +83,7 @@ var errNoEpoch = fmt.Errorf("%w: none has begun", ErrFault)
 
 // Schema implements capture.Sink.
 func (p *Publisher) Schema(_ context.Context, schema []byte) error {
-	return p.send(func(e *epoch) error { return e.add(stream.NewSchema(p.layout, schema), 0) })
+	return p.send(func(e *epoch) error { return e.addSchema(schema) })
 }
 
 // Announce implements capture.Sink.
@@ -94,6 +94,9 @@ func (p *Publisher) Announce(_ context.Context, b capture.Batch) error {
 // Heartbeat implements capture.Sink.
 func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 	return p.send(func(e *epoch) error {
+		if err := e.keepSchema(p.opt.Limits); err != nil {
+			return err
+		}
 		cursor := lockstep.Cursor{Incarnation: e.incarnation, Epoch: e.id, Seq: e.seq + 1}
 		msg := stream.NewHeartbeat(p.layout, hb, e.src, e.epochs, time.Now().Unix(), cursor)
 		if err := e.add(msg, hb.High); err != nil {

@@ -1,0 +1,228 @@
+package relation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrStaleTypes is wrapped where a value or a column no longer fits the types
+// as LoadTypes found them: somebody has run ALTER TYPE since. The caller loads
+// the relation and its Encoder again.
+var ErrStaleTypes = errors.New("the catalog's types have changed")
+
+// Types are the types of some columns, and all types these are made of, by
+// their OIDs.
+type Types map[uint32]Type
+
+// Equal tells whether both say the same, so that rows have the same JSON.
+func (t Types) Equal(other Types) bool {
+	if len(t) != len(other) {
+		return false
+	}
+	for oid, a := range t {
+		b, ok := other[oid]
+		if !ok || !slices.Equal(a.Attributes, b.Attributes) {
+			return false
+		}
+		a.Attributes, b.Attributes = nil, nil
+		if a.Kind != b.Kind || a.Elem != b.Elem || a.Delim != b.Delim {
+			return false
+		}
+	}
+	return true
+}
+
+// TypeKind says how the text form of a type's values becomes JSON.
+type TypeKind byte
+
+const (
+	// TypeString is a JSON string of the text form; every type that Postgres'
+	// to_json has no rule for is one.
+	TypeString TypeKind = iota
+	// TypeBool is true or false.
+	TypeBool
+	// TypeNumber is a JSON number, or a string where it is NaN or infinite.
+	TypeNumber
+	// TypeTimestamp and TypeTimestampTZ are strings as in ISO 8601.
+	TypeTimestamp
+	TypeTimestampTZ
+	// TypeJSON is JSON already: json and jsonb.
+	TypeJSON
+	// TypeDomain is a domain over Elem.
+	TypeDomain
+	// TypeArray is an array of Elem.
+	TypeArray
+	// TypeVector is int2vector or oidvector: to_json makes an array of it,
+	// but its text form is not that of arrays.
+	TypeVector
+	// TypeComposite is an object of Attributes.
+	TypeComposite
+	// TypeHstore is the extension's type, which has a cast to json.
+	TypeHstore
+	// TypeServer is a type whose JSON only the server knows: it has a cast to
+	// json of its own, or its values don't name the type they are of.
+	TypeServer
+)
+
+// Type is one type of the catalog.
+type Type struct {
+	Kind TypeKind
+	// Elem is an array's element type, or the type a domain is of.
+	Elem uint32
+	// Delim stands between the elements of arrays of this type.
+	Delim byte
+	// Attributes are a composite's, without dropped ones.
+	Attributes []Attribute
+}
+
+// Attribute is one attribute of a composite type.
+type Attribute struct {
+	Name    string
+	TypeOID uint32
+}
+
+// More base types by pg_type.oid.
+const (
+	oidInt2       = 21
+	oidInt2Vector = 22
+	oidInt4       = 23
+	oidOIDVector  = 30
+	oidJSON       = 114
+	oidFloat4     = 700
+	oidFloat8     = 701
+	oidNumeric    = 1700
+	oidJSONB      = 3802
+)
+
+// builtinKind holds the types that json_categorize_type (json.c, since 16
+// jsonfuncs.c) names by OID, without date, whose text form is what
+// JsonEncodeDateTime makes of it.
+func builtinKind(oid uint32) (TypeKind, bool) {
+	switch oid {
+	case oidBool:
+		return TypeBool, true
+	case oidInt2, oidInt4, oidInt8, oidFloat4, oidFloat8, oidNumeric:
+		return TypeNumber, true
+	case oidTimestamp:
+		return TypeTimestamp, true
+	case oidTimestamptz:
+		return TypeTimestampTZ, true
+	case oidJSON, oidJSONB:
+		return TypeJSON, true
+	case oidInt2Vector, oidOIDVector:
+		return TypeVector, true
+	}
+	return TypeString, false
+}
+
+// typesSQL finds the types with the OIDs in $1, a comma-separated list, and
+// all that they are made of. is_array is get_element_type's rule: a fixed-size
+// type such as point has a typelem and is no array. Like find_coercion_pathway
+// for an explicit cast, cast takes any context, and only casts by function; like
+// json_categorize_type it looks at no type below FirstNormalObjectId.
+const typesSQL = `
+WITH RECURSIVE need(oid) AS (
+	SELECT pg_catalog.unnest(pg_catalog.string_to_array($1::text, ',')::oid[])
+	UNION
+	SELECT part.oid FROM need
+	JOIN pg_catalog.pg_type t ON t.oid = need.oid
+	CROSS JOIN LATERAL (
+		SELECT t.typbasetype WHERE t.typtype = 'd'
+		UNION ALL
+		SELECT t.typelem WHERE t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+		UNION ALL
+		SELECT a.atttypid FROM pg_catalog.pg_attribute a
+		WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+	) part(oid)
+)
+SELECT t.oid::int8, t.typtype::text, t.typdelim::text,
+	(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END)::int8,
+	t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc AS is_array,
+	t.typoutput = 'pg_catalog.array_out'::regproc AS has_array_text,
+	t.oid >= 16384 AND c.castfunc IS NOT NULL AS has_cast,
+	coalesce(p.prosrc = 'hstore_to_json' AND o.prosrc = 'hstore_out', false) AS is_hstore,
+	coalesce(a.names, '{}'), coalesce(a.types, '{}')
+FROM need
+JOIN pg_catalog.pg_type t ON t.oid = need.oid
+LEFT JOIN pg_catalog.pg_cast c
+	ON c.castsource = t.oid AND c.casttarget = 'pg_catalog.json'::regtype AND c.castmethod = 'f'
+LEFT JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc AND p.probin LIKE '%/hstore'
+LEFT JOIN pg_catalog.pg_proc o ON o.oid = t.typoutput AND o.probin LIKE '%/hstore'
+LEFT JOIN LATERAL (
+	SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names,
+		pg_catalog.array_agg(a.atttypid::int8 ORDER BY a.attnum) AS types
+	FROM pg_catalog.pg_attribute a
+	WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+) a ON true`
+
+// LoadTypes finds the types with these OIDs, and all that they are made of, in
+// one query. It needs Postgres 14 or later. An OID that the catalog has no
+// type for is left out.
+func LoadTypes(ctx context.Context, q Querier, oids []uint32) (Types, error) {
+	list := make([]string, len(oids))
+	for i, oid := range oids {
+		list[i] = strconv.FormatUint(uint64(oid), 10)
+	}
+	rows, err := q.Query(ctx, typesSQL, strings.Join(list, ","))
+	if err != nil {
+		return nil, fmt.Errorf("read types: %w", err)
+	}
+	types := Types{}
+	var r typeRow
+	_, err = pgx.ForEachRow(rows, []any{
+		&r.oid, &r.typtype, &r.delim, &r.elem, &r.isArray, &r.hasArrayText, &r.hasCast, &r.isHstore, &r.names, &r.types,
+	}, func() error {
+		types[uint32(r.oid)] = r.parse()
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read types: %w", err)
+	}
+	return types, nil
+}
+
+// typeRow is a row of typesSQL.
+type typeRow struct {
+	oid, elem                                int64
+	typtype, delim                           string
+	isArray, hasArrayText, hasCast, isHstore bool
+	names                                    []string
+	types                                    []int64
+}
+
+// parse decides as json_categorize_type does. Its order matters: a cast from
+// an array or a composite type is never used, nor one from a domain.
+func (r *typeRow) parse() Type {
+	t := Type{Delim: ','}
+	if r.delim != "" {
+		t.Delim = r.delim[0]
+	}
+	if kind, ok := builtinKind(uint32(r.oid)); ok {
+		t.Kind, t.Elem = kind, uint32(r.elem)
+		return t
+	}
+	switch {
+	case r.typtype == "d":
+		t.Kind, t.Elem = TypeDomain, uint32(r.elem)
+	case r.isArray && r.hasArrayText:
+		t.Kind, t.Elem = TypeArray, uint32(r.elem)
+	case r.isArray:
+		t.Kind = TypeServer // an array that is printed by a function of its own
+	case r.typtype == "c":
+		t.Kind = TypeComposite
+		for i, name := range r.names {
+			t.Attributes = append(t.Attributes, Attribute{Name: name, TypeOID: uint32(r.types[i])})
+		}
+	case r.isHstore:
+		t.Kind = TypeHstore
+	case r.hasCast, r.typtype == "p":
+		t.Kind = TypeServer // of the pseudo-types only anyarray can be stored
+	}
+	return t
+}
