@@ -55,8 +55,8 @@ func (c *Config) invalid() program.Invalid {
 	} else if c.specs, err = relation.ParseSpecs(c.Tables); err != nil {
 		inv.Add("BRIDGE_TABLES", err.Error())
 	}
-	c.pollInterval = duration(&inv, "BRIDGE_POLL_INTERVAL", c.PollInterval, time.Millisecond, time.Minute)
-	c.heartbeatInterval = duration(&inv, "BRIDGE_HEARTBEAT_INTERVAL", c.HeartbeatInterval, 100*time.Millisecond, time.Minute)
+	c.pollInterval = inv.Duration("BRIDGE_POLL_INTERVAL", c.PollInterval, time.Millisecond, time.Minute)
+	c.heartbeatInterval = inv.Duration("BRIDGE_HEARTBEAT_INTERVAL", c.HeartbeatInterval, 100*time.Millisecond, time.Minute)
 	if err := program.CheckAddress(c.Listen); err != nil {
 		inv.Add("BRIDGE_LISTEN", err.Error())
 	}
@@ -88,14 +88,6 @@ func (c *Config) validateDatabase(inv *program.Invalid) {
 	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
 		inv.Add("DATABASE_URL", "is not a libpq URL or DSN, or names a file that can't be read")
 	}
-}
-
-func duration(inv *program.Invalid, name, text string, least, most time.Duration) time.Duration {
-	d, err := time.ParseDuration(text)
-	if err != nil || d < least || d > most {
-		inv.Add(name, fmt.Sprintf("%q is not a duration from %s to %s, such as 250ms or 5s", text, least, most))
-	}
-	return d
 }
 
 func (c *Config) broker() broker.Config {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/kelseyhightower/envconfig"
 )
@@ -51,6 +52,16 @@ type Setting struct{ Variable, Problem string }
 // Add notes that the variable's value is wrong.
 func (inv *Invalid) Add(variable, problem string) {
 	*inv = append(*inv, Setting{variable, problem})
+}
+
+// Duration reads a duration of at least least and at most most; a wrong one is
+// noted.
+func (inv *Invalid) Duration(variable, text string, least, most time.Duration) time.Duration {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < least || d > most {
+		inv.Add(variable, fmt.Sprintf("%q is not a duration from %s to %s, such as 250ms or 5s", text, least, most))
+	}
+	return d
 }
 
 // Err returns all problems as one error that wraps ErrUsage, or nil.

@@ -1,0 +1,74 @@
+// Httpedge serves lockstep streams to HTTP clients from NATS JetStream.
+// `httpedge --help` says how to use it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"bridge/cmd/internal/program"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(program.ExitCode(os.Stderr, "httpedge", run(ctx, os.Args[1:], os.Stdout, os.Stderr)))
+}
+
+// run is the whole program but for signals and the exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	command := ""
+	if len(args) > 0 {
+		command = args[0]
+	}
+	switch command {
+	case "-h", "--help", "help":
+		printHelp(stdout)
+		return nil
+	case "-version", "--version", "version":
+		_, err := fmt.Fprintln(stdout, program.Version("httpedge"))
+		return err
+	}
+	var cfg Config
+	warnings, err := program.Settings(prefix, &cfg)
+	if err != nil {
+		return err
+	}
+	switch command {
+	case "":
+		return httpedge(ctx, &cfg, warnings, stderr)
+	case "healthcheck":
+		return program.Healthcheck(ctx, cfg.Listen, stdout)
+	}
+	return fmt.Errorf("%w: there is no command %q; see httpedge --help", program.ErrUsage, command)
+}
+
+func printHelp(w io.Writer) {
+	_, _ = io.WriteString(w, `httpedge serves the streams that bridge fills to HTTP clients: a client says the
+last transaction ID it has seen, gets everything since, and then stays live.
+
+Usage:
+  httpedge               run
+  httpedge healthcheck   ask the running edge whether it is ready
+  httpedge --version
+
+Requests:
+  GET /                  the relations that can be served, as JSON
+  GET /RELATION          every row of table or schema.table, and then what changes
+  GET /RELATION?since=N  what changed since transaction N
+  ... &follow=0          end after the state as it is now
+  ... &format=flat       the older dialect: columns at the top level
+
+Settings, all from the environment:
+`)
+	program.PrintSettings(w, prefix, &Config{})
+	_, _ = io.WriteString(w, `
+Examples:
+  NATS_URL=nats://nats.internal:4222 HTTPEDGE_LISTEN=0.0.0.0:8080 httpedge
+  curl -sN 'http://127.0.0.1:8080/users?since=551033'
+`)
+}

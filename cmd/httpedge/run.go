@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"bridge/cmd/internal/program"
+	"bridge/internal/broker"
+	"bridge/internal/edge"
+	"bridge/internal/replay"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+)
+
+// httpedge serves until ctx ends. The broker may be away at first or later:
+// requests then wait, and are told to come back.
+func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Writer) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	log, err := program.Logger(stderr, cfg.LogLevel)
+	if err != nil {
+		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
+	}
+	for _, w := range warnings {
+		log.Warn().Str("component", "config").Msg(w)
+	}
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on HTTPEDGE_LISTEN: %w", err)
+	}
+	defer func() { _ = l.Close() }()
+	nc, err := broker.Connect(ctx, cfg.broker(), log, nats.RetryOnFailedConnect(true))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	replayed, served := replay.NewMetrics(), edge.NewMetrics()
+	registry.MustRegister(replayed, served, broker.NewCollector(nc),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	hub := replay.NewHub(nc, js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes}, replayed, log)
+	srv := edge.New(source{hub: hub}, edge.Options{
+		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval,
+		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+	}, served, log)
+	log.Info().Str("component", "edge").Str("remote", l.Addr().String()).Msg("listening")
+	// Streams end before what they read from does.
+	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHub()
+	var g errgroup.Group
+	g.Go(func() error { return hub.Run(hubCtx) })
+	g.Go(func() error {
+		defer stopHub()
+		return srv.Run(ctx, l)
+	})
+	return g.Wait()
+}
+
+// readyWithin bounds the answer of /readyz.
+const readyWithin = 3 * time.Second

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"bridge/internal/edge"
+	"bridge/internal/replay"
+	"bridge/lockstep"
+)
+
+var _ edge.Source = source{}
+
+// source is the hub as the edge wants it.
+type source struct{ hub *replay.Hub }
+
+// Open implements edge.Source.
+func (s source) Open(ctx context.Context, req edge.Request) (edge.Stream, error) {
+	r, err := s.hub.Open(ctx, replay.Request{Schema: req.Schema, Table: req.Table, Since: req.Since, Follow: req.Follow, Flat: req.Flat})
+	if err != nil {
+		return nil, refusal(err)
+	}
+	return reader{r}, nil
+}
+
+// refusal says to users what the hub said.
+func refusal(err error) error {
+	var tooOld *replay.TooOldError
+	switch {
+	case errors.Is(err, replay.ErrUnknownRelation):
+		return &edge.Refusal{Code: edge.UnknownRelation, Message: "there is no such relation; GET / lists them", Cause: err}
+	case errors.Is(err, replay.ErrSinceAhead):
+		return &edge.Refusal{Code: edge.SinceAhead, Message: "this source never gave out a position that high; ask with since=0", Cause: err}
+	case errors.As(err, &tooOld):
+		return &edge.Refusal{Code: edge.SinceTooOld, Message: fmt.Sprintf("the oldest position kept is %d; ask with since=0", tooOld.Floor), Cause: err}
+	case errors.Is(err, replay.ErrNotReady):
+		return &edge.Refusal{Code: edge.NotReady, Message: "the relation can't be served now; come back", Cause: err}
+	}
+	return err
+}
+
+type reader struct{ *replay.Reader }
+
+// Next implements edge.Stream.
+func (s reader) Next(ctx context.Context, wait time.Duration) ([]byte, int, error) {
+	c, err := s.Reader.Next(ctx, wait)
+	return c.Data, c.Rows, err
+}
+
+// listed is one relation in the document of GET /.
+type listed struct {
+	Relation string          `json:"relation"`
+	History  string          `json:"history"`
+	Schema   json.RawMessage `json:"schema,omitempty"`
+	// Heartbeat is the last one.
+	Heartbeat json.RawMessage `json:"heartbeat,omitempty"`
+}
+
+// List implements edge.Source.
+func (s source) List(ctx context.Context) ([]byte, error) {
+	relations, err := s.hub.List(ctx)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	out := []listed{}
+	for _, r := range relations {
+		l := listed{Relation: r.Table, History: "latest", Schema: r.Columns, Heartbeat: r.Heartbeat}
+		if r.Schema != "public" {
+			l.Relation = r.Schema + "." + r.Table
+		}
+		if r.Log {
+			l.History = "log"
+		}
+		out = append(out, l)
+	}
+	doc, err := json.MarshalIndent(map[string]any{"relations": out}, "", "  ")
+	return append(doc, '\n'), err
+}
+
+// staleAfter is how old a relation's last heartbeat may be: three intervals of
+// the bridge's default, which the edge does not know better.
+const staleAfter = 15 * time.Second
+
+// Ready implements edge.Source.
+func (s source) Ready(ctx context.Context) error {
+	if !s.hub.Connected() {
+		return errors.New("the broker is away")
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	relations, err := s.hub.List(ctx)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, r := range relations {
+		name := r.Schema + "." + r.Table
+		if r.Heartbeat == nil {
+			problems = append(problems, fmt.Errorf("%s: its first load is running", name))
+			continue
+		}
+		m, err := lockstep.Decode(r.Heartbeat)
+		if err != nil || m.Control == nil {
+			problems = append(problems, fmt.Errorf("%s: its last heartbeat can't be read", name))
+			continue
+		}
+		if age := time.Since(time.Unix(m.Control.Timestamp, 0)); age > staleAfter {
+			problems = append(problems, fmt.Errorf("%s: its last heartbeat is %s old", name, age.Round(time.Second)))
+		}
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,49 @@
+// Package edge is the HTTP side of lockstep: it parses requests, takes framed
+// documents from a Source and writes them to clients, many to one system call,
+// cuts clients that don't take them, and says no where it must. It keeps no
+// state but connections.
+//
+// A stream's connection is taken over from net/http, which would merge or
+// split documents unless each were flushed. From then on it is the edge's: it
+// sets the write deadlines, ends it between two chunks by a plain close, and
+// closes it when it drains. The final chunk is sent only at the end of a finite
+// request, because a client takes it as the end for good.
+package edge
+
+import (
+	"context"
+	"time"
+)
+
+// Request is a client's request for a relation.
+type Request struct {
+	// Schema and Table are as in the path, which need not exist.
+	Schema, Table string
+	// Since is the position to resume from, 0 for everything.
+	Since uint64
+	// Follow is false for a client that wants the state and then the end.
+	Follow bool
+	// Flat asks for the flat dialect.
+	Flat bool
+}
+
+// Source opens streams. Its methods may be called at once.
+type Source interface {
+	// Open finds the place to start. It waits a bounded time for what it
+	// needs, and refuses with a *Refusal.
+	Open(ctx context.Context, req Request) (Stream, error)
+	// List returns the document of GET /.
+	List(ctx context.Context) ([]byte, error)
+	// Ready returns nil where streams can be served, else why not.
+	Ready(ctx context.Context) error
+}
+
+// Stream is one client's stream, for one goroutine.
+type Stream interface {
+	// Next returns HTTP chunks that are whole documents, which stay as they
+	// are until the call after, and the number of rows in them. It waits for
+	// up to wait, and returns nothing where nothing came. io.EOF ends a finite
+	// stream, with its last chunks; any other error cuts it.
+	Next(ctx context.Context, wait time.Duration) (chunks []byte, rows int, err error)
+	Close()
+}

@@ -1,0 +1,83 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// pullBytes is how much the broker sends ahead of a reader.
+	pullBytes = 4 << 20
+	// consumerIdle is when the broker forgets a consumer that nobody pulls.
+	consumerIdle = time.Minute
+	// requestTimeout bounds one request to the broker.
+	requestTimeout = 5 * time.Second
+)
+
+// message is one message of a stream in the reader's hands.
+type message struct {
+	seq     uint64
+	pending uint64
+	kind    stream.Kind
+	data    []byte
+	msg     jetstream.Msg
+}
+
+// consumer reads a stream in order from a sequence on. Messages that were
+// dropped on the way end it with errDropped.
+type consumer struct {
+	layout    stream.Layout
+	it        jetstream.MessagesContext
+	delivered uint64
+}
+
+// errDropped says that messages were lost between broker and reader; reading
+// again from behind the last one heals it.
+var errDropped = errors.New("messages were dropped on the way")
+
+// openConsumer makes a consumer. It reads without a filter: with one the
+// broker would walk all subjects first.
+func openConsumer(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, l stream.Layout, from uint64) (*consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	c, err := js.CreateConsumer(ctx, l.Stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(1, from),
+		AckPolicy: jetstream.AckNonePolicy, MaxDeliver: 1, MemoryStorage: true, Replicas: 1, InactiveThreshold: consumerIdle,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
+	}
+	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(nc.MaxPayload()))), jetstream.PullHeartbeat(5*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
+	}
+	return &consumer{layout: l, it: it}, nil
+}
+
+// next returns the next message; its data is valid until the call after.
+func (c *consumer) next(ctx context.Context) (message, error) {
+	msg, err := c.it.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return message{}, fmt.Errorf("read stream %s: %w", c.layout.Stream, err)
+	}
+	md, err := msg.Metadata()
+	if err != nil {
+		return message{}, fmt.Errorf("read stream %s: %w", c.layout.Stream, err)
+	}
+	c.delivered++
+	if md.Sequence.Consumer != c.delivered {
+		return message{}, errDropped
+	}
+	return message{
+		seq: md.Sequence.Stream, pending: md.NumPending, kind: c.layout.KindOf(msg.Subject()), data: msg.Data(), msg: msg,
+	}, nil
+}
+
+func (c *consumer) close() { c.it.Stop() }

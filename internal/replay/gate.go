@@ -1,0 +1,42 @@
+package replay
+
+import "context"
+
+// gate decides which heartbeats a reader of a stream may pass on: see Gaps in
+// the package comment.
+type gate struct {
+	// end asks the leader for the stream's last sequence.
+	end func(context.Context) (uint64, error)
+	// last is the sequence read last.
+	last uint64
+	// gap is set by a hole for which the stream's end was not yet asked.
+	gap bool
+	// until is the sequence from which heartbeats pass.
+	until uint64
+}
+
+// read takes note of the next sequence read.
+func (g *gate) read(seq uint64) {
+	if g.last != 0 && seq != g.last+1 {
+		g.gap = true
+	}
+	g.last = seq
+}
+
+// pass says whether the heartbeat at seq, which read has seen, may be passed
+// on. pending is how many messages were behind it when it was delivered. It
+// asks for the stream's end only now, not when the hole was met: later is
+// further, which is safe.
+func (g *gate) pass(ctx context.Context, seq, pending uint64) (bool, error) {
+	if g.gap {
+		end := seq
+		if pending > 0 {
+			var err error
+			if end, err = g.end(ctx); err != nil {
+				return false, err
+			}
+		}
+		g.gap, g.until = false, max(g.until, end)
+	}
+	return seq >= g.until, nil
+}

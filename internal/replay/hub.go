@@ -1,0 +1,217 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+// Options are a hub's; zero values have the defaults named.
+type Options struct {
+	// Prefix is that of the bridge's streams.
+	Prefix string
+	// CacheBytes bounds the ring of each relation; 64 MiB.
+	CacheBytes int
+	// Catchups bounds the clients that read from the broker at once, because
+	// they are older than the ring; 16.
+	Catchups int
+	// IdleTime is how long a relation that nobody reads is still read; 1 min.
+	IdleTime time.Duration
+	// Wait is how long a request waits for what it needs; 10 s.
+	Wait time.Duration
+}
+
+// Hub serves every relation of one broker.
+type Hub struct {
+	// Static after construction.
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	opt      Options
+	log      zerolog.Logger
+	metrics  *Metrics
+	catchups chan struct{}
+
+	mu sync.Mutex
+	// Guarded by mu: by stream name; nil after Run ended.
+	tails map[string]*tail
+	// ctx is Run's; a tail that a request starts lives as long as Run.
+	start func(*tail)
+	lost  chan struct{}
+}
+
+// NewHub returns a hub; Run must run while it is used.
+func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Hub {
+	opt.Prefix = orDefault(opt.Prefix, stream.DefaultPrefix)
+	opt.CacheBytes = orDefault(opt.CacheBytes, 64<<20)
+	opt.Catchups = orDefault(opt.Catchups, 16)
+	opt.IdleTime = orDefault(opt.IdleTime, time.Minute)
+	opt.Wait = orDefault(opt.Wait, 10*time.Second)
+	return &Hub{
+		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
+		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), lost: make(chan struct{}),
+	}
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// Run owns the tails until ctx ends, and returns when all of them have ended.
+func (h *Hub) Run(ctx context.Context) error {
+	status := h.nc.StatusChanged(nats.RECONNECTING)
+	defer h.nc.RemoveStatusListener(status)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	h.mu.Lock()
+	h.start = func(t *tail) {
+		wg.Go(func() {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go h.stopWhenIdle(ctx, t, cancel)
+			t.run(ctx)
+			h.forget(t)
+		})
+	}
+	h.mu.Unlock()
+	for {
+		select {
+		case <-ctx.Done():
+			h.mu.Lock()
+			h.start = nil
+			h.mu.Unlock()
+			return ctx.Err()
+		case <-status:
+			h.mu.Lock()
+			close(h.lost)
+			h.lost = make(chan struct{})
+			h.mu.Unlock()
+		}
+	}
+}
+
+// stopWhenIdle ends a tail that nobody reads.
+func (h *Hub) stopWhenIdle(ctx context.Context, t *tail, stop func()) {
+	tick := time.NewTicker(max(h.opt.IdleTime/4, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.mu.Lock()
+		t.mu.Lock()
+		idle := t.clients == 0 && time.Since(t.idleSince) > h.opt.IdleTime
+		t.mu.Unlock()
+		if idle && h.tails[t.info.Layout.Stream] == t {
+			delete(h.tails, t.info.Layout.Stream)
+		}
+		h.mu.Unlock()
+		if idle {
+			stop()
+			return
+		}
+	}
+}
+
+func (h *Hub) forget(t *tail) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.tails[t.info.Layout.Stream] == t {
+		delete(h.tails, t.info.Layout.Stream)
+	}
+}
+
+// reconnected returns a channel that is closed when the connection to the
+// broker is lost next.
+func (h *Hub) reconnected() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lost
+}
+
+// tail returns the relation's tail, which reads at least from the sequence
+// from on where it has to be started, with the caller as a client.
+func (h *Hub) tail(info Relation, from uint64) (*tail, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.start == nil {
+		return nil, fmt.Errorf("%w: the edge is stopping", ErrNotReady)
+	}
+	t := h.tails[info.Layout.Stream]
+	if t == nil || t.info.Meta.Incarnation != info.Meta.Incarnation {
+		t = newTail(h, info, from)
+		h.tails[info.Layout.Stream] = t
+		h.start(t)
+	}
+	t.join()
+	return t, nil
+}
+
+// Relation is a relation that the broker has a stream of.
+type Relation struct {
+	Layout stream.Layout
+	Meta   stream.Meta
+}
+
+// lookup asks the broker for a stream and its last sequence.
+func (h *Hub) lookup(ctx context.Context, l stream.Layout) (Relation, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := h.js.Stream(ctx, l.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrInvalidStreamName) {
+		return Relation{}, 0, ErrUnknownRelation
+	}
+	if err != nil {
+		return Relation{}, 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
+	}
+	info := s.CachedInfo()
+	meta, err := stream.ReadMeta(info.Config)
+	if err != nil {
+		return Relation{}, 0, err
+	}
+	return Relation{Layout: stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}, info.State.LastSeq, nil
+}
+
+func (h *Hub) lastSeq(ctx context.Context, name string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := h.js.Stream(ctx, name)
+	if err != nil {
+		return 0, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	return s.CachedInfo().State.LastSeq, nil
+}
+
+// epochs reads the newest epoch list through the leader.
+func (h *Hub) epochs(ctx context.Context, l stream.Layout) (stream.Epochs, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var newest uint64
+	var text string
+	for _, subject := range []string{l.Fence(), l.Heartbeat()} {
+		msg, seq, err := stream.Last(ctx, h.nc, l.Stream, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if seq > newest {
+			newest, text = seq, msg.Header.Get(stream.EpochsHeader)
+		}
+	}
+	return stream.ParseEpochs(text)
+}

@@ -1,0 +1,244 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Request is what a client asks for.
+type Request struct {
+	Schema, Table string
+	// Since is the position to resume from, 0 for everything.
+	Since uint64
+	// Follow is false for a client that wants the state and then the end.
+	Follow bool
+	// Flat asks for the flat dialect.
+	Flat bool
+}
+
+// Open finds where to start for a request. It returns ErrUnknownRelation, a
+// *TooOldError, ErrSinceAhead, or, after Options.Wait, an error that wraps
+// ErrNotReady. The caller closes the reader.
+func (h *Hub) Open(ctx context.Context, req Request) (*Reader, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.opt.Wait)
+	defer cancel()
+	for {
+		r, err := h.open(ctx, req)
+		var tooOld *TooOldError
+		switch {
+		case err == nil, errors.Is(err, ErrUnknownRelation), errors.Is(err, ErrSinceAhead), errors.As(err, &tooOld), errors.Is(err, stream.ErrLayout):
+			return r, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
+	info, last, err := h.lookup(ctx, stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false))
+	if err != nil {
+		return nil, err
+	}
+	if info.Meta.Schema != req.Schema || info.Meta.Table != req.Table {
+		return nil, ErrUnknownRelation
+	}
+	if req.Since != 0 && req.Since < info.Meta.Floor {
+		return nil, &TooOldError{Floor: info.Meta.Floor}
+	}
+	end, err := h.end(ctx, info.Layout, last)
+	if err != nil {
+		return nil, err
+	}
+	begun := time.Now()
+	start, err := h.search(ctx, info, req.Since, last)
+	if err != nil {
+		return nil, err
+	}
+	h.metrics.starts.Inc()
+	h.metrics.search.Observe(time.Since(begun).Seconds())
+	// A tail that has to be started reads from the client's place on where
+	// that is near, else from what the client needs to be complete.
+	from := end
+	if last-min(start, last) < nearTail {
+		from = start
+	}
+	t, err := h.tail(info, max(1, from))
+	if err != nil {
+		return nil, err
+	}
+	return newReader(h, t, req, start, end), nil
+}
+
+// nearTail is how many messages behind the stream's end a client may be for
+// the tail to begin with it.
+const nearTail = 5000
+
+// end returns the sequence at or behind which a heartbeat completes a request
+// that was made when the stream ended at last: the last heartbeat's where no
+// row came behind it.
+func (h *Hub) end(ctx context.Context, l stream.Layout, last uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, heartbeat, err := stream.Last(ctx, h.nc, l.Stream, l.Heartbeat())
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return last, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if heartbeat >= last {
+		return last, nil
+	}
+	_, row, err := stream.FirstFrom(ctx, h.nc, l.Stream, l.Rows(), heartbeat+1)
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && row > last {
+		return heartbeat, nil
+	}
+	return last, err
+}
+
+// search returns the first sequence whose High is at least since: every place
+// at which since was ever shown is there or behind it, and everything before
+// has a lower txid (I3). It halves the stream by single gets, which stay fast
+// on a stream of any number of subjects.
+func (h *Hub) search(ctx context.Context, info Relation, since, last uint64) (uint64, error) {
+	if since == 0 {
+		return 1, nil
+	}
+	s, err := h.js.Stream(ctx, info.Layout.Stream)
+	if err != nil {
+		return 0, fmt.Errorf("look up stream %s: %w", info.Layout.Stream, err)
+	}
+	first := s.CachedInfo().State.FirstSeq
+	lo, hi := max(1, first), last+1
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		msg, err := s.GetMsg(ctx, mid, jetstream.WithGetMsgSubject(info.Layout.All()))
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence >= hi {
+			hi = mid
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("search stream %s: %w", info.Layout.Stream, err)
+		}
+		high, err := stream.High(msg.Header)
+		if err != nil {
+			return 0, fmt.Errorf("message %d of stream %s: %w", msg.Sequence, info.Layout.Stream, err)
+		}
+		if high >= since {
+			hi = mid
+		} else {
+			lo = msg.Sequence + 1
+		}
+	}
+	if lo > last {
+		return lo, h.awaitHigh(ctx, info.Layout, since, last)
+	}
+	if info.Meta.Log && lo == first && first > 1 {
+		return 0, h.expired(ctx, s, since, first)
+	}
+	return lo, nil
+}
+
+// expired says whether a log may have forgotten messages at or behind since:
+// its oldest message has a High of at least since, and others were before it.
+func (h *Hub) expired(ctx context.Context, s jetstream.Stream, since, first uint64) error {
+	msg, err := s.GetMsg(ctx, first)
+	if err != nil {
+		return fmt.Errorf("read the oldest message: %w", err)
+	}
+	high, err := stream.High(msg.Header)
+	if err != nil {
+		return err
+	}
+	return &TooOldError{Floor: max(high, since) + 1}
+}
+
+// awaitHigh decides about a since above everything in the stream at a
+// heartbeat behind the stream's end: nil where the source came that far by
+// then (the broker had lost a tail), else ErrSinceAhead.
+func (h *Hub) awaitHigh(ctx context.Context, l stream.Layout, since, last uint64) error {
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		msg, seq, err := stream.Last(ctx, h.nc, l.Stream, l.Heartbeat())
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return err
+		}
+		if err == nil && seq > last {
+			high, err := stream.High(msg.Header)
+			if err != nil {
+				return err
+			}
+			if high < since {
+				return ErrSinceAhead
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no heartbeat came: %w", ctx.Err())
+		case <-t.C:
+		}
+	}
+}
+
+// List returns the relations that the broker has streams of.
+func (h *Hub) List(ctx context.Context) ([]Listed, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.opt.Wait)
+	defer cancel()
+	var out []Listed
+	l := h.js.ListStreams(ctx, jetstream.WithStreamListSubject(h.opt.Prefix+".>"))
+	for info := range l.Info() {
+		meta, err := stream.ReadMeta(info.Config)
+		if err != nil {
+			continue // not one of ours
+		}
+		listed, err := h.listed(ctx, stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log), meta)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, listed)
+	}
+	if err := l.Err(); err != nil {
+		return nil, fmt.Errorf("%w: list streams: %w", ErrNotReady, err)
+	}
+	return out, nil
+}
+
+// Listed is one relation as the edge shows it.
+type Listed struct {
+	Schema, Table string
+	Log           bool
+	// Columns is the schema's document, nil while there is none.
+	Columns []byte
+	// Heartbeat is the last one's document, nil while there is none.
+	Heartbeat []byte
+}
+
+func (h *Hub) listed(ctx context.Context, l stream.Layout, meta stream.Meta) (Listed, error) {
+	out := Listed{Schema: meta.Schema, Table: meta.Table, Log: meta.Log}
+	for subject, to := range map[string]*[]byte{l.SchemaSubject(): &out.Columns, l.Heartbeat(): &out.Heartbeat} {
+		msg, _, err := stream.Last(ctx, h.nc, l.Stream, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			return Listed{}, fmt.Errorf("%w: %w", ErrNotReady, err)
+		}
+		*to = msg.Data
+	}
+	return out, nil
+}
+
+// Connected says whether the broker is there.
+func (h *Hub) Connected() bool { return h.nc.Status() == nats.CONNECTED }

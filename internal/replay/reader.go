@@ -1,0 +1,271 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"bridge/internal/stream"
+	"bridge/lockstep"
+)
+
+// Reader is one client's way through a relation. It is for one goroutine.
+type Reader struct {
+	// Static after construction.
+	hub  *Hub
+	tail *tail
+	req  Request
+	// deadline bounds the wait of a finite request for its heartbeat.
+	incomplete time.Duration
+
+	// next is the sequence to go on with, hold the one from which heartbeats
+	// pass, completed whether one did.
+	next, hold uint64
+	completed  bool
+	// lastData is when something was last returned.
+	lastData time.Time
+	done     bool
+	catchup  *catchup
+	buf      []byte
+}
+
+// Chunk is what to write next: whole HTTP chunks.
+type Chunk struct {
+	Data []byte
+	Rows int
+}
+
+func newReader(h *Hub, t *tail, req Request, start, end uint64) *Reader {
+	return &Reader{hub: h, tail: t, req: req, incomplete: h.opt.Wait, next: max(1, start), hold: max(1, end), lastData: time.Now()}
+}
+
+// Close releases what the reader holds.
+func (r *Reader) Close() {
+	r.endCatchup()
+	r.tail.leave()
+}
+
+// Next returns the next chunks, which stay as they are until the call after. It waits
+// for up to wait, and returns an empty Chunk where nothing came. At the end of
+// a finite request it returns io.EOF, with the last chunks. Every other error
+// cuts the stream; the client comes back.
+func (r *Reader) Next(ctx context.Context, wait time.Duration) (Chunk, error) {
+	if r.done {
+		return Chunk{}, io.EOF
+	}
+	deadline := time.Now().Add(wait)
+	for {
+		if !r.req.Follow && time.Since(r.lastData) > r.incomplete {
+			return Chunk{}, ErrIncomplete
+		}
+		c, changed, err := r.step(ctx)
+		if err != nil || len(c.Data) > 0 {
+			r.lastData = time.Now()
+			return c, err
+		}
+		if changed == nil {
+			if err := ctx.Err(); err != nil {
+				return Chunk{}, err
+			}
+			if time.Now().After(deadline) {
+				return Chunk{}, nil
+			}
+			continue
+		}
+		t := time.NewTimer(min(time.Until(deadline), r.untilIncomplete()))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return Chunk{}, ctx.Err()
+		case <-changed:
+			t.Stop()
+		case <-t.C:
+			if !time.Now().Before(deadline) {
+				return Chunk{}, nil
+			}
+		}
+	}
+}
+
+func (r *Reader) untilIncomplete() time.Duration {
+	if r.req.Follow {
+		return time.Hour
+	}
+	return max(time.Millisecond, time.Until(r.lastData.Add(r.incomplete))+time.Millisecond)
+}
+
+// step returns what is there now; or, where that is nothing, a channel to wait
+// on, or nil to try again at once.
+func (r *Reader) step(ctx context.Context) (Chunk, <-chan struct{}, error) {
+	v, changed, ok, err := r.tail.at(r.next)
+	if err != nil {
+		return Chunk{}, nil, err
+	}
+	if !ok {
+		c, err := r.catchUp(ctx)
+		return c, nil, err
+	}
+	if r.catchup != nil {
+		if err := r.handOver(ctx); err != nil {
+			return Chunk{}, nil, err
+		}
+	}
+	if len(v.entries) == 0 {
+		return Chunk{}, changed, nil
+	}
+	r.hub.metrics.ringReads.Inc()
+	c, err := r.take(v)
+	return c, nil, err
+}
+
+// take turns a view into what this client gets of it. Where that is all, it is
+// the block's own memory.
+func (r *Reader) take(v view) (Chunk, error) {
+	begin := v.begin
+	var out Chunk
+	r.buf = r.buf[:0]
+	whole := !r.req.Flat
+	for i := range v.entries {
+		e := &v.entries[i]
+		chunk := v.data[begin:e.end]
+		begin = e.end
+		r.next = e.seq + 1
+		switch {
+		case e.heartbeat && e.seq < r.hold:
+			// Not passed on: copy the rest of the view around it.
+			if whole {
+				r.buf, whole = append(r.buf, v.data[v.begin:begin-len(chunk)]...), false
+			}
+			continue
+		case e.heartbeat && !r.completed:
+			if whole {
+				r.buf, whole = append(r.buf, v.data[v.begin:begin-len(chunk)]...), false
+			}
+			r.completed = true
+			r.buf = appendChunk(r.buf, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))
+			r.buf = append(r.buf, chunk...)
+			if !r.req.Follow {
+				r.done = true
+				out.Data = r.buf
+				return out, io.EOF
+			}
+			continue
+		case !e.heartbeat:
+			out.Rows++
+		}
+		if whole {
+			continue
+		}
+		if !r.req.Flat {
+			r.buf = append(r.buf, chunk...)
+			continue
+		}
+		var err error
+		if r.buf, err = appendFlatChunk(r.buf, document(chunk)); err != nil {
+			return Chunk{}, err
+		}
+	}
+	out.Data = r.buf
+	if whole {
+		out.Data = v.data[v.begin:begin]
+	}
+	return out, nil
+}
+
+// catchup reads from the broker what is no longer in the ring.
+type catchup struct {
+	consumer *consumer
+	gate     gate
+	place    place
+	block    block
+	// passed is set when it read a message of the ring: it can't go on.
+	passed bool
+}
+
+// catchUp returns the next documents that the ring does not hold.
+func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
+	if r.catchup != nil && r.catchup.passed { // and the ring moved on
+		if err := r.handOver(ctx); err != nil {
+			return Chunk{}, err
+		}
+	}
+	if r.catchup == nil {
+		select {
+		case r.hub.catchups <- struct{}{}:
+		case <-time.After(time.Second):
+			return Chunk{}, nil
+		case <-ctx.Done():
+			return Chunk{}, ctx.Err()
+		}
+		c, err := openConsumer(ctx, r.hub.nc, r.hub.js, r.tail.info.Layout, r.next)
+		if err != nil {
+			<-r.hub.catchups
+			return Chunk{}, err
+		}
+		r.catchup = &catchup{consumer: c, place: place{incarnation: r.tail.info.Meta.Incarnation, seq: r.next - 1}}
+		// What lay between the place asked for and the first message read may
+		// be a hole, too.
+		r.catchup.gate = gate{last: r.next - 1, gap: r.next > 1, end: func(ctx context.Context) (uint64, error) {
+			return r.hub.lastSeq(ctx, r.tail.info.Layout.Stream)
+		}}
+		r.hub.metrics.catchups.Inc()
+	}
+	c := r.catchup
+	c.block.data, c.block.entries = c.block.data[:0], c.block.entries[:0]
+	limit := r.tail.first()
+	for len(c.block.data) < blockBytes {
+		m, err := c.consumer.next(ctx)
+		if errors.Is(err, errDropped) {
+			c.passed = true // read again from r.next on
+			break
+		}
+		if err != nil {
+			return Chunk{}, err
+		}
+		if err := c.place.follow(m); err != nil {
+			return Chunk{}, err
+		}
+		c.gate.read(m.seq)
+		if m.seq >= limit {
+			r.next, c.passed = limit, true
+			break
+		}
+		if m.kind == stream.KindRow {
+			c.block.data = appendChunk(c.block.data, m.data)
+			c.block.entries = append(c.block.entries, entry{seq: m.seq, end: len(c.block.data)})
+		}
+		// A heartbeat this far behind the end stands for nothing any more.
+		r.next = m.seq + 1
+	}
+	if len(c.block.entries) == 0 {
+		return Chunk{}, nil
+	}
+	next := r.next
+	out, err := r.take(view{data: c.block.data, entries: c.block.entries})
+	r.next = next
+	return out, err
+}
+
+// handOver ends the catching up: holes met on the way hold heartbeats back up
+// to the stream's end as it is now.
+func (r *Reader) handOver(ctx context.Context) error {
+	if r.catchup.gate.gap {
+		end, err := r.catchup.gate.end(ctx)
+		if err != nil {
+			return err
+		}
+		r.hold = max(r.hold, end)
+	}
+	r.endCatchup()
+	return nil
+}
+
+func (r *Reader) endCatchup() {
+	if r.catchup == nil {
+		return
+	}
+	r.catchup.consumer.close()
+	r.catchup = nil
+	<-r.hub.catchups
+}
