@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// maxConns bounds the connections that all relations of a process share.
-	maxConns       = 8
+	// maxConns bounds the connections that all relations of a process share;
+	// spareConns of them are never taken by batches that read a whole relation.
+	maxConns       = 10
+	spareConns     = 2
 	connectTimeout = 10 * time.Second
 	keepAlive      = 15 * time.Second
 )
@@ -40,8 +42,8 @@ func OpenPool(url string, relations int) (*Pool, error) {
 		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
 	}
 	p := &Pool{}
-	cfg.MaxConns = int32(min(relations+1, maxConns))
-	p.loads = make(chan struct{}, max(1, cfg.MaxConns/2))
+	cfg.MaxConns = int32(min(relations+spareConns, maxConns))
+	p.loads = make(chan struct{}, cfg.MaxConns-spareConns)
 	// The text form of values depends on these; the encoder relies on them.
 	for name, value := range map[string]string{
 		"application_name": "lockstep bridge", "client_encoding": "UTF8",
