@@ -84,7 +84,8 @@ func TestConnect_ErrorsNameTheServerAndNoSecret(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for _, cfg := range []broker.Config{
-		{URL: addr, NKey: "/nonexistent"}, {URL: addr, CA: "/nonexistent"},
+		{URL: addr, NKey: "/nonexistent"},
+		{URL: addr, CA: "/nonexistent"},
 		{URL: addr, Cert: "/nonexistent", Key: "/nonexistent"},
 	} {
 		if _, err := broker.Connect(t.Context(), cfg, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "/nonexistent") {

@@ -24,7 +24,6 @@ func Build(t testing.TB, pkg string) string {
 	return prog
 }
 
-//nolint:gochecknoglobals // once per test process
 var builds struct {
 	sync.Mutex
 	byPkg map[string]func() (string, error)

@@ -11,8 +11,6 @@ import (
 
 // claims keeps other test processes from the ports that this one has chosen: each is an abstract unix socket named
 // after the port, held until this process ends.
-//
-//nolint:gochecknoglobals // belongs to the process
 var claims struct {
 	sync.Mutex
 	held []net.Listener

@@ -34,8 +34,6 @@ func Postgres(t testing.TB) string {
 }
 
 // sharedCluster starts this process's cluster at its first call. The watchdog ends it.
-//
-//nolint:gochecknoglobals // shared by the tests of the process
 var sharedCluster = sync.OnceValues(func() (string, error) {
 	if u := os.Getenv("LOCKSTEP_TEST_DATABASE_URL"); u != "" {
 		return u, nil

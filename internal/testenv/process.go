@@ -108,7 +108,7 @@ type command struct {
 // ends and so does the shell.
 const gate = `read -r go <&3 || exit 1; exec "$@" 3<&-`
 
-var processes atomic.Int64 //nolint:gochecknoglobals // numbers the output files of one test process
+var processes atomic.Int64 // numbers the output files of one test process
 
 // start runs a program in a process group of its own (a Ctrl-C is for the test process alone). Output goes to files:
 // a pipe that a child holds open would keep "go test" waiting.
@@ -213,8 +213,6 @@ type watchdog struct {
 }
 
 // theWatchdog starts the process's one watchdog at its first call.
-//
-//nolint:gochecknoglobals // there is one per process because its end is the process's end
 var theWatchdog = sync.OnceValues(func() (*watchdog, error) {
 	dir, err := os.MkdirTemp("", "lockstep-test-")
 	if err != nil {

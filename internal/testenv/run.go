@@ -34,7 +34,7 @@ func Run(ctx context.Context, name string, f func(t testing.TB)) int {
 type standalone struct {
 	testing.TB
 	name string
-	ctx  context.Context //nolint:containedctx // testing.TB has a method that returns it
+	ctx  context.Context // testing.TB has a method that returns it
 
 	mu       sync.Mutex
 	failed   bool     // Guarded by mu.

@@ -1,0 +1,33 @@
+# One image for each program, both static and with nothing else inside:
+#   docker build --target bridge -t bridge .
+#   docker build --target httpedge -t httpedge .
+
+FROM golang:1.26-bookworm AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/ ./cmd/bridge ./cmd/httpedge \
+    && mkdir /out/data
+
+FROM scratch AS base
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+USER 65532:65532
+
+FROM base AS httpedge
+COPY --from=build /out/httpedge /httpedge
+ENV HTTPEDGE_LISTEN=0.0.0.0:8080
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["/httpedge", "healthcheck"]
+ENTRYPOINT ["/httpedge"]
+
+FROM base AS bridge
+COPY --from=build /out/bridge /bridge
+# Files of the embedded NATS server, which runs if NATS_URL is not given.
+COPY --from=build --chown=65532:65532 /out/data /data
+ENV BRIDGE_NATS_DIR=/data/nats BRIDGE_LISTEN=0.0.0.0:8081
+VOLUME /data
+EXPOSE 4222 8081
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["/bridge", "healthcheck"]
+ENTRYPOINT ["/bridge"]

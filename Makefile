@@ -1,0 +1,50 @@
+# Everything this project can do from the command line. "make" alone explains.
+
+SHELL := /bin/bash
+GO ?= go
+# How long each fuzz target runs, how long and from which seed the simulation runs.
+FUZZTIME ?= 20s
+SECONDS ?= 60
+SEED ?= $(shell date +%s)
+COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fuzz check fmt sim mutants bench up down deps
+
+help: ## show this list
+	@echo 'Usage: make TARGET [VARIABLE=value ...]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps ## run Postgres, the bridge, the edge and a writer, and show rows arrive (DEMO_SECONDS=20 ends by itself)
+	$(GO) run ./internal/demo
+
+test: deps ## run all tests with the race detector, then each fuzz target for FUZZTIME (20s)
+	$(GO) test -race -timeout 20m ./...
+	scripts/fuzz.sh $(FUZZTIME)
+
+fuzz: deps ## run each fuzz target longer (FUZZTIME, here 5m)
+	scripts/fuzz.sh $(if $(filter file,$(origin FUZZTIME)),5m,$(FUZZTIME))
+
+check: ## check format, vet, staticcheck, import rules and known vulnerabilities
+	scripts/check.sh
+
+fmt: ## format all Go files
+	$(GO) run mvdan.cc/gofumpt@v0.12.0 -w $$(git ls-files -co --exclude-standard '*.go')
+
+sim: deps ## run the simulation with faults for SECONDS (60) from SEED
+	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -seconds=$(SECONDS) -seed=$(SEED)
+
+mutants: deps ## break each mechanism in a copy and see its test fail
+	$(GO) run ./internal/mutants
+
+bench: deps ## measure speed, as described in bench/
+	$(GO) run ./bench
+
+up: ## start the docker-compose stack with its sample writer; rows at http://127.0.0.1:8080/products
+	$(COMPOSE) --profile demo up --build -d
+
+down: ## stop the docker-compose stack and remove its data
+	$(COMPOSE) --profile demo down --volumes
+
+deps: ## install what the tests need and is missing (Debian packages)
+	@scripts/deps.sh

@@ -1,0 +1,232 @@
+// Package archtest holds the packages of this module to the import rules that keep its parts apart. A rule that fails
+// says why it is there; change the rule only if the reason has gone. A package that does not exist breaks no rule.
+package archtest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "bridge"
+
+// home lets only some packages import something. Paths mean the package and all below it; those of packages are
+// relative to the module.
+type home struct {
+	imports string
+	only    []string
+	why     string
+}
+
+// aids are the packages that are not shipped: they drive the whole system from outside and may import anything.
+func aids() []string {
+	return []string{"internal/testenv", "internal/simtest", "internal/demo", "internal/mutants", "internal/archtest", "bench"}
+}
+
+func homes() []home {
+	return []home{
+		{
+			"github.com/jackc",
+			[]string{"internal/relation", "internal/poller", "internal/wal", "internal/doctor", "cmd/bridge"},
+			"only captures talk to Postgres, so that what serves clients cannot come to depend on it",
+		},
+		{
+			"github.com/nats-io/nats.go",
+			[]string{"internal/broker", "internal/stream", "internal/publish", "internal/replay", "internal/doctor", "cmd"},
+			"the broker's ways are known in four packages, so that captures and the edge's handlers can be read without it",
+		},
+		{
+			"github.com/nats-io/nats-server",
+			[]string{"internal/broker"},
+			"how a server is embedded is the broker package's business alone",
+		},
+		{
+			"github.com/synadia-io/orbit.go",
+			[]string{"internal/publish"},
+			"batches are the writer's fence, and there is one writer",
+		},
+		{
+			"net/http",
+			[]string{"internal/edge", "lockstep", "cmd"},
+			"HTTP is the edge's business, and the client's",
+		},
+		{
+			"github.com/kelseyhightower/envconfig",
+			[]string{"cmd"},
+			"packages get options and never read the environment, so that a test can run two of them at once",
+		},
+		{
+			"github.com/rs/zerolog/log", nil,
+			"a global logger hides who logs; loggers are arguments",
+		},
+	}
+}
+
+// apart forbids packages to depend on something, directly or through others.
+type apart struct {
+	packages []string
+	never    []string
+	why      string
+}
+
+func aparts() []apart {
+	rules := []apart{
+		{
+			[]string{"cmd/httpedge"},
+			[]string{"github.com/jackc", module + "/internal/poller", module + "/internal/wal", module + "/internal/relation"},
+			"the edge never talks to Postgres: any number of edges is no load on it, and an edge has no password to lose",
+		},
+		{
+			[]string{"cmd"},
+			[]string{
+				"testing", module + "/internal/testenv", module + "/internal/simtest", module + "/internal/demo",
+				module + "/internal/mutants", module + "/bench",
+			},
+			"what tests need is not shipped",
+		},
+		{
+			[]string{"internal/capture", "internal/stream", "internal/edge"},
+			[]string{"github.com/jackc"},
+			"what stands between captures and clients must not know where rows come from",
+		},
+		{
+			[]string{"internal/capture", "internal/relation", "internal/poller", "internal/wal"},
+			[]string{"github.com/nats-io"},
+			"captures hand rows to a sink and must not know what it is",
+		},
+	}
+	parts := []string{"internal/poller", "internal/wal", "internal/publish", "internal/replay", "internal/edge"}
+	for _, p := range parts {
+		var others []string
+		for _, o := range parts {
+			if o != p {
+				others = append(others, module+"/"+o)
+			}
+		}
+		rules = append(rules, apart{
+			[]string{p},
+			others,
+			"the parts meet only in cmd, so that each can be read, tested and replaced by itself",
+		})
+	}
+	return rules
+}
+
+// listed is what go list tells about a package.
+type listed struct {
+	ImportPath string
+	Imports    []string // by shipped files
+	Deps       []string // likewise, through others too
+}
+
+func TestImports_KeepToTheRules(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", module+"/...").Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pkgs []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	if len(pkgs) < 2 {
+		t.Fatalf("go list knows %d packages; the rules would hold for none", len(pkgs))
+	}
+	for _, v := range violations(pkgs) {
+		t.Error(v)
+	}
+}
+
+// within tells whether path is the package prefix, or below it.
+func within(path, prefix string) bool {
+	return path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+func withinAny(path string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return within(path, p) })
+}
+
+func violations(pkgs []listed) []string {
+	var found []string
+	for _, p := range pkgs {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		if withinAny(name, aids()) {
+			continue
+		}
+		for _, h := range homes() {
+			for _, imp := range p.Imports {
+				if within(imp, h.imports) && !withinAny(name, h.only) {
+					found = append(found, p.ImportPath+" must not import "+imp+": "+h.why)
+				}
+			}
+		}
+		for _, a := range aparts() {
+			for _, dep := range p.Deps {
+				if withinAny(name, a.packages) && withinAny(dep, a.never) {
+					found = append(found, p.ImportPath+" must not depend on "+dep+": "+a.why)
+				}
+			}
+		}
+		for _, imp := range p.Imports {
+			// Paths of the standard library have no dot in their first element.
+			first, _, _ := strings.Cut(imp, "/")
+			if within(name, "lockstep") && (strings.Contains(first, ".") || first == module && !within(imp, module+"/lockstep")) {
+				found = append(found, p.ImportPath+" must not import "+imp+": whoever imports the protocol gets the standard library and nothing else")
+			}
+		}
+	}
+	return found
+}
+
+// A rule that can't fail holds nothing.
+func TestViolations_AreFound(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		pkg, imports, deps string
+		want               int
+	}{
+		{"cmd/httpedge", "", "github.com/jackc/pgx/v5/pgconn", 1},
+		{"cmd/httpedge", "github.com/nats-io/nats.go", "bridge/internal/broker", 0},
+		{"cmd/bridge", "github.com/jackc/pgx/v5", "testing", 1},
+		{"internal/poller", "bridge/internal/publish", "bridge/internal/publish", 1},
+		{"internal/wal", "github.com/jackc/pglogrepl", "bridge/internal/relation", 0},
+		{"internal/publish", "github.com/jackc/pgx/v5", "", 1},
+		{"internal/publish", "github.com/synadia-io/orbit.go/jetstreamext", "", 0},
+		{"internal/edge", "github.com/nats-io/nats.go/jetstream", "", 1},
+		{"internal/edge", "net/http", "net/http", 0},
+		{"internal/stream", "net/http", "", 1},
+		{"internal/broker", "github.com/kelseyhightower/envconfig", "", 1},
+		{"cmd/bridge", "github.com/rs/zerolog/log", "", 1},
+		{"cmd/bridge", "github.com/rs/zerolog", "", 0},
+		{"lockstep", "net/http", "", 0},
+		{"lockstep", "github.com/rs/zerolog", "", 1},
+		{"lockstep", "bridge/internal/stream", "", 1},
+		{"lockstep/internal/frame", "bridge/lockstep", "", 0},
+		{"internal/simtest", "github.com/jackc/pgx/v5", "testing", 0},
+		{"internal/simtester", "github.com/jackc/pgx/v5", "", 1},
+	} {
+		got := violations([]listed{{
+			ImportPath: module + "/" + tc.pkg,
+			Imports:    strings.Fields(tc.imports),
+			Deps:       strings.Fields(tc.deps),
+		}})
+		if len(got) != tc.want {
+			t.Errorf("%+v: got %q, want %d violations", tc, got, tc.want)
+		}
+	}
+}
