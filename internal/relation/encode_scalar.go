@@ -2,8 +2,12 @@ package relation
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"math/bits"
 )
+
+var errTimestamp = errors.New("timestamp is not in DateStyle ISO")
 
 const hexDigits = "0123456789abcdef"
 
@@ -18,17 +22,36 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// plainPrefix counts the bytes s begins with that a JSON string holds as they
+// are. It looks at eight at a time: x-ones&^x has the high bit of each byte set
+// that is 0, up to the first such byte without fail.
+func plainPrefix(s []byte) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		w := binary.LittleEndian.Uint64(s[i:])
+		quote, backslash := w^ones*'"', w^ones*'\\'
+		found := ((w-ones*' ')&^w | (quote-ones)&^quote | (backslash-ones)&^backslash) & highs
+		if found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for i < len(s) && plain[s[i]] {
+		i++
+	}
+	return i
+}
+
 // appendString appends escape_json's string of s.
 func appendString(dst, s []byte) []byte {
 	dst = append(dst, '"')
-	done := 0
-	for i, b := range s {
-		if plain[b] {
-			continue
+	for {
+		n := plainPrefix(s)
+		dst = append(dst, s[:n]...)
+		if n == len(s) {
+			return append(dst, '"')
 		}
-		dst = append(dst, s[done:i]...)
-		done = i + 1
-		switch b {
+		switch b := s[n]; b {
 		case '"', '\\':
 			dst = append(dst, '\\', b)
 		case '\b':
@@ -44,9 +67,8 @@ func appendString(dst, s []byte) []byte {
 		default:
 			dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
 		}
+		s = s[n+1:]
 	}
-	dst = append(dst, s[done:]...)
-	return append(dst, '"')
 }
 
 // appendNumber appends s as it is if it is a JSON number; NaN and the
@@ -120,28 +142,28 @@ func appendTimestamp(dst, s []byte, zone bool) ([]byte, error) {
 		return appendString(dst, s), nil
 	}
 	const date, time = len("-01-02"), len(" 15:04:05")
-	year := digits(s)
-	if year < 4 || len(s) < year+date+time || s[year] != '-' || s[year+date] != ' ' {
-		return dst, errors.New("timestamp is not in DateStyle ISO")
-	}
 	s, era := bytes.CutSuffix(s, []byte(" BC"))
-	for _, b := range s {
-		if !plain[b] {
-			return dst, errors.New("malformed timestamp")
-		}
+	year := digits(s)
+	end := year + date + time
+	if year < 4 || len(s) < end || s[year] != '-' || s[year+date] != ' ' {
+		return dst, errTimestamp
+	}
+	if len(s) > end && s[end] == '.' {
+		end += 1 + digits(s[end+1:])
+	}
+	offset := s[end:]
+	if zone && (len(offset) < len("+00") || offset[0] != '+' && offset[0] != '-') || !zone && len(offset) > 0 {
+		return dst, errTimestamp
+	}
+	if plainPrefix(s) != len(s) {
+		return dst, errTimestamp
 	}
 	dst = append(dst, '"')
 	dst = append(dst, s[:year+date]...)
 	dst = append(dst, 'T')
 	dst = append(dst, s[year+date+1:]...)
-	if zone {
-		hours := len(s) - len("+00")
-		switch {
-		case s[hours] == '+' || s[hours] == '-':
-			dst = append(dst, ":00"...)
-		case s[hours] != ':':
-			return dst, errors.New("timestamp has no zone")
-		}
+	if len(offset) == len("+00") {
+		dst = append(dst, ":00"...)
 	}
 	if era {
 		dst = append(dst, " BC"...)
