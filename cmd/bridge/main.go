@@ -11,9 +11,12 @@ import (
 	"syscall"
 
 	"bridge/cmd/internal/program"
+
+	"github.com/rs/zerolog"
 )
 
 func main() {
+	zerolog.ErrorFieldName = "err"
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(program.ExitCode(os.Stderr, "bridge", run(ctx, os.Args[1:], os.Stdout, os.Stderr)))
