@@ -23,11 +23,10 @@ const (
 
 // message is one message of a stream in the reader's hands.
 type message struct {
-	seq     uint64
-	pending uint64
-	kind    stream.Kind
-	data    []byte
-	msg     jetstream.Msg
+	seq  uint64
+	kind stream.Kind
+	data []byte
+	msg  jetstream.Msg
 }
 
 // consumer reads a stream in order from a sequence on. Messages that were
@@ -76,7 +75,7 @@ func (c *consumer) next(ctx context.Context) (message, error) {
 		return message{}, errDropped
 	}
 	return message{
-		seq: md.Sequence.Stream, pending: md.NumPending, kind: c.layout.KindOf(msg.Subject()), data: msg.Data(), msg: msg,
+		seq: md.Sequence.Stream, kind: c.layout.KindOf(msg.Subject()), data: msg.Data(), msg: msg,
 	}, nil
 }
 

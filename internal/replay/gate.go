@@ -7,7 +7,8 @@ import "context"
 type gate struct {
 	// end asks the leader for the stream's last sequence.
 	end func(context.Context) (uint64, error)
-	// last is the sequence read last.
+	// last is the sequence read last, at first that before the first one asked
+	// for: what is missing from there on is a hole, too.
 	last uint64
 	// gap is set by a hole for which the stream's end was not yet asked.
 	gap bool
@@ -17,24 +18,20 @@ type gate struct {
 
 // read takes note of the next sequence read.
 func (g *gate) read(seq uint64) {
-	if g.last != 0 && seq != g.last+1 {
+	if seq != g.last+1 {
 		g.gap = true
 	}
 	g.last = seq
 }
 
 // pass says whether the heartbeat at seq, which read has seen, may be passed
-// on. pending is how many messages were behind it when it was delivered. It
-// asks for the stream's end only now, not when the hole was met: later is
-// further, which is safe.
-func (g *gate) pass(ctx context.Context, seq, pending uint64) (bool, error) {
+// on. It asks for the stream's end only now, not when the hole was met: later
+// is further, which is safe.
+func (g *gate) pass(ctx context.Context, seq uint64) (bool, error) {
 	if g.gap {
-		end := seq
-		if pending > 0 {
-			var err error
-			if end, err = g.end(ctx); err != nil {
-				return false, err
-			}
+		end, err := g.end(ctx)
+		if err != nil {
+			return false, err
 		}
 		g.gap, g.until = false, max(g.until, end)
 	}

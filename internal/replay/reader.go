@@ -204,9 +204,7 @@ func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 			return Chunk{}, err
 		}
 		r.catchup = &catchup{consumer: c, place: place{incarnation: r.tail.info.Meta.Incarnation, seq: r.next - 1}}
-		// What lay between the place asked for and the first message read may
-		// be a hole, too.
-		r.catchup.gate = gate{last: r.next - 1, gap: r.next > 1, end: func(ctx context.Context) (uint64, error) {
+		r.catchup.gate = gate{last: r.next - 1, end: func(ctx context.Context) (uint64, error) {
 			return r.hub.lastSeq(ctx, r.tail.info.Layout.Stream)
 		}}
 		r.hub.metrics.catchups.Inc()

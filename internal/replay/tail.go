@@ -47,8 +47,8 @@ func newTail(h *Hub, info Relation, from uint64) *tail {
 		hub: h, info: info, next: from, changed: make(chan struct{}), idleSince: time.Now(),
 		log: h.log.With().Str("stream", info.Layout.Stream).Logger(),
 	}
-	t.gate.end = func(ctx context.Context) (uint64, error) { return h.lastSeq(ctx, info.Layout.Stream) }
-	// Until the first fence or heartbeat is read the epoch is not known.
+	t.gate = gate{last: from - 1, end: func(ctx context.Context) (uint64, error) { return h.lastSeq(ctx, info.Layout.Stream) }}
+	// verify finds out the place's epoch.
 	t.place = place{incarnation: info.Meta.Incarnation, seq: from - 1}
 	t.blocks = []*block{{first: from}}
 	return t
@@ -140,7 +140,9 @@ func (t *tail) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.place.epoch != "" && !epochs.Holds(t.place.epoch, t.place.seq, last) {
+	if t.place.epoch == "" {
+		t.place.epoch = epochs.At(t.place.seq)
+	} else if !epochs.Holds(t.place.epoch, t.place.seq, last) {
 		return fmt.Errorf("%w: the broker lost what was read", ErrReset)
 	}
 	return nil
@@ -155,7 +157,7 @@ func (t *tail) append(ctx context.Context, m message) error {
 	heartbeat := m.kind == stream.KindHeartbeat
 	show := forwarded(m.kind)
 	if heartbeat {
-		pass, err := t.gate.pass(ctx, m.seq, m.pending)
+		pass, err := t.gate.pass(ctx, m.seq)
 		if err != nil {
 			return err
 		}

@@ -89,6 +89,18 @@ func (e Epochs) Holds(epoch string, seq, last uint64) bool {
 	return false
 }
 
+// At returns the epoch in which the message at seq was stored, empty where
+// that is older than the list.
+func (e Epochs) At(seq uint64) string {
+	id := ""
+	for _, ep := range e {
+		if ep.First <= seq {
+			id = ep.ID
+		}
+	}
+	return id
+}
+
 // String returns the form of EpochsHeader.
 func (e Epochs) String() string {
 	var b []byte
