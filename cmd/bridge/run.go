@@ -106,9 +106,9 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
-			Log:    spec.History == relation.HistoryLog,
-			Limits: stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
-			Holder: c.holder,
+			Log:        spec.History == relation.HistoryLog,
+			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
+			Tombstones: spec.Tombstones, Holder: c.holder,
 		}, c.published, c.log)
 		p := poller.New(c.pool, pub, poller.Options{
 			Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,

@@ -93,6 +93,11 @@ func (s *session) load(ctx context.Context) error {
 	if s.keyEncoder, err = relation.LoadEncoder(ctx, s.pool, s.rel.Columns, notKey); err != nil {
 		return err
 	}
+	for n, i := range s.rel.Key {
+		if s.keyEncoder.ServerSide()[i] {
+			return fmt.Errorf("key column %s: its type has a cast to json of its own, which a key can't have; name another key", s.rel.Columns[s.rel.Key[n]].Name)
+		}
+	}
 	s.p.listener.watch(s.p.wake, s.rel.Sources)
 	s.serverSide = s.encoder.ServerSide()
 	s.queries = newQueries(s.rel, s.serverSide)

@@ -51,6 +51,14 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 	return meta, nil
 }
 
+func (p *Publisher) meta(ctx context.Context) (stream.Meta, error) {
+	s, err := p.js.Stream(ctx, p.layout.Stream)
+	if err != nil {
+		return stream.Meta{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+	}
+	return stream.ReadMeta(s.CachedInfo().Config)
+}
+
 func (p *Publisher) newMeta(src capture.Source, floor uint64) stream.Meta {
 	return stream.Meta{
 		Schema: p.opt.Schema, Table: p.opt.Table, Incarnation: nuid.Next(),
@@ -99,6 +107,8 @@ func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 // which sees that the last fence names another incarnation. In this order a
 // crash between the two loses neither.
 func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reason string) (stream.Meta, error) {
+	p.config.Lock()
+	defer p.config.Unlock()
 	t, err := p.readTail(ctx)
 	if err != nil {
 		return stream.Meta{}, err
@@ -106,6 +116,9 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	meta := p.newMeta(src, t.high+1)
+	if old, err := p.meta(ctx); err == nil {
+		meta.Floor = max(meta.Floor, old.Floor)
+	}
 	if _, err := p.js.UpdateStream(ctx, stream.Config(p.layout, meta, p.opt.Limits)); err != nil {
 		return stream.Meta{}, fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
 	}

@@ -549,3 +549,30 @@ func TestPublish_LogKeepsItsSchema(t *testing.T) {
 		t.Errorf("first sequence %d, max age %s: want old versions gone and the new limit", info.State.FirstSeq, info.Config.MaxAge)
 	}
 }
+
+// TestPublish_TombstonesExpire (I3): deleted rows past their time go, the
+// floor rises above every position that would have had to hear of them, and
+// everything else stays.
+func TestPublish_TombstonesExpire(t *testing.T) {
+	t.Parallel()
+	w := startWriter(t, testenv.NATS(t).URL(), publish.Options{Holder: "a", Tombstones: 2 * time.Second})
+	w.begin(t)
+	w.mustRow(t, 1, 5)
+	gone := change(2, 6, "x")
+	gone.Line = lockstep.AppendRowTail(append(lockstep.AppendRowHead(nil, 6, 6, true), `{"id":2}`...))
+	if err := w.Row(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	w.mustRow(t, 3, 7)
+	w.awaitContents(t, "fence 1@5 2@6 3@7")
+	w.awaitContents(t, "fence 1@5 3@7")
+	s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.ReadMeta(s.CachedInfo().Config); err != nil || m.Floor != 7 {
+		t.Errorf("floor %d, %v; want 7", m.Floor, err)
+	}
+	w.mustHeartbeat(t, 9) // and the epoch goes on
+	w.awaitContents(t, "fence 1@5 3@7 heartbeat")
+}

@@ -43,6 +43,8 @@ type Options struct {
 	// Log keeps every version of a row instead of the latest.
 	Log    bool
 	Limits stream.Limits
+	// Tombstones is how long deleted rows are kept; 0 for ever.
+	Tombstones time.Duration
 	// Holder names this process in leases and logs; unique per process.
 	Holder string
 }
@@ -58,6 +60,9 @@ type Publisher struct {
 	log     zerolog.Logger
 	metrics relationMetrics
 	lease   *lease
+
+	// config is held while the stream's configuration is changed.
+	config sync.Mutex
 
 	mu sync.Mutex
 	// Guarded by mu. nil before Begin and after its end.

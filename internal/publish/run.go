@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"bridge/internal/stream"
@@ -30,6 +31,11 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer p.nc.RemoveStatusListener(lost)
 	t := time.NewTicker(tick)
 	defer t.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if p.opt.Tombstones > 0 && !p.opt.Log {
+		wg.Go(func() { p.keepTombstones(ctx) })
+	}
 	var c confirmer
 	for {
 		select {

@@ -11,20 +11,10 @@ var errTimestamp = errors.New("timestamp is not in DateStyle ISO")
 
 const hexDigits = "0123456789abcdef"
 
-// plain is false for the bytes that a JSON string escapes. Like escape_json
-// (json.c) it lets everything from 0x20 on pass but quote and backslash.
-//
-//nolint:gochecknoglobals // a constant table
-var plain = func() (t [256]bool) {
-	for i := range t {
-		t[i] = i >= 0x20 && i != '"' && i != '\\'
-	}
-	return t
-}()
-
 // plainPrefix counts the bytes s begins with that a JSON string holds as they
 // are. It looks at eight at a time: x-ones&^x has the high bit of each byte set
-// that is 0, up to the first such byte without fail.
+// that is 0, up to the first such byte without fail. Like escape_json (json.c)
+// it lets everything from 0x20 on pass but quote and backslash.
 func plainPrefix(s []byte) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	i := 0
@@ -36,7 +26,7 @@ func plainPrefix(s []byte) int {
 			return i + bits.TrailingZeros64(found)/8
 		}
 	}
-	for i < len(s) && plain[s[i]] {
+	for i < len(s) && s[i] >= ' ' && s[i] != '"' && s[i] != '\\' {
 		i++
 	}
 	return i

@@ -163,6 +163,21 @@ func TestNewEncoder(t *testing.T) {
 	}
 }
 
+func TestAppendObject_DoesNotAllocate(t *testing.T) {
+	enc := encoderOf(t, 2, 1, 5, 2, 3, 11)
+	values := [][]byte{
+		[]byte("549163"), []byte("mydomain.com"), []byte("2024-05-06 07:08:09.123456+00"), []byte("1.50"), nil, []byte(`(1,"a ""b""")`),
+	}
+	dst := make([]byte, 0, 1024)
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := enc.AppendObject(dst, values); err != nil {
+			t.Error(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations a row", n)
+	}
+}
+
 // FuzzAppendObject: any text makes JSON or an error. json is left out; what is
 // no JSON there stays none.
 func FuzzAppendObject(f *testing.F) {
