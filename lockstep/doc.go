@@ -39,8 +39,8 @@
 //	{"txid":549163,"current_xmin":551033,"since":549163,"deleted":false,"data":{"name":"mydomain.com","user_id":1}}
 //
 // txid is the 64-bit ID of the transaction that last wrote the row.
-// current_xmin is the xmin of the snapshot under which it was read. since is
-// min(txid, current_xmin). deleted is true for a row that no longer exists.
+// current_xmin is the xmin of the snapshot under which it was read, or lower.
+// since is min(txid, current_xmin). deleted is true for a row that no longer exists.
 // data holds every column but the txid and deleted columns, as Postgres'
 // to_json gives them with TimeZone UTC; of a deleted row it holds at least the
 // key's columns. A value of type json is given as it was stored, with line

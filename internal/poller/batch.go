@@ -25,6 +25,8 @@ type work struct {
 	schema []byte
 	// previous is P for a delta.
 	previous *relation.Snapshot
+	// ceiling, if not 0, is the highest since that a row may show.
+	ceiling uint64
 	// announced is the snapshot of the interrupted batch that this continues;
 	// no heartbeat follows.
 	announced *relation.Snapshot

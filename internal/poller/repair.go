@@ -18,8 +18,9 @@ const suspectsPage = 1000
 // repair looks again at every key that the stream holds with a txid of at
 // least low: a row committed asynchronously may have been published and then lost in
 // a crash of Postgres. What is there is published as it is now, what is gone
-// as a delete. The batch that follows reads at a later snapshot, so that its
-// heartbeat is true of these keys too.
+// as a delete. The batch that follows reads from low on and at a later snapshot,
+// so that its heartbeat is true of these keys too; and because it may bring rows
+// of any transaction from low on, no row here shows a since above low (I5).
 func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, low uint64) error {
 	for from := uint64(1); from != 0; {
 		keys, next, err := s.sink.Suspects(ctx, low, from, suspectsPage)
@@ -27,7 +28,7 @@ func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, low uint64) er
 			return err
 		}
 		if len(keys) > 0 {
-			if err := s.repairKeys(ctx, conn, keys); err != nil {
+			if err := s.repairKeys(ctx, conn, keys, low); err != nil {
 				return err
 			}
 		}
@@ -36,7 +37,7 @@ func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, low uint64) er
 	return nil
 }
 
-func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][]byte) error {
+func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][]byte, low uint64) error {
 	missing := make(map[string][][]byte, len(keys))
 	for _, key := range keys {
 		if len(key) != len(s.rel.Key) {
@@ -44,7 +45,7 @@ func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][
 		}
 		missing[keyName(key)] = key
 	}
-	b := newBatch(s, work{query: s.queries.keys, params: keyArrays(missing, len(s.rel.Key))})
+	b := newBatch(s, work{query: s.queries.keys, ceiling: low, params: keyArrays(missing, len(s.rel.Key))})
 	b.announced = true // it belongs to no batch that could be continued
 	b.onRow = func(key [][]byte) { delete(missing, keyName(key)) }
 	if err := s.readRows(ctx, conn, b); err != nil || b.skip {
@@ -64,14 +65,14 @@ func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][
 // publishDelete publishes that the relation has no row with the key.
 func (b *batch) publishDelete(ctx context.Context, key [][]byte) error {
 	b.key = key
-	txid := b.xmin
+	txid := b.look.snapshot.Xmin
 	line := lockstep.AppendRowHead(nil, txid, b.xmin, true)
 	line, err := b.keyJSON(line)
 	if err != nil {
 		return fmt.Errorf("encode key: %w", err)
 	}
 	line = lockstep.AppendRowTail(line)
-	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: b.xmin, Line: line})
+	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: txid, Line: line})
 }
 
 func keyName(key [][]byte) string {

@@ -28,7 +28,7 @@ type batch struct {
 	work  work
 	begun time.Time
 	look  look
-	// xmin is the snapshot's whose rows these are.
+	// xmin is the snapshot's whose rows these are, or lower.
 	xmin uint64
 	// skip is set where the look was of no use.
 	skip bool
@@ -68,6 +68,9 @@ func (b *batch) start(ctx context.Context, l look) error {
 	b.look, b.xmin = l, l.snapshot.Xmin
 	if b.work.announced != nil {
 		b.xmin = b.work.announced.Xmin
+	}
+	if b.work.ceiling != 0 {
+		b.xmin = min(b.xmin, b.work.ceiling)
 	}
 	b.s.durable.add(l)
 	b.s.p.metrics.look(l)
