@@ -84,7 +84,7 @@ func New(pool *Pool, sink capture.Sink, opt Options, listener *Listener, m *Metr
 // Backoff between sessions that fail.
 const (
 	backoffMin = 100 * time.Millisecond
-	backoffMax = 5 * time.Second
+	backoffMax = 2 * time.Second
 	// logEvery is how often a failure that goes on is logged.
 	logEvery = time.Minute
 )

@@ -1,0 +1,204 @@
+package poller_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bridge/internal/poller"
+	"bridge/internal/relation"
+	"bridge/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+// While rows flow polls come fast, then ever more slowly, up to the interval;
+// a notification ends the wait, and is not lost if it came before.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, w := poller.NewPace(100*time.Millisecond), poller.NewWake()
+		took := func(flowing bool) time.Duration {
+			begun := time.Now()
+			if err := p.Wait(t.Context(), w, flowing); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(begun)
+		}
+		var got []time.Duration
+		for _, flowing := range []bool{false, true, true, false, false, false, false, false, false} {
+			got = append(got, took(flowing)/time.Millisecond)
+		}
+		if want := []time.Duration{100, 5, 5, 10, 20, 40, 80, 100, 100}; !slices.Equal(got, want) {
+			t.Errorf("got waits of %d ms, want %d", got, want)
+		}
+		w.Notify()
+		w.Notify()
+		if d := took(false); d != 0 {
+			t.Errorf("waited %s after a notification", d)
+		}
+		if d := took(false); d != 100*time.Millisecond {
+			t.Errorf("waited %s: two notifications are one reason to poll", d)
+		}
+		time.AfterFunc(30*time.Millisecond, w.Notify)
+		if d := took(false); d != 30*time.Millisecond {
+			t.Errorf("waited %s for a notification after 30 ms", d)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Wait(ctx, w, false); err == nil {
+			t.Error("the wait does not end with its context")
+		}
+		if p := poller.NewPace(2 * time.Millisecond); p.Wait(t.Context(), w, true) != nil {
+			t.Error("an interval below the fastest")
+		}
+	})
+}
+
+func TestRepeats(t *testing.T) {
+	r := poller.NewRepeats()
+	key := []int{2, 0}
+	row := func(a, b string) [][]byte { return [][]byte{[]byte(a), []byte("value"), []byte(b)} }
+	for i, c := range []struct {
+		row  [][]byte
+		txid uint64
+		want bool
+	}{
+		{row("a", "b"), 10, false},
+		{row("a", "b"), 10, true},
+		{row("a", "b"), 9, false}, // T10 and then T9 may write a key (I4)
+		{row("a", "b"), 9, true},
+		{row("", "ab"), 9, false}, // another key, though the bytes are the same
+		{row("ab", ""), 9, false},
+	} {
+		if got := r.Seen(c.row, key, c.txid); got != c.want {
+			t.Errorf("%d: got %v, want %v", i, got, c.want)
+		}
+	}
+	r.ForgetBelow(9)
+	if r.Len() != 3 {
+		t.Errorf("%d keys are left, want 3", r.Len())
+	}
+	r.ForgetBelow(10)
+	if r.Len() != 0 {
+		t.Errorf("%d keys are left, want none", r.Len())
+	}
+	for i := range poller.MaxRepeats + 10 { // I9
+		r.Seen(row(fmt.Sprint(i), ""), key, 20)
+	}
+	if r.Len() > poller.MaxRepeats {
+		t.Errorf("it remembers %d rows, want at most %d", r.Len(), poller.MaxRepeats)
+	}
+}
+
+// Every statement is one that Postgres takes, has the batch's order, and
+// finds rows by the index on txid where it reads a delta.
+func TestQueries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, `CREATE DOMAIN short AS varchar(5)`,
+		`CREATE TABLE "T ""q""" ("Key" short, n numeric(10,2), v text, "Tx" bigint, PRIMARY KEY (n, "Key"))`, `CREATE INDEX ON "T ""q""" ("Tx")`,
+		`CREATE TABLE x (k uuid PRIMARY KEY, txid xid8 NOT NULL)`, `CREATE INDEX ON x (txid)`)
+	conn := testenv.Conn(t, db)
+	for _, name := range []string{`"T ""q"""(txid="Tx")`, "x"} {
+		specs, err := relation.ParseSpecs(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rel, _, err := relation.Load(t.Context(), conn, specs.List[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, sql := range poller.Queries(rel, make([]bool, len(rel.Columns))) {
+			if _, err := conn.Prepare(t.Context(), name+what, sql); err != nil {
+				t.Errorf("%s of %s: %v\n%s", what, name, err, sql)
+			}
+			order := fmt.Sprintf(" ORDER BY %d", rel.Txid+1)
+			for _, i := range rel.Key {
+				order += fmt.Sprintf(", %d", i+1)
+			}
+			if what != "nulls" && !strings.HasSuffix(sql, order) {
+				t.Errorf("%s of %s does not end in%s\n%s", what, name, order, sql)
+			}
+		}
+		if _, err := conn.Exec(t.Context(), "SET enable_seqscan = off"); err != nil {
+			t.Fatal(err)
+		}
+		delta := strings.NewReplacer("$1", "'{100,200}'", "$2", "'300'").Replace(poller.Queries(rel, make([]bool, len(rel.Columns)))["delta"])
+		rows, err := conn.Query(t.Context(), "EXPLAIN "+delta)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var plan []string
+		for rows.Next() {
+			var line string
+			if err := rows.Scan(&line); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, line)
+		}
+		if n := strings.Count(strings.Join(plan, "\n"), "Index Cond"); n != 2 {
+			t.Errorf("the delta of %s uses the index %d times, want 2:\n%s", name, n, strings.Join(plan, "\n"))
+		}
+	}
+}
+
+// Keys read from a stream reach Postgres as they are.
+func TestKeyArrays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	want := []string{"", "NULL", "null", `a"b`, `\`, "{,}", " ", "line\nbreak", "ümlaut", "'"}
+	var keys [][][]byte
+	for _, k := range want {
+		keys = append(keys, [][]byte{[]byte(k), []byte("7")})
+	}
+	arrays := poller.KeyArrays(keys, 2)
+	var got []string
+	if err := conn.QueryRow(t.Context(), "SELECT $1::text::text[]", string(arrays[0])).Scan(&got); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if none := poller.KeyArrays(nil, 1); string(none[0]) != "{}" {
+		t.Errorf("no keys: got %q", none[0])
+	}
+	if poller.KeyName([][]byte{[]byte("a"), []byte("b")}) == poller.KeyName([][]byte{[]byte("a1:b"), {}}) {
+		t.Error("two keys have one name")
+	}
+}
+
+func TestText(t *testing.T) {
+	for text, want := range map[string]uint64{"0": 0, "18446744073709551615": 1<<64 - 1, "3": 3} {
+		if got, err := poller.ParseTxid(text); got != want || err != nil {
+			t.Errorf("ParseTxid(%q) = %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "-1", "99999999999999999999", "1x"} {
+		if got, err := poller.ParseTxid(text); err == nil {
+			t.Errorf("ParseTxid(%q) = %d, want an error", text, got)
+		}
+	}
+	for value, want := range map[string]bool{"t": true, "f": false, "2024-02-29 00:00:00": true} {
+		if got := poller.IsDeleted([]byte(value)); got != want {
+			t.Errorf("IsDeleted(%q) = %v", value, got)
+		}
+	}
+	if poller.IsDeleted(nil) {
+		t.Error("NULL is deleted")
+	}
+	if got := poller.XIDArray([]uint64{7, 8}); got != "{7,8}" || poller.XIDArray(nil) != "{}" {
+		t.Errorf("got %s", got)
+	}
+}
