@@ -43,9 +43,8 @@
 // since is min(txid, current_xmin). deleted is true for a row that no longer exists.
 // data holds every column but the txid and deleted columns, as Postgres'
 // to_json gives them with TimeZone UTC; of a deleted row it holds at least the
-// key's columns. A value of type json is given as it was stored, with line
-// breaks between its tokens if it has any: the end of a document is the end of
-// its chunk, not the first newline.
+// key's columns. A value of type json is given as it was stored, but with
+// blanks for line breaks between its tokens, so that a document is one line.
 //
 // A client MUST apply rows in the order in which they arrive, by key, and
 // MUST NOT compare txids to decide which version is newer: a row may go from

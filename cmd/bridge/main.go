@@ -81,6 +81,7 @@ would need them, each with options in parentheses:
   key=a+b        the key's columns (a view must name them)
   txid=column    the column with the transaction ID (default txid)
   deleted=column a boolean, or a timestamp that is not null, that marks a deleted row
+  tombstones=30d how long deleted rows stay in the stream (default: for ever)
   history=log    keep every version, bounded by max_age=24h and max_bytes=10GiB
 * is every relation of schema public that qualifies; -name takes one out.
 

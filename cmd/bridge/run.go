@@ -31,7 +31,7 @@ var _ capture.Sink = (*publish.Publisher)(nil)
 // what no retry heals: an address in use, an embedded server that can't start.
 func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Writer) error {
 	if err := cfg.Validate(); err != nil {
-		return err
+		return program.WithWarnings(err, warnings)
 	}
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {
@@ -62,7 +62,11 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	pool, err := poller.OpenPool(cfg.DatabaseURL, max(1, len(cfg.specs.List)))
+	relations := len(cfg.specs.List)
+	if cfg.specs.All {
+		relations = 0 // any number
+	}
+	pool, err := poller.OpenPool(cfg.DatabaseURL, relations)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ import (
 // requests then wait, and are told to come back.
 func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Writer) error {
 	if err := cfg.Validate(); err != nil {
-		return err
+		return program.WithWarnings(err, warnings)
 	}
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {

@@ -37,6 +37,9 @@ type Sink interface {
 	// txid of at least txid, from its sequence from on, and the sequence to go
 	// on with, 0 at the end.
 	Suspects(ctx context.Context, txid, from uint64, limit int) (keys [][][]byte, next uint64, err error)
+	// Yield lets another process write, because this one can't read; a new
+	// Begin must follow.
+	Yield(ctx context.Context)
 	// Restart ends the stream's incarnation, because what it holds can't be
 	// continued, for the reason given; a new Begin must follow.
 	Restart(ctx context.Context, reason string) error
@@ -103,7 +106,7 @@ type Change struct {
 type Batch struct {
 	Snapshot, Previous string
 	// Durable is as in Heartbeat, when the batch was announced.
-	Durable uint64
+	Durable string
 }
 
 // Heartbeat ends a batch.
@@ -112,9 +115,9 @@ type Heartbeat struct {
 	Snapshot string
 	// Since is its xmin.
 	Since uint64
-	// Durable is the xmax of the newest snapshot that a crash of Postgres
-	// can't undo; it never falls in a session.
-	Durable uint64
+	// Durable is the newest snapshot that a crash of Postgres can't undo, as
+	// xmin:xmax:, empty where none is known.
+	Durable string
 	// High is as in Change.
 	High uint64
 }

@@ -20,6 +20,8 @@ type work struct {
 	params [][]byte
 	// whole is true where the query reads the whole relation.
 	whole bool
+	// repair says that what a crash may have undone is made good first.
+	repair bool
 	// schema, if not nil, is stored behind the announcement: a crash between
 	// the two begins anew, one behind both continues.
 	schema []byte
@@ -49,7 +51,7 @@ type look struct {
 // rows.
 func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (int64, error) {
 	b := newBatch(s, w)
-	if err := s.readRows(ctx, conn, b); err != nil || b.skip {
+	if err := s.readRows(ctx, conn, b); err != nil {
 		return 0, err
 	}
 	if err := b.flush(ctx); err != nil {
@@ -65,6 +67,11 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 // readRows runs a batch's query under a new snapshot, and publishes rows as
 // they come once more are read than are held.
 func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
+	if src := connectionOf(conn).source; src != s.src {
+		_ = conn.Conn().Close(ctx) // so that the pool does not keep it
+		return fmt.Errorf("%w: the connection leads to another server or timeline (system %d, timeline %d, standby %t)",
+			errChanged, src.SystemID, src.Timeline, src.InRecovery)
+	}
 	statements := []statement{{}, {params: [][]byte{[]byte(s.rel.Name.SQL())}}, {params: b.work.params}, {}}
 	for i, sql := range []string{beginSQL, snapshotSQL, b.work.query, commitSQL} {
 		var err error
@@ -85,7 +92,7 @@ func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements 
 	}
 	err = s.readBatch(ctx, pl, b)
 	var pg *pgconn.PgError
-	if err != nil && !errors.As(err, &pg) {
+	if err != nil && !errors.As(err, &pg) && !errors.Is(err, errBehind) {
 		cancel() // Close would read all the rows that are left
 	}
 	if closeErr := pl.Close(); err == nil && closeErr != nil {
@@ -103,7 +110,13 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 	if err != nil {
 		return fmt.Errorf("take snapshot: %w", err)
 	}
-	if b.skip, err = s.check(ctx, l); err != nil || b.skip {
+	// What one transaction changed in a row of several tables does not show in
+	// the highest of their txids where it is not the highest. Only xmin bounds
+	// it; and a standby's snapshots don't list running transactions.
+	if l.inRecovery || s.rel.Kind == 'v' {
+		l.snapshot = relation.Snapshot{Xmin: l.snapshot.Xmin, Xmax: l.snapshot.Xmin}
+	}
+	if err := s.check(ctx, b, l); err != nil {
 		return err
 	}
 	if err := b.start(ctx, l); err != nil {
@@ -112,6 +125,9 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 	rr, err := nextResult(pl)
 	if err != nil {
 		return classify(fmt.Errorf("read rows: %w", err))
+	}
+	if err := s.checkColumns(rr.FieldDescriptions()); err != nil {
+		return err
 	}
 	for rr.NextRow() {
 		if err := b.add(ctx, rr.Values()); err != nil {
@@ -143,36 +159,53 @@ func readLook(pl *pgconn.Pipeline) (look, error) {
 		return look{}, err
 	}
 	l.next = l.snapshot.Xmax
-	if l.inRecovery { // its snapshots have no xip: see the package comment
-		l.snapshot = relation.Snapshot{Xmin: l.snapshot.Xmin, Xmax: l.snapshot.Xmin}
-	}
 	return l, parseErr
 }
 
 // check says whether a look may be used: whether relation and source are still
-// those of the session, and not behind what was published.
-func (s *session) check(ctx context.Context, l look) (skip bool, err error) {
+// those of the session, and not behind what was published. It returns errBehind
+// for a standby that has to catch up first.
+func (s *session) check(ctx context.Context, b *batch, l look) error {
 	if l.oid != s.rel.OID {
-		return false, fmt.Errorf("%w: it was dropped, or dropped and made again", errChanged)
+		return fmt.Errorf("%w: it was dropped, or dropped and made again", errChanged)
 	}
 	if l.inRecovery != s.src.InRecovery {
-		return false, fmt.Errorf("%w: the standby was promoted", errChanged)
+		return fmt.Errorf("%w: the standby was promoted", errChanged)
 	}
 	if l.inRecovery {
-		behind := s.previous != nil && l.snapshot.Xmin < s.previous.Xmax
-		if behind {
-			s.log.Debug().Msg("the standby is behind what was published, waiting")
+		if s.previous != nil && l.snapshot.Xmin < s.previous.Xmax || b.work.announced != nil && l.snapshot.Xmin < b.work.announced.Xmax {
+			return errBehind
 		}
-		return behind, nil
+		return nil
 	}
-	if l.snapshot.Xmax >= s.durable.durable {
-		return false, nil
+	if l.next >= s.durable.durable.Xmax {
+		return nil
 	}
-	reason := fmt.Sprintf("Postgres is at transaction %d, and %d was durable before: it was restored from an older copy", l.snapshot.Xmax, s.durable.durable)
+	reason := fmt.Sprintf("Postgres is at transaction %d, and %d was durable before: it was restored from an older copy", l.next, s.durable.durable.Xmax)
 	if err := s.sink.Restart(ctx, reason); err != nil {
-		return false, err
+		return err
 	}
-	return false, fmt.Errorf("%w: %s", errChanged, reason)
+	return fmt.Errorf("%w: %s", errChanged, reason)
+}
+
+// checkColumns makes sure that the rows have the columns that were loaded: a
+// statement that is prepared after a change has the new ones.
+func (s *session) checkColumns(got []pgconn.FieldDescription) error {
+	want := len(s.rel.Columns)
+	for _, yes := range s.serverSide {
+		if yes {
+			want++
+		}
+	}
+	if len(got) != want {
+		return fmt.Errorf("%w: it has %d columns, %d were loaded", errChanged, len(got), want)
+	}
+	for i, c := range s.rel.Columns {
+		if got[i].Name != c.Name || got[i].DataTypeOID != c.TypeOID && got[i].DataTypeOID != c.BaseOID {
+			return fmt.Errorf("%w: column %q is not as it was loaded", errChanged, c.Name)
+		}
+	}
+	return nil
 }
 
 // endBatch publishes the heartbeat; then the batch's snapshot is the previous
@@ -194,7 +227,7 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 		s.p.metrics.fresh(b.begun)
 		return nil
 	}
-	hb := capture.Heartbeat{Snapshot: sn.String(), Since: sn.Xmin, Durable: s.durable.durable, High: sn.Xmin}
+	hb := capture.Heartbeat{Snapshot: sn.String(), Since: sn.Xmin, Durable: s.durable.text(), High: sn.Xmin}
 	if err := s.sink.Heartbeat(ctx, hb); err != nil {
 		return err
 	}

@@ -30,8 +30,8 @@ type Repeats struct{ r *repeats }
 
 func NewRepeats() Repeats { return Repeats{newRepeats()} }
 
-func (r Repeats) Seen(values [][]byte, key []int, txid uint64) bool {
-	return r.r.seen(values, key, txid)
+func (r Repeats) Seen(values [][]byte, key []int, txid uint64, content string) bool {
+	return r.r.seen(values, key, txid, []byte(content))
 }
 func (r Repeats) ForgetBelow(xmin uint64) { r.r.forgetBelow(xmin) }
 func (r Repeats) Len() int                { return len(r.r.rows) }
@@ -61,3 +61,6 @@ func KeyName(key [][]byte) string { return keyName(key) }
 func ParseTxid(text string) (uint64, error) { return parseTxid([]byte(text)) }
 func IsDeleted(value []byte) bool           { return isDeleted(value) }
 func XIDArray(ids []uint64) string          { return string(xidArray(ids)) }
+
+// OneLine is oneLine for tests.
+var OneLine = oneLine

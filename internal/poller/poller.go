@@ -85,6 +85,9 @@ func New(pool *Pool, sink capture.Sink, opt Options, listener *Listener, m *Metr
 const (
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 2 * time.Second
+	// yieldAfter is how long Postgres may be out of reach before another
+	// bridge may take the relation.
+	yieldAfter = 3 * time.Second
 	// logEvery is how often a failure that goes on is logged.
 	logEvery = time.Minute
 )
@@ -94,6 +97,7 @@ const (
 // it. It returns ctx's error.
 func (p *Poller) Run(ctx context.Context) error {
 	backoff := backoffMin
+	var failing time.Time // since when no session came as far as Begin
 	var lastLog time.Time
 	var lastErr string
 	for attempt := 1; ; attempt++ {
@@ -103,6 +107,14 @@ func (p *Poller) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		p.setError(err)
+		switch {
+		case s.begun:
+			failing = time.Time{}
+		case failing.IsZero():
+			failing = time.Now()
+		case time.Since(failing) > yieldAfter:
+			p.sink.Yield(ctx)
+		}
 		p.metrics.errors.Inc()
 		if s.live {
 			backoff, attempt = backoffMin, 1

@@ -74,7 +74,7 @@ func TestRepeats(t *testing.T) {
 		{row("", "ab"), 9, false}, // another key, though the bytes are the same
 		{row("ab", ""), 9, false},
 	} {
-		if got := r.Seen(c.row, key, c.txid); got != c.want {
+		if got := r.Seen(c.row, key, c.txid, "content"); got != c.want {
 			t.Errorf("%d: got %v, want %v", i, got, c.want)
 		}
 	}
@@ -87,7 +87,7 @@ func TestRepeats(t *testing.T) {
 		t.Errorf("%d keys are left, want none", r.Len())
 	}
 	for i := range poller.MaxRepeats + 10 { // I9
-		r.Seen(row(fmt.Sprint(i), ""), key, 20)
+		r.Seen(row(fmt.Sprint(i), ""), key, 20, "content")
 	}
 	if r.Len() > poller.MaxRepeats {
 		t.Errorf("it remembers %d rows, want at most %d", r.Len(), poller.MaxRepeats)

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bridge/internal/relation"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -34,21 +36,26 @@ type Pool struct {
 	loads chan struct{}
 }
 
-// OpenPool returns a pool for the given number of relations. It connects only
-// when it is used.
+// OpenPool returns a pool for the given number of relations, 0 where it is not
+// yet known. It connects only when it is used.
 func OpenPool(url string, relations int) (*Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
 	}
 	p := &Pool{}
-	cfg.MaxConns = int32(min(relations+spareConns, maxConns))
+	cfg.MaxConns = maxConns
+	if relations > 0 {
+		cfg.MaxConns = int32(min(relations+spareConns, maxConns))
+	}
 	p.loads = make(chan struct{}, cfg.MaxConns-spareConns)
 	// The text form of values depends on these; the encoder relies on them.
 	for name, value := range map[string]string{
 		"application_name": "lockstep bridge", "client_encoding": "UTF8",
 		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
 		"bytea_output": "hex", "extra_float_digits": "1",
+		// A first load takes as long as it takes.
+		"statement_timeout": "0",
 	} {
 		cfg.ConnConfig.RuntimeParams[name] = value
 	}
@@ -57,14 +64,37 @@ func OpenPool(url string, relations int) (*Pool, error) {
 	}
 	// A server that vanished without a word is noticed.
 	cfg.ConnConfig.DialFunc = (&net.Dialer{KeepAlive: keepAlive}).DialContext
-	cfg.AfterConnect = func(context.Context, *pgx.Conn) error {
-		p.connects.Add(1)
+	cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		src, err := relation.LoadSource(ctx, c)
+		if err != nil {
+			return err
+		}
+		c.PgConn().CustomData()[connectionKey] = connection{number: p.connects.Add(1), source: src}
 		return nil
 	}
 	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
 	return p, nil
+}
+
+// connection is what the pool knows of each of its connections.
+type connection struct {
+	// number counts connections from 1 on, in the order they were made.
+	number int64
+	// source is where it leads, as it was when it was made: a name may lead to
+	// another server later.
+	source relation.Source
+}
+
+const connectionKey = "lockstep"
+
+func connectionOf(c *pgxpool.Conn) connection {
+	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(connection)
+	if !ok {
+		panic("poller: I7 violated: a connection that the pool did not make")
+	}
+	return conn
 }
 
 // Close closes all connections; it waits for those in use.

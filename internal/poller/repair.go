@@ -48,7 +48,7 @@ func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][
 	b := newBatch(s, work{query: s.queries.keys, ceiling: low, params: keyArrays(missing, len(s.rel.Key))})
 	b.announced = true // it belongs to no batch that could be continued
 	b.onRow = func(key [][]byte) { delete(missing, keyName(key)) }
-	if err := s.readRows(ctx, conn, b); err != nil || b.skip {
+	if err := s.readRows(ctx, conn, b); err != nil {
 		return err
 	}
 	if err := b.flush(ctx); err != nil {

@@ -1,40 +1,52 @@
 package poller
 
-import "strconv"
+import (
+	"hash/maphash"
+	"strconv"
+)
 
-// maxRepeats bounds the memory for rows read from a standby. Past it rows are
+// maxRepeats bounds the memory for rows that come again. Past it they are
 // published again, which is harmless.
 const maxRepeats = 100_000
 
-// repeats remembers which rows were read from a standby that the next look
-// will show again: its snapshots don't say which transactions above xmin they
-// show, so every look reads all of those.
+// repeats remembers the rows above xmin that were published, where every look
+// reads all of those: on a standby, and in a view. It compares what the rows
+// hold, not their txids: a row of a join may change without a new highest txid.
 type repeats struct {
-	rows map[string]uint64
+	rows map[string]repeat
+	seed maphash.Seed
 	name []byte
 }
 
-func newRepeats() *repeats { return &repeats{rows: make(map[string]uint64)} }
+type repeat struct{ txid, hash uint64 }
 
-// seen says whether the row's version was seen before, and remembers it.
-func (r *repeats) seen(values [][]byte, key []int, txid uint64) bool {
+func newRepeats() *repeats {
+	return &repeats{rows: make(map[string]repeat), seed: maphash.MakeSeed()}
+}
+
+// seen says whether the row was seen before with this content, and remembers
+// it.
+func (r *repeats) seen(values [][]byte, key []int, txid uint64, content []byte) bool {
 	r.name = r.name[:0]
 	for _, i := range key {
 		r.name = strconv.AppendInt(r.name, int64(len(values[i])), 10)
 		r.name = append(append(r.name, ':'), values[i]...)
 	}
-	if old, ok := r.rows[string(r.name)]; ok && old == txid {
+	row := repeat{txid, maphash.Bytes(r.seed, content)}
+	old, ok := r.rows[string(r.name)]
+	if ok && old == row {
 		return true
 	}
-	if len(r.rows) < maxRepeats {
-		r.rows[string(r.name)] = txid
+	if ok || len(r.rows) < maxRepeats {
+		r.rows[string(r.name)] = row
 	}
 	return false
 }
 
+// forgetBelow forgets rows that no look reads again.
 func (r *repeats) forgetBelow(xmin uint64) {
-	for name, txid := range r.rows {
-		if txid < xmin {
+	for name, row := range r.rows {
+		if row.txid < xmin {
 			delete(r.rows, name)
 		}
 	}

@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -30,8 +31,6 @@ type batch struct {
 	look  look
 	// xmin is the snapshot's whose rows these are, or lower.
 	xmin uint64
-	// skip is set where the look was of no use.
-	skip bool
 	// announced is set when the rows need, or have, an announcement.
 	announced bool
 	rows      int64
@@ -74,9 +73,7 @@ func (b *batch) start(ctx context.Context, l look) error {
 	}
 	b.s.durable.add(l)
 	b.s.p.metrics.look(l)
-	if l.inRecovery {
-		b.s.repeats.forgetBelow(l.snapshot.Xmin)
-	}
+	b.s.repeats.forgetBelow(l.snapshot.Xmin)
 	b.progress = b.begun.Add(progressEvery)
 	if !b.work.whole {
 		return nil
@@ -97,16 +94,41 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 	if err != nil {
 		return fmt.Errorf("column %s: %w", rel.Columns[rel.Txid].Name, err)
 	}
-	if b.look.inRecovery && txid >= b.look.snapshot.Xmin && b.s.repeats.seen(values, rel.Key, txid) {
-		return nil
-	}
 	deleted := rel.Deleted >= 0 && isDeleted(values[rel.Deleted])
+	start := len(b.lines)
 	b.lines = lockstep.AppendRowHead(b.lines, txid, b.xmin, deleted)
+	data := len(b.lines)
 	if b.lines, err = b.s.encoder.AppendObject(b.lines, b.encodable(values)); err != nil {
 		return stale(err)
 	}
+	if b.comesAgain(txid) && b.s.repeats.seen(values, rel.Key, txid, b.lines[data:]) && b.onRow == nil {
+		b.lines = b.lines[:start]
+		return nil
+	}
+	oneLine(b.lines[data:])
 	b.lines = lockstep.AppendRowTail(b.lines)
 	return b.hold(ctx, txid, values)
+}
+
+// comesAgain says whether the next look will show the row again, as it is.
+func (b *batch) comesAgain(txid uint64) bool {
+	return (b.look.inRecovery || b.s.rel.Kind == 'v') && txid >= b.look.snapshot.Xmin
+}
+
+// oneLine makes a row's JSON one line. The only line breaks in it are those
+// between the tokens of values of type json, which Postgres gives as they were
+// stored; a blank means the same. Left in, they would let a stored value forge
+// a document for whoever reads line by line.
+func oneLine(data []byte) {
+	for _, c := range [2]byte{'\n', '\r'} {
+		for {
+			i := bytes.IndexByte(data, c)
+			if i < 0 {
+				break
+			}
+			data[i] = ' '
+		}
+	}
 }
 
 // encodable returns the values that the encoder takes: those of SELECT *, but
@@ -178,7 +200,7 @@ func (b *batch) announce(ctx context.Context) error {
 	if err := b.s.awaitDurable(ctx); err != nil {
 		return err
 	}
-	a := capture.Batch{Snapshot: b.look.snapshot.String(), Durable: b.s.durable.durable}
+	a := capture.Batch{Snapshot: b.look.snapshot.String(), Durable: b.s.durable.text()}
 	if b.work.previous != nil {
 		a.Previous = b.work.previous.String()
 	}
@@ -217,7 +239,10 @@ func (b *batch) keyJSON(dst []byte) ([]byte, error) {
 	for n, i := range b.s.rel.Key {
 		values[i] = b.key[n]
 	}
-	return b.s.keyEncoder.AppendObject(dst, values)
+	start := len(dst)
+	dst, err := b.s.keyEncoder.AppendObject(dst, values)
+	oneLine(dst[start:])
+	return dst, err
 }
 
 // report shows the progress of a batch that reads the whole relation.

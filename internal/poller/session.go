@@ -39,15 +39,17 @@ type session struct {
 	// previous is P; nil before the first load ended.
 	previous *relation.Snapshot
 	durable  durability
-	// connects is the pool's count when P was last known to be safe.
+	// safe is D as of the last batch before which nothing can have been
+	// undone unnoticed; connects is how many connections there were then.
+	safe     relation.Snapshot
 	connects int64
-	// repeats are the rows read from a standby that may come again.
+	// repeats are the rows above xmin that were published.
 	repeats *repeats
 	// nextHeartbeat is when one is due though nothing happens, nextNulls when
 	// rows without a txid are counted again.
 	nextHeartbeat, nextNulls time.Time
-	// live is set when a heartbeat was published.
-	live bool
+	// begun is set when the epoch began, live when a heartbeat was published.
+	begun, live bool
 }
 
 func newSession(p *Poller) *session {
@@ -65,6 +67,7 @@ func (s *session) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.begun = true
 	s.p.update(func(st *Status) { st.State, st.Err = StateStarting, nil })
 	if err := s.resume(ctx, pos); err != nil {
 		return err
@@ -126,14 +129,14 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 			return fmt.Errorf("last heartbeat: %w", err)
 		}
 		s.previous = &sn
-		s.durable.durable = hb.Durable
+		if s.safe, err = parseDurable(hb.Durable); err != nil {
+			return fmt.Errorf("last heartbeat: %w", err)
+		}
+		s.durable.durable = s.safe
 	}
 	s.connects = -1 // whatever happened to Postgres meanwhile
 	if string(pos.Schema) != string(schema) {
-		if pos.Schema != nil {
-			s.log.Warn().Msg("the relation's columns changed, publishing all of it again")
-		}
-		return s.batch(ctx, work{query: s.queries.whole, whole: true, schema: schema})
+		return s.reshape(ctx, pos.Schema == nil, schema)
 	}
 	if pos.Batch != nil {
 		return s.continueBatch(ctx, *pos.Batch, pos.After)
@@ -196,27 +199,40 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	}
 	defer conn.Release()
 	// A crash of Postgres from here on breaks conn; one before it made conn a
-	// new connection, which this count includes.
+	// new connection, with a number above those of the last safe batch.
 	connects := s.pool.Connects()
 	p := *s.previous
-	if connects != s.connects {
+	if connectionOf(conn).number > s.connects {
+		s.durable.reconnected()
 		p = s.safePrevious()
 		if err := s.repair(ctx, conn, p.Xmin); err != nil {
-			return 0, err
+			return 0, waitsFor(err)
 		}
 	}
 	w := work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
 	rows, err := s.batchRows(ctx, conn, w)
-	if err == nil {
-		s.connects = connects
+	if err != nil {
+		return 0, waitsFor(err)
 	}
-	return rows, err
+	s.connects, s.safe = connects, s.durable.durable
+	return rows, nil
+}
+
+// errBehind says that a standby does not yet show what was published.
+var errBehind = errors.New("the standby is behind what was published")
+
+// waitsFor makes a standby that is behind nothing to end the session for.
+func waitsFor(err error) error {
+	if errors.Is(err, errBehind) {
+		return nil
+	}
+	return err
 }
 
 // safePrevious is P after Postgres may have forgotten transactions that were
 // visible in it: everything from the durable position on is read again.
 func (s *session) safePrevious() relation.Snapshot {
-	low := min(s.durable.durable, s.previous.Xmin)
+	low := min(s.safe.Xmin, s.previous.Xmin)
 	return relation.Snapshot{Xmin: low, Xmax: low}
 }
 
@@ -230,13 +246,42 @@ func (s *session) batch(ctx context.Context, w work) error {
 			return ctx.Err()
 		}
 	}
+	for {
+		err := s.tryBatch(ctx, w)
+		if !errors.Is(err, errBehind) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(s.p.opt.Interval):
+		}
+	}
+}
+
+func (s *session) tryBatch(ctx context.Context, w work) error {
 	conn, err := s.pool.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
+	if w.repair {
+		if err := s.repair(ctx, conn, s.safePrevious().Xmin); err != nil {
+			return err
+		}
+	}
 	_, err = s.batchRows(ctx, conn, w)
 	return err
+}
+
+// reshape publishes the whole relation because the stream does not have its
+// columns; first stands for a stream that has none at all.
+func (s *session) reshape(ctx context.Context, first bool, schema []byte) error {
+	if !first {
+		s.log.Warn().Msg("the relation's columns changed, publishing all of it again")
+	}
+	// Its heartbeat is the end of whatever a crash may have undone before.
+	return s.batch(ctx, work{query: s.queries.whole, whole: true, schema: schema, repair: s.previous != nil})
 }
 
 // continueBatch publishes what is left of an announced batch; the heartbeat
@@ -269,7 +314,13 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 		}
 		w.params = append(append(w.params, xid(after.Txid)), after.Key...)
 	}
-	s.durable.durable = max(s.durable.durable, b.Durable)
+	durable, err := parseDurable(b.Durable)
+	if err != nil {
+		return fmt.Errorf("announced batch: %w", err)
+	}
+	if durable.Xmax > s.safe.Xmax {
+		s.safe = durable
+	}
 	s.log.Info().Bool("whole", w.whole).Bool("begun", after != nil).Msg("continuing the batch that was interrupted")
 	if err := s.batch(ctx, w); err != nil {
 		return err

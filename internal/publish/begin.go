@@ -60,7 +60,7 @@ type tail struct {
 	heartbeats uint64 // the sequence of heartbeat
 	fence      uint64 // the sequence of the last fence
 	epochs     stream.Epochs
-	// incarnation is the one that the last fence named.
+	// incarnation is the one that the last fence or heartbeat named.
 	incarnation string
 }
 
@@ -69,6 +69,9 @@ type tail struct {
 func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture.Position, error) {
 	meta, err := p.ensureStream(ctx, src)
 	if err != nil {
+		return capture.Position{}, err
+	}
+	if err := p.updateLimits(ctx); err != nil {
 		return capture.Position{}, err
 	}
 	if reason := foreign(meta, src, p.opt.Log); reason != "" {
@@ -81,7 +84,7 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 		return capture.Position{}, err
 	}
 	if t.incarnation != "" && t.incarnation != meta.Incarnation {
-		if t, err = p.purge(ctx); err != nil {
+		if t, err = p.purge(ctx, t.last); err != nil {
 			return capture.Position{}, err
 		}
 	}
@@ -92,7 +95,7 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	e.id, e.incarnation, e.src = nuid.Next(), meta.Incarnation, src
 	e.high, e.seq = t.high, t.last+1
 	e.epochs = t.epochs.Append(stream.Epoch{ID: e.id, First: e.seq})
-	if err := p.fence(ctx, e); err != nil {
+	if err := p.fence(ctx, e.incarnation, e.epochs, e.high); err != nil {
 		return capture.Position{}, err
 	}
 	pos, err := p.position(ctx, t)
@@ -146,9 +149,12 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 			return tail{}, fmt.Errorf("last heartbeat of stream %s: %w", p.layout.Stream, err)
 		}
 		t.heartbeat, t.heartbeats = &hb, seq
-		if seq > t.fence {
+		if seq > t.fence { // which a log may have let expire
 			if err := t.take(msg, seq); err != nil {
 				return tail{}, err
+			}
+			if t.incarnation, err = stream.Incarnation(msg); err != nil {
+				return tail{}, fmt.Errorf("last heartbeat of stream %s: %w", p.layout.Stream, err)
 			}
 		}
 	}
@@ -176,13 +182,14 @@ func (t *tail) take(msg *nats.Msg, seq uint64) error {
 	return err
 }
 
-// fence stores e's fence, or returns errOvertaken.
-func (p *Publisher) fence(ctx context.Context, e *epoch) error {
+// fence stores the fence of the last of the epochs, or returns errOvertaken.
+func (p *Publisher) fence(ctx context.Context, incarnation string, epochs stream.Epochs, high uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	msg := stream.NewFence(p.layout, e.incarnation, e.epochs)
-	msg.Header[stream.HighHeader] = []string{strconv.FormatUint(e.high, 10)}
-	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequence(e.seq-1), jetstream.WithRetryAttempts(0))
+	seq := epochs[len(epochs)-1].First
+	msg := stream.NewFence(p.layout, incarnation, epochs)
+	msg.Header[stream.HighHeader] = []string{strconv.FormatUint(high, 10)}
+	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequence(seq-1), jetstream.WithRetryAttempts(0))
 	var api *jetstream.APIError
 	if errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
 		return errOvertaken
@@ -190,7 +197,7 @@ func (p *Publisher) fence(ctx context.Context, e *epoch) error {
 	if err != nil {
 		return fmt.Errorf("publish fence: %w", err)
 	}
-	if ack.Sequence != e.seq {
+	if ack.Sequence != seq {
 		return errOvertaken
 	}
 	return nil

@@ -12,9 +12,9 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// ensureStream makes the stream where there is none, brings its limits up to
-// date, and returns what it says of itself. It returns capture.ErrOtherSource
-// where its rows are of another system or database.
+// ensureStream makes the stream where there is none, and returns what it says
+// of itself. It returns capture.ErrOtherSource where its rows are of another
+// system or database.
 func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (stream.Meta, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -32,8 +32,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 	if err != nil {
 		return stream.Meta{}, fmt.Errorf("create stream %s: %w", p.layout.Stream, err)
 	}
-	have := s.CachedInfo().Config
-	meta, err := stream.ReadMeta(have)
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
 	if err != nil {
 		return stream.Meta{}, err
 	}
@@ -41,22 +40,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 		return stream.Meta{}, fmt.Errorf("%w: stream %s holds rows of database %q of system %d, DATABASE_URL leads to database %q of system %d; if that is meant, run: bridge adopt %s.%s",
 			capture.ErrOtherSource, p.layout.Stream, meta.Source.Database, meta.Source.System, src.Database, src.System, p.opt.Schema, p.opt.Table)
 	}
-	if want := stream.Config(p.layout, meta, p.opt.Limits); want.MaxAge != have.MaxAge || want.MaxBytes != have.MaxBytes && max(want.MaxBytes, have.MaxBytes) > 0 || want.Replicas > have.Replicas {
-		want.Replicas = max(want.Replicas, have.Replicas) // never lowered by itself
-		if _, err := p.js.UpdateStream(ctx, want); err != nil {
-			return stream.Meta{}, fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
-		}
-		p.log.Info().Msg("stream's limits updated")
-	}
 	return meta, nil
-}
-
-func (p *Publisher) meta(ctx context.Context) (stream.Meta, error) {
-	s, err := p.js.Stream(ctx, p.layout.Stream)
-	if err != nil {
-		return stream.Meta{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
-	}
-	return stream.ReadMeta(s.CachedInfo().Config)
 }
 
 func (p *Publisher) newMeta(src capture.Source, floor uint64) stream.Meta {
@@ -101,41 +85,84 @@ func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 	return err
 }
 
-// newIncarnation ends the stream's life: a new incarnation, whose floor is
-// above every position that the old one may have shown, is written to the
-// stream's configuration; what the stream holds is purged by the next epoch,
-// which sees that the last fence names another incarnation. In this order a
-// crash between the two loses neither.
-func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reason string) (stream.Meta, error) {
+// updateLimits brings the stream's limits up to date. Only the lease's holder
+// calls it: a standby may have others.
+func (p *Publisher) updateLimits(ctx context.Context) error {
+	return p.changeConfig(ctx, func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Limits) bool {
+		sameBytes := want.MaxBytes == have.MaxBytes || want.MaxBytes <= 0 && have.MaxBytes <= 0
+		return meta.Log && (want.MaxAge != have.MaxAge || !sameBytes) || want.Replicas > have.Replicas
+	})
+}
+
+// changeConfig reads the stream's configuration and writes it with the
+// metadata that change made, if that says so. Replicas are never lowered.
+func (p *Publisher) changeConfig(ctx context.Context, change func(*stream.Meta, jetstream.StreamConfig, stream.Limits) bool) error {
 	p.config.Lock()
 	defer p.config.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := p.js.Stream(ctx, p.layout.Stream)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+	}
+	have := s.CachedInfo().Config
+	meta, err := stream.ReadMeta(have)
+	if err != nil {
+		return err
+	}
+	limits := p.opt.Limits
+	limits.Replicas = max(limits.Replicas, have.Replicas)
+	if !change(&meta, have, limits) {
+		return nil
+	}
+	if _, err := p.js.UpdateStream(ctx, stream.Config(p.layout, meta, limits)); err != nil {
+		return fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
+	}
+	return nil
+}
+
+// newIncarnation ends the stream's life. First a fence of the old incarnation
+// stops whoever still writes it, so that nothing is shown above what is known
+// here. Then the new incarnation, whose floor is above every position that the
+// old one may have shown, is written to the stream's configuration; what the
+// stream holds is purged by the next epoch, which sees that the last fence
+// names another incarnation. In this order a crash in between loses neither.
+func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reason string) (stream.Meta, error) {
 	t, err := p.readTail(ctx)
 	if err != nil {
 		return stream.Meta{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	meta := p.newMeta(src, t.high+1)
-	if old, err := p.meta(ctx); err == nil {
-		meta.Floor = max(meta.Floor, old.Floor)
+	old := t.incarnation
+	if old == "" {
+		old = "none"
 	}
-	if _, err := p.js.UpdateStream(ctx, stream.Config(p.layout, meta, p.opt.Limits)); err != nil {
-		return stream.Meta{}, fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
+	if err := p.fence(ctx, old, t.epochs.Append(stream.Epoch{ID: nuid.Next(), First: t.last + 1}), t.high); err != nil {
+		return stream.Meta{}, err
+	}
+	meta := p.newMeta(src, t.high+1)
+	err = p.changeConfig(ctx, func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
+		meta.Floor = max(meta.Floor, have.Floor)
+		*have = meta
+		return true
+	})
+	if err != nil {
+		return stream.Meta{}, err
 	}
 	p.log.Warn().Str("incarnation", meta.Incarnation).Str("reason", reason).Uint64("floor", meta.Floor).
 		Msg("new incarnation: positions below the floor are void, clients begin anew")
 	return meta, nil
 }
 
-// purge removes what an earlier incarnation left.
-func (p *Publisher) purge(ctx context.Context) (tail, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+// purge removes what an earlier incarnation left, up to the sequence last.
+func (p *Publisher) purge(ctx context.Context, last uint64) (tail, error) {
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	s, err := p.js.Stream(ctx, p.layout.Stream)
+	s, err := p.js.Stream(limited, p.layout.Stream)
 	if err != nil {
 		return tail{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
-	if err := s.Purge(ctx); err != nil {
+	// Never what came later: another writer may have been faster.
+	if err := s.Purge(limited, jetstream.WithPurgeSequence(last+1)); err != nil {
 		return tail{}, fmt.Errorf("purge stream %s: %w", p.layout.Stream, err)
 	}
 	return p.readTail(ctx)

@@ -27,6 +27,7 @@ type lease struct {
 	js          jetstream.JetStream
 	bucket, key string
 	holder      string
+	replicas    int
 	log         zerolog.Logger
 
 	mu sync.Mutex
@@ -72,7 +73,7 @@ func (l *lease) try(ctx context.Context) (bool, error) {
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		kv, err = l.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 			Bucket: l.bucket, Description: "lockstep: which bridge writes which stream",
-			Storage: jetstream.MemoryStorage, History: 1, LimitMarkerTTL: time.Minute,
+			Storage: jetstream.MemoryStorage, Replicas: max(1, l.replicas), History: 1, LimitMarkerTTL: time.Minute,
 		})
 		if errors.Is(err, jetstream.ErrBucketExists) {
 			kv, err = l.js.KeyValue(ctx, l.bucket)

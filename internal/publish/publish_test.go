@@ -86,7 +86,7 @@ func change(id int, txid uint64, data string) capture.Change {
 }
 
 func heartbeat(xmin uint64) capture.Heartbeat {
-	return capture.Heartbeat{Snapshot: fmt.Sprintf("%d:%d:", xmin, xmin), Since: xmin, Durable: xmin, High: xmin}
+	return capture.Heartbeat{Snapshot: fmt.Sprintf("%d:%d:", xmin, xmin), Since: xmin, Durable: fmt.Sprintf("%d:%d:", xmin, xmin), High: xmin}
 }
 
 func (w *writer) mustRow(t *testing.T, id int, txid uint64) {

@@ -76,7 +76,7 @@ func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zer
 	return &Publisher{
 		nc: nc, js: js, opt: opt, layout: l, log: log,
 		metrics: m.relation(opt.Schema, opt.Table),
-		lease:   &lease{js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder, log: log},
+		lease:   &lease{js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder, replicas: opt.Limits.Replicas, log: log},
 	}
 }
 
@@ -138,6 +138,12 @@ func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError)
 	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).
 		Msg("a row is too large for the broker and was not published; raise the broker's max_payload and change the row again")
 	return e.addRow(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit))
+}
+
+// Yield implements capture.Sink.
+func (p *Publisher) Yield(ctx context.Context) {
+	p.end(ctx)
+	p.lease.release(ctx)
 }
 
 // send runs add on the epoch, if there is one without a fault.

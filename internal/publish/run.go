@@ -97,6 +97,9 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 	if meta.Incarnation != e.incarnation {
 		return errors.New("the stream was replaced by another of its name")
 	}
+	if !p.layout.Log() && info.State.FirstSeq > e.epochs[len(e.epochs)-1].First {
+		return errors.New("the stream was purged")
+	}
 	return c.confirm(e, sent, info.State.LastSeq, time.Now())
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"bridge/internal/stream"
 	"bridge/lockstep"
@@ -19,8 +20,11 @@ func (p *Publisher) Suspects(ctx context.Context, txid, from uint64, limit int) 
 		p.mu.Unlock()
 		return nil, 0, errNoEpoch
 	}
-	last := p.epoch.seq
+	e, last := p.epoch, p.epoch.seq
 	p.mu.Unlock()
+	if err := e.fault(); err != nil {
+		return nil, 0, err
+	}
 	from, err := p.firstHigh(ctx, txid, from, last+1)
 	if err != nil || from > last {
 		return nil, 0, err
@@ -40,7 +44,7 @@ func (p *Publisher) Suspects(ctx context.Context, txid, from uint64, limit int) 
 	defer it.Stop()
 	var keys [][][]byte
 	for {
-		msg, err := it.Next(jetstream.NextContext(ctx))
+		msg, err := nextOf(ctx, it, e)
 		if err != nil {
 			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 		}
@@ -61,6 +65,22 @@ func (p *Publisher) Suspects(ctx context.Context, txid, from uint64, limit int) 
 			return keys, 0, nil
 		case len(keys) == limit:
 			return keys, seq + 1, nil
+		}
+	}
+}
+
+// nextOf returns the next message of an iterator, or the epoch's fault: what
+// was sent and lost never comes.
+func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch) (jetstream.Msg, error) {
+	for {
+		step, cancel := context.WithTimeout(ctx, time.Second)
+		msg, err := it.Next(jetstream.NextContext(step))
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return msg, err
+		}
+		if err := e.fault(); err != nil {
+			return nil, err
 		}
 	}
 }

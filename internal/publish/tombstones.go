@@ -51,7 +51,7 @@ func (p *Publisher) removeTombstones(ctx context.Context, before time.Time) (rem
 	if e == nil || e.fault() != nil {
 		return 0, 0, nil // not ours to tidy
 	}
-	old, high, err := p.oldTombstones(ctx, before)
+	old, high, err := p.oldTombstones(ctx, e, before)
 	if err != nil || len(old) == 0 {
 		return 0, 0, err
 	}
@@ -77,7 +77,7 @@ var deletedMark = []byte(`,"deleted":true,"data":`)
 
 // oldTombstones returns the sequences of deleted rows stored before the time,
 // and the highest High among them.
-func (p *Publisher) oldTombstones(ctx context.Context, before time.Time) (old []uint64, high uint64, err error) {
+func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, before time.Time) (old []uint64, high uint64, err error) {
 	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
@@ -88,7 +88,7 @@ func (p *Publisher) oldTombstones(ctx context.Context, before time.Time) (old []
 	}
 	defer it.Stop()
 	for len(old) < tombstonePage {
-		msg, err := it.Next(jetstream.NextContext(ctx))
+		msg, err := nextOf(ctx, it, e)
 		if err != nil {
 			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 		}
@@ -117,30 +117,17 @@ func (p *Publisher) oldTombstones(ctx context.Context, before time.Time) (old []
 // raiseFloor writes the floor to the stream's configuration, unless another
 // incarnation began.
 func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) error {
-	p.config.Lock()
-	defer p.config.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	s, err := p.js.Stream(ctx, p.layout.Stream)
-	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+	other := false
+	err := p.changeConfig(ctx, func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
+		other = meta.Incarnation != e.incarnation
+		if other || meta.Floor >= floor {
+			return false
+		}
+		meta.Floor = floor
+		return true
+	})
+	if err == nil && other {
+		err = errors.New("another incarnation began")
 	}
-	cfg := s.CachedInfo().Config
-	meta, err := stream.ReadMeta(cfg)
-	if err != nil {
-		return err
-	}
-	if meta.Incarnation != e.incarnation {
-		return errors.New("another incarnation began")
-	}
-	if meta.Floor >= floor {
-		return nil
-	}
-	meta.Floor = floor
-	limits := p.opt.Limits
-	limits.Replicas = max(limits.Replicas, cfg.Replicas)
-	if _, err := p.js.UpdateStream(ctx, stream.Config(p.layout, meta, limits)); err != nil {
-		return fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
-	}
-	return nil
+	return err
 }

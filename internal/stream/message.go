@@ -36,13 +36,9 @@ var ErrLayout = errors.New("a message that is not of the bridge's layout")
 
 // High reads HighHeader.
 func High(h nats.Header) (uint64, error) {
-	return headerUint(h, HighHeader)
-}
-
-func headerUint(h nats.Header, name string) (uint64, error) {
-	n, err := strconv.ParseUint(h.Get(name), 10, 64)
+	n, err := strconv.ParseUint(h.Get(HighHeader), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%w: header %s: %w", ErrLayout, name, err)
+		return 0, fmt.Errorf("%w: header %s: %w", ErrLayout, HighHeader, err)
 	}
 	return n, nil
 }
@@ -138,7 +134,7 @@ func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epo
 		Subject: l.Heartbeat(),
 		Header: nats.Header{
 			SnapshotHeader: {hb.Snapshot},
-			DurableHeader:  {strconv.FormatUint(hb.Durable, 10)},
+			DurableHeader:  {hb.Durable},
 			SourceHeader:   {src.String()},
 			EpochsHeader:   {epochs.String()},
 		},
@@ -155,14 +151,24 @@ func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 	if m.Control == nil || m.Control.Type != lockstep.HeartbeatType {
 		return capture.Heartbeat{}, fmt.Errorf("%w: not a heartbeat", ErrLayout)
 	}
-	hb := capture.Heartbeat{Snapshot: h.Get(SnapshotHeader), Since: m.Control.Since}
-	if hb.Durable, err = headerUint(h, DurableHeader); err != nil {
-		return capture.Heartbeat{}, err
-	}
+	hb := capture.Heartbeat{Snapshot: h.Get(SnapshotHeader), Since: m.Control.Since, Durable: h.Get(DurableHeader)}
 	if hb.High, err = High(h); err != nil {
 		return capture.Heartbeat{}, err
 	}
 	return hb, nil
+}
+
+// Incarnation reads which incarnation a heartbeat's message belongs to.
+func Incarnation(heartbeat *nats.Msg) (string, error) {
+	m, err := lockstep.Decode(heartbeat.Data)
+	if err != nil || m.Control == nil {
+		return "", fmt.Errorf("%w: not a heartbeat", ErrLayout)
+	}
+	c, err := lockstep.ParseCursor(m.Control.Cursor)
+	if err != nil {
+		return "", fmt.Errorf("%w: heartbeat: %w", ErrLayout, err)
+	}
+	return c.Incarnation, nil
 }
 
 type batchDoc struct {
@@ -170,7 +176,7 @@ type batchDoc struct {
 	Type     string `json:"type"`
 	Snapshot string `json:"snapshot"`
 	Previous string `json:"previous,omitempty"`
-	Durable  uint64 `json:"durable"`
+	Durable  string `json:"durable,omitempty"`
 }
 
 // NewBatch returns an announcement's message.

@@ -76,6 +76,15 @@ func (inv Invalid) Err() error {
 	return fmt.Errorf("%w:\n  %s", ErrUsage, strings.Join(lines, "\n  "))
 }
 
+// WithWarnings returns a configuration's error with the warnings: a misspelt
+// variable is often why another is missing.
+func WithWarnings(err error, warnings []string) error {
+	if len(warnings) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w\n  %s", err, strings.Join(warnings, "\n  "))
+}
+
 type field struct{ name, value, desc string }
 
 // fields lists a configuration's variables. It relies on the tags that
