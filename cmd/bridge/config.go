@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"strconv"
 	"time"
 
 	"bridge/cmd/internal/program"
@@ -73,8 +75,11 @@ func (c *Config) invalid() program.Invalid {
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
 	}
-	if _, err := fmt.Sscanf(c.StreamReplicas, "%d", &c.replicas); err != nil || c.replicas < 1 || c.replicas > 5 {
+	if c.replicas, err = strconv.Atoi(c.StreamReplicas); err != nil || c.replicas < 1 || c.replicas > 5 {
 		inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
+	}
+	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
+		inv.Add("LOG_LEVEL", err.Error())
 	}
 	return inv
 }

@@ -35,7 +35,7 @@ func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Write
 	}
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {
-		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
+		return err
 	}
 	for _, w := range warnings {
 		log.Warn().Str("component", "config").Msg(w)

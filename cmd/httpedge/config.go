@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"strconv"
 	"time"
 
@@ -43,6 +45,16 @@ func (c *Config) Validate() error {
 	} else if err := c.broker().Validate(); err != nil {
 		inv.Add("NATS_URL", err.Error())
 	}
+	for _, file := range []struct{ variable, path string }{
+		{"NATS_CREDS", c.NatsCreds}, {"NATS_NKEY", c.NatsNKey}, {"NATS_CA", c.NatsCA}, {"NATS_CERT", c.NatsCert}, {"NATS_KEY", c.NatsKey},
+	} {
+		if file.path == "" {
+			continue
+		}
+		if _, err := os.ReadFile(file.path); err != nil {
+			inv.Add(file.variable, "can't be read: "+err.Error())
+		}
+	}
 	if err := program.CheckAddress(c.Listen); err != nil {
 		inv.Add("HTTPEDGE_LISTEN", err.Error())
 	}
@@ -57,6 +69,9 @@ func (c *Config) Validate() error {
 	c.cacheBytes = n
 	c.writeTimeout = inv.Duration("HTTPEDGE_WRITE_TIMEOUT", c.WriteTimeout, 100*time.Millisecond, time.Hour)
 	c.keepaliveInterval = inv.Duration("HTTPEDGE_KEEPALIVE_INTERVAL", c.KeepaliveInterval, 100*time.Millisecond, time.Hour)
+	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
+		inv.Add("LOG_LEVEL", err.Error())
+	}
 	return inv.Err()
 }
 

@@ -28,7 +28,7 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	}
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {
-		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
+		return err
 	}
 	for _, w := range warnings {
 		log.Warn().Str("component", "config").Msg(w)

@@ -33,10 +33,11 @@ type Sink interface {
 	Row(ctx context.Context, c Change) error
 	// Heartbeat ends the batch.
 	Heartbeat(ctx context.Context, h Heartbeat) error
-	// Suspects returns up to limit keys of rows that the stream holds with a
-	// txid of at least txid, from its sequence from on, and the sequence to go
-	// on with, 0 at the end.
-	Suspects(ctx context.Context, txid, from uint64, limit int) (keys [][][]byte, next uint64, err error)
+	// Suspects returns up to limit rows that the stream holds with a txid of
+	// at least txid. The zero Page asks for the first of them; the one
+	// returned, for those that follow, and is zero at the end. What is stored
+	// after the first call is not among them.
+	Suspects(ctx context.Context, txid uint64, page Page, limit int) (rows []RowPosition, next Page, err error)
 	// Yield lets another process write, because this one can't read; a new
 	// Begin must follow.
 	Yield(ctx context.Context)
@@ -121,6 +122,9 @@ type Heartbeat struct {
 	// High is as in Change.
 	High uint64
 }
+
+// Page is a place in a list that comes in parts.
+type Page struct{ From, End uint64 }
 
 // Position is what a stream holds, as far as a capture needs it to go on.
 type Position struct {

@@ -14,10 +14,9 @@ import (
 // durability finds D: the newest snapshot that a crash of Postgres can't undo.
 // A snapshot is durable once the WAL is flushed up to the insert position
 // sampled after it was taken. What a crash undoes was still running in D, or
-// came after it: its txid is at least D's xmin.
+// came after it: it is not visible in D.
 type durability struct {
-	// durable is D without its list of running transactions; the zero value
-	// says that none is known.
+	// durable is D; the zero value says that none is known.
 	durable relation.Snapshot
 	// pending waits for the WAL to be flushed up to position; zero for none.
 	pending  relation.Snapshot
@@ -26,9 +25,8 @@ type durability struct {
 
 // add takes a look at Postgres.
 func (d *durability) add(l look) {
-	sn := relation.Snapshot{Xmin: l.snapshot.Xmin, Xmax: l.next}
+	sn := l.snapshot
 	if l.inRecovery { // a primary sends only WAL that it has flushed
-		sn.Xmax = sn.Xmin
 		d.raise(sn)
 		return
 	}

@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -61,6 +62,10 @@ func (l *Listener) listen(ctx context.Context) error {
 	conn, err := l.pool.acquire(ctx)
 	if err != nil {
 		return err
+	}
+	if connectionOf(conn).source.InRecovery {
+		conn.Release()
+		return errors.New("a standby notifies nobody")
 	}
 	// A connection that listens is not given back.
 	c := conn.Hijack()

@@ -3,9 +3,11 @@ package poller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/relation"
 	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5"
@@ -15,35 +17,41 @@ import (
 // suspectsPage is how many suspect keys are looked at under one snapshot.
 const suspectsPage = 1000
 
-// repair looks again at every key that the stream holds with a txid of at
-// least low: a row committed asynchronously may have been published and then lost in
-// a crash of Postgres. What is there is published as it is now, what is gone
-// as a delete. The batch that follows reads from low on and at a later snapshot,
-// so that its heartbeat is true of these keys too; and because it may bring rows
-// of any transaction from low on, no row here shows a since above low (I5).
-func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, low uint64) error {
-	for from := uint64(1); from != 0; {
-		keys, next, err := s.sink.Suspects(ctx, low, from, suspectsPage)
+// repair looks again at every key that the stream holds with a txid that is
+// not visible in safe: a row committed asynchronously may have been published
+// and then lost in a crash of Postgres. What is there is published as it is now,
+// what is gone as a delete. The batch that follows reads from safe on and at a
+// later snapshot, so that its heartbeat is true of these keys too; and because
+// it may bring rows of any transaction not visible in safe, no row here shows a
+// since above its xmin (I5).
+func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, safe relation.Snapshot) error {
+	var page capture.Page
+	for {
+		rows, next, err := s.sink.Suspects(ctx, safe.Xmin, page, suspectsPage)
 		if err != nil {
 			return err
 		}
-		if len(keys) > 0 {
-			if err := s.repairKeys(ctx, conn, keys, low); err != nil {
+		rows = slices.DeleteFunc(rows, func(r capture.RowPosition) bool { return safe.Visible(r.Txid) })
+		if len(rows) > 0 {
+			if err := s.repairKeys(ctx, conn, rows, safe.Xmin); err != nil {
 				return err
 			}
+			s.nextHeartbeat = time.Time{} // even if the batch that follows is empty
 		}
-		from = next
+		if next == (capture.Page{}) {
+			return nil
+		}
+		page = next
 	}
-	return nil
 }
 
-func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, keys [][][]byte, low uint64) error {
-	missing := make(map[string][][]byte, len(keys))
-	for _, key := range keys {
-		if len(key) != len(s.rel.Key) {
+func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, rows []capture.RowPosition, low uint64) error {
+	missing := make(map[string][][]byte, len(rows))
+	for _, r := range rows {
+		if len(r.Key) != len(s.rel.Key) {
 			continue // of a key that the relation had before
 		}
-		missing[keyName(key)] = key
+		missing[keyName(r.Key)] = r.Key
 	}
 	b := newBatch(s, work{query: s.queries.keys, ceiling: low, params: keyArrays(missing, len(s.rel.Key))})
 	b.announced = true // it belongs to no batch that could be continued

@@ -205,7 +205,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	if connectionOf(conn).number > s.connects {
 		s.durable.reconnected()
 		p = s.safePrevious()
-		if err := s.repair(ctx, conn, p.Xmin); err != nil {
+		if err := s.repair(ctx, conn, p); err != nil {
 			return 0, waitsFor(err)
 		}
 	}
@@ -232,7 +232,13 @@ func waitsFor(err error) error {
 // safePrevious is P after Postgres may have forgotten transactions that were
 // visible in it: everything from the durable position on is read again.
 func (s *session) safePrevious() relation.Snapshot {
-	low := min(s.safe.Xmin, s.previous.Xmin)
+	if s.safe.Xmax != 0 && s.safe.Xmax <= s.previous.Xmax {
+		return s.safe
+	}
+	low := uint64(1)
+	if s.safe.Xmax != 0 {
+		low = min(s.safe.Xmin, s.previous.Xmin)
+	}
 	return relation.Snapshot{Xmin: low, Xmax: low}
 }
 
@@ -266,12 +272,18 @@ func (s *session) tryBatch(ctx context.Context, w work) error {
 	}
 	defer conn.Release()
 	if w.repair {
-		if err := s.repair(ctx, conn, s.safePrevious().Xmin); err != nil {
+		if err := s.repair(ctx, conn, s.safePrevious()); err != nil {
 			return err
 		}
 	}
-	_, err = s.batchRows(ctx, conn, w)
-	return err
+	connects := s.pool.Connects()
+	if _, err := s.batchRows(ctx, conn, w); err != nil {
+		return err
+	}
+	if w.announced == nil {
+		s.connects, s.safe = connects, s.durable.durable
+	}
+	return nil
 }
 
 // reshape publishes the whole relation because the stream does not have its

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
@@ -13,58 +14,68 @@ import (
 )
 
 // Suspects implements capture.Sink. It reads the stream up to the last message
-// sent when it is called.
-func (p *Publisher) Suspects(ctx context.Context, txid, from uint64, limit int) ([][][]byte, uint64, error) {
+// sent when the first page is asked for.
+func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page, limit int) ([]capture.RowPosition, capture.Page, error) {
 	p.mu.Lock()
 	if p.epoch == nil {
 		p.mu.Unlock()
-		return nil, 0, errNoEpoch
+		return nil, capture.Page{}, errNoEpoch
 	}
 	e, last := p.epoch, p.epoch.seq
 	p.mu.Unlock()
 	if err := e.fault(); err != nil {
-		return nil, 0, err
+		return nil, capture.Page{}, err
 	}
-	from, err := p.firstHigh(ctx, txid, from, last+1)
+	if page.End != 0 {
+		last = page.End
+	}
+	from, err := p.firstHigh(ctx, txid, max(1, page.From), last+1)
 	if err != nil || from > last {
-		return nil, 0, err
+		return nil, capture.Page{}, err
 	}
-	s, err := p.js.Stream(ctx, p.layout.Stream)
+	rows, next, err := p.suspects(ctx, e, txid, from, last, limit)
 	if err != nil {
-		return nil, 0, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+		return nil, capture.Page{}, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 	}
-	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from})
+	return rows, next, nil
+}
+
+// suspects reads a page from the sequence from to last.
+func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uint64, limit int) ([]capture.RowPosition, capture.Page, error) {
+	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+		return nil, capture.Page{}, err
 	}
 	it, err := c.Messages()
 	if err != nil {
-		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+		return nil, capture.Page{}, err
 	}
 	defer it.Stop()
-	var keys [][][]byte
+	var rows []capture.RowPosition
 	for {
 		msg, err := nextOf(ctx, it, e)
 		if err != nil {
-			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+			return nil, capture.Page{}, err
 		}
 		md, err := msg.Metadata()
 		if err != nil {
-			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+			return nil, capture.Page{}, err
 		}
 		seq := md.Sequence.Stream
 		if t, ok := lockstep.Txid(msg.Data()); ok && t >= txid && seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
 			key, err := p.layout.Key(msg.Subject(), msg.Headers().Get(stream.KeyHeader))
 			if err != nil {
-				return nil, 0, fmt.Errorf("row %d of stream %s: %w", seq, p.layout.Stream, err)
+				return nil, capture.Page{}, fmt.Errorf("row %d: %w", seq, err)
 			}
-			keys = append(keys, key)
+			rows = append(rows, capture.RowPosition{Txid: t, Key: key})
 		}
 		switch {
 		case seq >= last: // or what took its place since
-			return keys, 0, nil
-		case len(keys) == limit:
-			return keys, seq + 1, nil
+			return rows, capture.Page{}, nil
+		case len(rows) == limit:
+			return rows, capture.Page{From: seq + 1, End: last}, nil
 		}
 	}
 }
