@@ -176,6 +176,17 @@ func TestEpochs_Holds(t *testing.T) {
 	}
 }
 
+// TestEpochs_At names the epoch of each sequence.
+func TestEpochs_At(t *testing.T) {
+	t.Parallel()
+	e := stream.Epochs{{"a", 2}, {"b", 10}}
+	for seq, want := range map[uint64]string{0: "", 1: "", 2: "a", 9: "a", 10: "b", 99: "b"} {
+		if got := e.At(seq); got != want {
+			t.Errorf("%d: %q, want %q", seq, got, want)
+		}
+	}
+}
+
 // TestEpochs_Append forgets what the broker lost and what is too old.
 func TestEpochs_Append(t *testing.T) {
 	t.Parallel()
