@@ -36,7 +36,9 @@ type work struct {
 
 // look is what snapshotSQL says.
 type look struct {
-	snapshot   relation.Snapshot
+	// taken is the snapshot, snapshot what of it bounds the next batch.
+	taken, snapshot relation.Snapshot
+
 	oid        uint32
 	inRecovery bool
 	// next is the first transaction ID not given out; it is the snapshot's
@@ -110,12 +112,10 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 	if err != nil {
 		return fmt.Errorf("take snapshot: %w", err)
 	}
-	// What one transaction changed in a row of several tables does not show in
-	// the highest of their txids where it is not the highest. Only xmin bounds
-	// it; and a standby's snapshots don't list running transactions.
-	if l.inRecovery || s.rel.Kind == 'v' {
-		l.snapshot = relation.Snapshot{Xmin: l.snapshot.Xmin, Xmax: l.snapshot.Xmin}
+	if l.inRecovery { // a standby's snapshots don't list running transactions
+		l.taken = atXmin(l.taken)
 	}
+	l.snapshot = s.bound(l.taken)
 	if err := s.check(ctx, b, l); err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func readLook(pl *pgconn.Pipeline) (look, error) {
 	var parseErr error
 	for rr.NextRow() {
 		v := rr.Values()
-		l.snapshot, parseErr = relation.ParseSnapshot(string(v[0]))
+		l.taken, parseErr = relation.ParseSnapshot(string(v[0]))
 		oid, _ := strconv.ParseUint(string(v[1]), 10, 32)
 		l.oid, l.inRecovery = uint32(oid), string(v[2]) == "true"
 		l.inserted, _ = strconv.ParseUint(string(v[3]), 10, 64)
@@ -158,8 +158,23 @@ func readLook(pl *pgconn.Pipeline) (look, error) {
 	if _, err := rr.Close(); err != nil {
 		return look{}, err
 	}
-	l.next = l.snapshot.Xmax
+	l.next = l.taken.Xmax
 	return l, parseErr
+}
+
+// bound returns what of a snapshot says which rows are published. A row of a
+// view may have several writers, and what one of them changed does not show in
+// the highest of their txids where another's is higher; only xmin bounds it.
+func (s *session) bound(sn relation.Snapshot) relation.Snapshot {
+	if s.rel.Kind == 'v' {
+		return atXmin(sn)
+	}
+	return sn
+}
+
+// atXmin returns the snapshot that shows nothing of transactions from xmin on.
+func atXmin(sn relation.Snapshot) relation.Snapshot {
+	return relation.Snapshot{Xmin: sn.Xmin, Xmax: sn.Xmin}
 }
 
 // check says whether a look may be used: whether relation and source are still
@@ -227,7 +242,7 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 		s.p.metrics.fresh(b.begun)
 		return nil
 	}
-	hb := capture.Heartbeat{Snapshot: sn.String(), Since: sn.Xmin, Durable: s.durable.text(), High: sn.Xmin}
+	hb := capture.Heartbeat{Snapshot: b.look.taken.String(), Since: sn.Xmin, Durable: s.durable.text(), High: sn.Xmin}
 	if err := s.sink.Heartbeat(ctx, hb); err != nil {
 		return err
 	}

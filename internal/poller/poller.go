@@ -10,15 +10,19 @@
 // (I2, I3). Then comes a heartbeat that carries N, and N becomes P. P lives in
 // the stream's last heartbeat and nowhere else.
 //
+// A row of a view may have several writers, of which its txid is the highest; a
+// lower one that commits later would go unnoticed. Of a view every batch reads
+// what is not below xmin(P), and leaves out what it has just published; so it
+// does on a hot standby, whose snapshots don't list running transactions.
+//
 // The first batch, without a P, is every row. A batch that turns out to be
 // long is announced before its first row, so that after a crash it is
 // continued behind the last row that was stored, not begun anew (I7).
 //
 // A crash of Postgres loses transaction IDs that were never flushed and gives
-// them out again. So each heartbeat carries D, the xmax of the newest snapshot
-// known to be durable, and after every new connection the first batch reads
-// from least(D, xmin(P)) on, and reads again the keys that the stream holds
-// from D on.
+// them out again. So each heartbeat carries D, the newest snapshot known to be
+// durable, and on every new connection the first batch reads what is not
+// visible in D, and reads again the keys that the stream holds of such rows.
 //
 // # What a relation must promise
 //

@@ -200,7 +200,7 @@ func (b *batch) announce(ctx context.Context) error {
 	if err := b.s.awaitDurable(ctx); err != nil {
 		return err
 	}
-	a := capture.Batch{Snapshot: b.look.snapshot.String(), Durable: b.s.durable.text()}
+	a := capture.Batch{Snapshot: b.look.taken.String(), Durable: b.s.durable.text()}
 	if b.work.previous != nil {
 		a.Previous = b.work.previous.String()
 	}

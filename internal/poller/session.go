@@ -128,6 +128,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		if err != nil {
 			return fmt.Errorf("last heartbeat: %w", err)
 		}
+		sn = s.bound(sn)
 		s.previous = &sn
 		if s.safe, err = parseDurable(hb.Durable); err != nil {
 			return fmt.Errorf("last heartbeat: %w", err)
@@ -303,6 +304,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 	if err != nil {
 		return fmt.Errorf("announced batch: %w", err)
 	}
+	n = s.bound(n)
 	w := work{announced: &n, params: [][]byte{xid(n.Xmax), xidArray(n.Xip)}}
 	if b.Previous == "" {
 		w.whole, w.query = true, s.queries.continueWhole
