@@ -9,8 +9,8 @@ import (
 
 // parse reads a request for a relation: GET /{relation} or /{relation}/{since}.
 // A name without a dot is a table of schema public; in one with dots the first
-// ends the schema's name. What can't be a name is not refused here: no relation
-// has it.
+// ends the schema's name. What else can't be a name is not refused here: no
+// relation has it.
 func parse(r *http.Request) (Request, *Refusal) {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return Request{}, &Refusal{Code: InvalidRequest, Message: "a request for a stream has no body"}
@@ -24,10 +24,10 @@ func parse(r *http.Request) (Request, *Refusal) {
 	if schema, table, ok := strings.Cut(name, "."); ok {
 		req.Schema, req.Table = schema, table
 	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return Request{}, &Refusal{Code: InvalidRequest, Message: "the query is malformed"}
+	if req.Schema == "" || req.Table == "" {
+		return Request{}, unknown()
 	}
+	query := parameters(r.URL.RawQuery)
 	values := query["since"]
 	if hasPath {
 		if strings.Contains(inPath, "/") {
@@ -38,7 +38,28 @@ func parse(r *http.Request) (Request, *Refusal) {
 	if req.Since, err = since(values); err != nil {
 		return Request{}, &Refusal{Code: InvalidSince, Message: "since is one decimal integer from 0 to 18446744073709551615"}
 	}
-	return req, options(query, &req)
+	refusal := options(query, &req)
+	return req, refusal
+}
+
+// parameters reads the query's known parameters. Whatever else stands there is
+// ignored, also where it is malformed: existing clients don't escape theirs.
+func parameters(raw string) url.Values {
+	query := url.Values{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		if unescaped, err := url.QueryUnescape(key); err == nil {
+			key = unescaped
+		}
+		if key != "since" && key != "follow" && key != "format" {
+			continue
+		}
+		if unescaped, err := url.QueryUnescape(value); err == nil {
+			value = unescaped // else it is no valid value as it is
+		}
+		query.Add(key, value)
+	}
+	return query
 }
 
 func unknown() *Refusal {

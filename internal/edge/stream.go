@@ -212,12 +212,15 @@ func (c *client) write(b []byte) error {
 }
 
 func (c *client) writeSome(b []byte) (int, error) {
-	timeout := c.s.opt.WriteTimeout
-	if c.s.draining() {
-		timeout = min(timeout, drainWrite)
-	}
-	if err := c.conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.s.opt.WriteTimeout)); err != nil {
 		return 0, err
+	}
+	// Looked at after the deadline was set: where the server stops only now,
+	// pump's own, shorter one comes later.
+	if c.s.draining() {
+		if err := c.conn.SetWriteDeadline(time.Now().Add(min(c.s.opt.WriteTimeout, drainWrite))); err != nil {
+			return 0, err
+		}
 	}
 	n, err := c.conn.Write(b)
 	c.bytes += int64(n)

@@ -138,10 +138,10 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestBridge_ChangedColumnsArePublishedAnew_I1",
 	},
 	{
-		invariant: "I10", name: "dropped-relation-unnoticed",
-		file: "internal/poller/batch.go",
-		old:  "if l.oid != s.rel.OID {",
-		new:  "if l.oid == 1 {",
+		invariant: "I8", name: "relation-made-again-taken-over",
+		file: "internal/publish/incarnation.go",
+		old:  "case meta.Source.OID != src.OID:",
+		new:  "case meta.Source.OID == 1:",
 		pkg:  "./cmd/bridge", test: "TestBridge_DroppedRelationStopsAloneAndComesBack_I10",
 	},
 	{

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"strconv"
+	"unsafe"
 
 	"bridge/internal/stream"
 	"bridge/lockstep"
@@ -21,6 +22,16 @@ type block struct {
 	// data and entries only grow; their published lengths are the tail's.
 	data    []byte
 	entries []entry
+	// size is the memory that was last counted for it.
+	size int
+}
+
+// recount returns how much memory the block takes more than when it was last
+// counted.
+func (b *block) recount() int {
+	before := b.size
+	b.size = int(unsafe.Sizeof(*b)) + cap(b.data) + cap(b.entries)*int(unsafe.Sizeof(entry{}))
+	return b.size - before
 }
 
 // entry is one document of a block.

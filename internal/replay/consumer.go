@@ -19,6 +19,12 @@ const (
 	consumerIdle = time.Minute
 	// requestTimeout bounds one request to the broker.
 	requestTimeout = 5 * time.Second
+	// askAgain is the longest wait in one call of the client, maxSilence in
+	// one of next. A bridge that lives sends something every few seconds.
+	askAgain   = 100 * time.Millisecond
+	maxSilence = 20 * time.Second
+	// closeTimeout bounds the farewell to a consumer.
+	closeTimeout = 500 * time.Millisecond
 )
 
 // message is one message of a stream in the reader's hands.
@@ -33,6 +39,8 @@ type message struct {
 // dropped on the way end it with errDropped.
 type consumer struct {
 	layout    stream.Layout
+	js        jetstream.JetStream
+	name      string
 	it        jetstream.MessagesContext
 	delivered uint64
 }
@@ -57,12 +65,12 @@ func openConsumer(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, l 
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
-	return &consumer{layout: l, it: it}, nil
+	return &consumer{layout: l, js: js, name: c.CachedInfo().Name, it: it}, nil
 }
 
 // next returns the next message; its data is valid until the call after.
 func (c *consumer) next(ctx context.Context) (message, error) {
-	msg, err := c.it.Next(jetstream.NextContext(ctx))
+	msg, err := c.wait(ctx)
 	if err != nil {
 		return message{}, fmt.Errorf("read stream %s: %w", c.layout.Stream, err)
 	}
@@ -79,4 +87,31 @@ func (c *consumer) next(ctx context.Context) (message, error) {
 	}, nil
 }
 
-func (c *consumer) close() { c.it.Stop() }
+// wait returns the next message as it came. The client asks the broker for
+// more only when it is called, or when something comes; where a request ended
+// because the next message was too large for the rest of it, that can be never.
+// So it is called again and again.
+func (c *consumer) wait(ctx context.Context) (jetstream.Msg, error) {
+	for silent := time.Duration(0); silent < maxSilence; silent += askAgain {
+		msg, err := c.it.Next(jetstream.NextMaxWait(askAgain))
+		if err == nil || !errors.Is(err, nats.ErrTimeout) {
+			return msg, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errSilent
+}
+
+// errSilent ends a consumer that the broker may have forgotten.
+var errSilent = errors.New("nothing came for long")
+
+// close also tells the broker; where that fails it forgets the consumer by
+// itself.
+func (c *consumer) close() {
+	c.it.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = c.js.DeleteConsumer(ctx, c.layout.Stream, c.name)
+}

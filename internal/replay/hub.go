@@ -142,17 +142,25 @@ func (h *Hub) reconnected() <-chan struct{} {
 	return h.lost
 }
 
-// tail returns the relation's tail, which reads at least from the sequence
-// from on where it has to be started, with the caller as a client.
-func (h *Hub) tail(info Relation, from uint64) (*tail, error) {
+// running returns the relation's tail, nil where there is none.
+func (h *Hub) running(l stream.Layout) *tail {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.tails[l.Stream]
+}
+
+// tail returns the relation's tail, with the caller as a client. One that has
+// to be started reads from the sequence from on; epochs is what the stream's
+// were when that was chosen.
+func (h *Hub) tail(info Relation, from uint64, epochs stream.Epochs) (*tail, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.start == nil {
 		return nil, fmt.Errorf("%w: the edge is stopping", ErrNotReady)
 	}
 	t := h.tails[info.Layout.Stream]
-	if t == nil || t.info.Meta.Incarnation != info.Meta.Incarnation {
-		t = newTail(h, info, from)
+	if t == nil || t.over() || t.info.Meta.Incarnation != info.Meta.Incarnation {
+		t = newTail(h, info, from, epochs)
 		h.tails[info.Layout.Stream] = t
 		h.start(t)
 	}
@@ -166,23 +174,24 @@ type Relation struct {
 	Meta   stream.Meta
 }
 
-// lookup asks the broker for a stream and its last sequence.
-func (h *Hub) lookup(ctx context.Context, l stream.Layout) (Relation, uint64, error) {
+// lookup asks the broker for a stream, and its first and last sequence.
+func (h *Hub) lookup(ctx context.Context, l stream.Layout) (rel Relation, first, last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	s, err := h.js.Stream(ctx, l.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrInvalidStreamName) {
-		return Relation{}, 0, ErrUnknownRelation
+		return Relation{}, 0, 0, ErrUnknownRelation
 	}
 	if err != nil {
-		return Relation{}, 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
+		return Relation{}, 0, 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
 	}
 	info := s.CachedInfo()
 	meta, err := stream.ReadMeta(info.Config)
 	if err != nil {
-		return Relation{}, 0, err
+		return Relation{}, 0, 0, err
 	}
-	return Relation{Layout: stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}, info.State.LastSeq, nil
+	rel = Relation{Layout: stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}
+	return rel, info.State.FirstSeq, info.State.LastSeq, nil
 }
 
 func (h *Hub) lastSeq(ctx context.Context, name string) (uint64, error) {

@@ -45,7 +45,8 @@ func (h *Hub) Open(ctx context.Context, req Request) (*Reader, error) {
 }
 
 func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
-	info, last, err := h.lookup(ctx, stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false))
+	lost := h.reconnected()
+	info, first, last, err := h.lookup(ctx, stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false))
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		return nil, err
 	}
 	begun := time.Now()
-	start, err := h.search(ctx, info, req.Since, last)
+	start, err := h.search(ctx, info, req.Since, first, last)
 	if err != nil {
 		return nil, err
 	}
@@ -72,11 +73,59 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if last-min(start, last) < nearTail {
 		from = start
 	}
-	t, err := h.tail(info, max(1, from))
+	epochs, err := h.sameStream(ctx, info, lost)
+	if err != nil {
+		return nil, err
+	}
+	t, err := h.tail(info, max(1, from), epochs)
 	if err != nil {
 		return nil, err
 	}
 	return newReader(h, t, req, start, end), nil
+}
+
+// sameStream makes sure that what was found since the channel lost was taken,
+// and what the tail has read, are of the stream that is there now; else a
+// client would begin in one and go on in another. It returns the stream's
+// epochs.
+func (h *Hub) sameStream(ctx context.Context, info Relation, lost <-chan struct{}) (stream.Epochs, error) {
+	if t := h.running(info.Layout); t != nil && !t.over() {
+		if seen := t.last(); seen.incarnation == info.Meta.Incarnation {
+			if err := h.verify(ctx, info, seen); err != nil {
+				return nil, err
+			}
+		}
+	}
+	epochs, err := h.epochs(ctx, info.Layout)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-lost:
+		return nil, errors.New("the connection to the broker was lost")
+	default:
+		return epochs, nil
+	}
+}
+
+// verify asks the broker whether the stream is still the one that was read up
+// to the place; it returns ErrReset where it is not.
+func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
+	info, _, last, err := h.lookup(ctx, rel.Layout)
+	if errors.Is(err, ErrUnknownRelation) {
+		return fmt.Errorf("%w: it was deleted", ErrReset)
+	}
+	if err != nil {
+		return err
+	}
+	if info.Meta.Incarnation != p.incarnation {
+		return fmt.Errorf("%w: another incarnation began", ErrReset)
+	}
+	epochs, err := h.epochs(ctx, rel.Layout)
+	if err != nil {
+		return err
+	}
+	return p.held(epochs, last)
 }
 
 // nearTail is how many messages behind the stream's end a client may be for
@@ -99,27 +148,66 @@ func (h *Hub) end(ctx context.Context, l stream.Layout, last uint64) (uint64, er
 	if heartbeat >= last {
 		return last, nil
 	}
-	_, row, err := stream.FirstFrom(ctx, h.nc, l.Stream, l.Rows(), heartbeat+1)
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && row > last {
-		return heartbeat, nil
+	rows, err := h.rowsBehind(ctx, l, heartbeat)
+	if err != nil || !rows {
+		return heartbeat, err
 	}
-	return last, err
+	return last, nil
+}
+
+// endOf is gate.end.
+func (h *Hub) endOf(l stream.Layout) func(context.Context, uint64) (uint64, error) {
+	return func(ctx context.Context, seq uint64) (uint64, error) {
+		rows, err := h.rowsBehind(ctx, l, seq)
+		if err != nil || !rows {
+			return seq, err
+		}
+		return h.lastSeq(ctx, l.Stream)
+	}
+}
+
+// rowsBehind says whether the stream holds a row behind seq. Behind a
+// heartbeat of a stream of latest versions only a few control messages can be
+// before it; to look for a row by a filter would be dear there.
+func (h *Hub) rowsBehind(ctx context.Context, l stream.Layout, seq uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	filter := ">"
+	if l.Log() {
+		filter = l.Rows()
+	}
+	for {
+		msg, at, err := stream.FirstFrom(ctx, h.nc, l.Stream, filter, seq+1)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			return false, nil
+		case err != nil:
+			return false, err
+		case l.KindOf(msg.Subject) == stream.KindRow:
+			return true, nil
+		}
+		seq = at
+	}
 }
 
 // search returns the first sequence whose High is at least since: every place
 // at which since was ever shown is there or behind it, and everything before
 // has a lower txid (I3). It halves the stream by single gets, which stay fast
 // on a stream of any number of subjects.
-func (h *Hub) search(ctx context.Context, info Relation, since, last uint64) (uint64, error) {
+func (h *Hub) search(ctx context.Context, info Relation, since, first, last uint64) (uint64, error) {
+	first = max(1, first)
 	if since == 0 {
+		if info.Meta.Log {
+			return first, nil
+		}
 		return 1, nil
 	}
 	s, err := h.js.Stream(ctx, info.Layout.Stream)
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", info.Layout.Stream, err)
 	}
-	first := s.CachedInfo().State.FirstSeq
-	lo, hi := max(1, first), last+1
+	lo, hi := first, last+1
+	found := false // a message with such a High; the last one may be gone by now
 	for lo < hi {
 		mid := lo + (hi-lo)/2
 		msg, err := s.GetMsg(ctx, mid, jetstream.WithGetMsgSubject(info.Layout.All()))
@@ -135,12 +223,12 @@ func (h *Hub) search(ctx context.Context, info Relation, since, last uint64) (ui
 			return 0, fmt.Errorf("message %d of stream %s: %w", msg.Sequence, info.Layout.Stream, err)
 		}
 		if high >= since {
-			hi = mid
+			hi, found = mid, true
 		} else {
 			lo = msg.Sequence + 1
 		}
 	}
-	if lo > last {
+	if !found {
 		return lo, h.awaitHigh(ctx, info.Layout, since, last)
 	}
 	if info.Meta.Log && lo == first && first > 1 {

@@ -183,43 +183,86 @@ type catchup struct {
 	passed bool
 }
 
-// catchUp returns the next documents that the ring does not hold.
+// catchUp returns the next documents that the ring does not hold, or nothing
+// where they did not come soon.
 func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
+	out, err := r.readOn(ctx)
+	if err == nil || ctx.Err() != nil || errors.Is(err, ErrReset) || errors.Is(err, stream.ErrLayout) || errors.Is(err, lockstep.ErrMalformed) {
+		return out, err
+	}
+	// The broker is away, or was: read again from r.next on. If the stream is
+	// another afterwards the tail says so.
+	r.tail.log.Debug().Err(err).Msg("catching up again")
+	select {
+	case <-ctx.Done():
+		return Chunk{}, ctx.Err()
+	case <-time.After(retryMin):
+		return Chunk{}, nil
+	}
+}
+
+// catchupStep bounds the wait for one of the places, and for a message.
+const catchupStep = 500 * time.Millisecond
+
+// openCatchup begins to read from the broker, if one of the places is free.
+func (r *Reader) openCatchup(ctx context.Context) error {
+	select {
+	case r.hub.catchups <- struct{}{}:
+	case <-time.After(catchupStep):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	info := r.tail.info
+	c, err := openConsumer(ctx, r.hub.nc, r.hub.js, info.Layout, r.next)
+	if err != nil {
+		<-r.hub.catchups
+		return err
+	}
+	r.catchup = &catchup{consumer: c, gate: gate{last: r.next - 1, end: r.hub.endOf(info.Layout)}}
+	// The stream must still be the one that this client has read from; all of
+	// that lies before the tail's place.
+	err = r.hub.verify(ctx, info, r.tail.last())
+	var epochs stream.Epochs
+	if err == nil {
+		epochs, err = r.hub.epochs(ctx, info.Layout)
+	}
+	if err != nil {
+		r.endCatchup()
+		return err
+	}
+	r.catchup.place = newPlace(info, r.next-1, epochs)
+	r.hub.metrics.catchups.Inc()
+	return nil
+}
+
+func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	if r.catchup != nil && r.catchup.passed { // and the ring moved on
 		if err := r.handOver(ctx); err != nil {
 			return Chunk{}, err
 		}
 	}
 	if r.catchup == nil {
-		select {
-		case r.hub.catchups <- struct{}{}:
-		case <-time.After(time.Second):
-			return Chunk{}, nil
-		case <-ctx.Done():
-			return Chunk{}, ctx.Err()
-		}
-		c, err := openConsumer(ctx, r.hub.nc, r.hub.js, r.tail.info.Layout, r.next)
-		if err != nil {
-			<-r.hub.catchups
+		if err := r.openCatchup(ctx); err != nil || r.catchup == nil {
 			return Chunk{}, err
 		}
-		r.catchup = &catchup{consumer: c, place: place{incarnation: r.tail.info.Meta.Incarnation, seq: r.next - 1}}
-		r.catchup.gate = gate{last: r.next - 1, end: func(ctx context.Context) (uint64, error) {
-			return r.hub.lastSeq(ctx, r.tail.info.Layout.Stream)
-		}}
-		r.hub.metrics.catchups.Inc()
 	}
 	c := r.catchup
 	c.block.data, c.block.entries = c.block.data[:0], c.block.entries[:0]
 	limit := r.tail.first()
+	step, cancel := context.WithTimeout(ctx, catchupStep)
+	defer cancel()
+	var failed error
 	for len(c.block.data) < blockBytes {
-		m, err := c.consumer.next(ctx)
-		if errors.Is(err, errDropped) {
-			c.passed = true // read again from r.next on
-			break
-		}
+		m, err := c.consumer.next(step)
 		if err != nil {
-			return Chunk{}, err
+			if ctx.Err() != nil {
+				return Chunk{}, ctx.Err()
+			}
+			if step.Err() == nil {
+				c.passed, failed = true, err // read again from r.next on
+			}
+			break
 		}
 		if err := c.place.follow(m); err != nil {
 			return Chunk{}, err
@@ -237,7 +280,7 @@ func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 		r.next = m.seq + 1
 	}
 	if len(c.block.entries) == 0 {
-		return Chunk{}, nil
+		return Chunk{}, failed
 	}
 	next := r.next
 	out, err := r.take(view{data: c.block.data, entries: c.block.entries})
@@ -249,7 +292,7 @@ func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 // to the stream's end as it is now.
 func (r *Reader) handOver(ctx context.Context) error {
 	if r.catchup.gate.gap {
-		end, err := r.catchup.gate.end(ctx)
+		end, err := r.catchup.gate.end(ctx, r.next-1)
 		if err != nil {
 			return err
 		}

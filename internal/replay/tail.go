@@ -3,7 +3,6 @@ package replay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -25,12 +24,10 @@ type tail struct {
 	place place
 
 	mu sync.Mutex
-	// Guarded by mu.
+	// Guarded by mu. seen is the place of the last message taken.
+	seen   place
 	blocks []*block
 	bytes  int
-	// next is the sequence behind the last one read; the ring holds
-	// everything from blocks[0].first up to it.
-	next uint64
 	// changed is closed and replaced when something was appended while
 	// clients waited.
 	changed chan struct{}
@@ -42,14 +39,14 @@ type tail struct {
 	idleSince time.Time
 }
 
-func newTail(h *Hub, info Relation, from uint64) *tail {
+func newTail(h *Hub, info Relation, from uint64, epochs stream.Epochs) *tail {
 	t := &tail{
-		hub: h, info: info, next: from, changed: make(chan struct{}), idleSince: time.Now(),
+		hub: h, info: info, changed: make(chan struct{}), idleSince: time.Now(),
 		log: h.log.With().Str("stream", info.Layout.Stream).Logger(),
 	}
-	t.gate = gate{last: from - 1, end: func(ctx context.Context) (uint64, error) { return h.lastSeq(ctx, info.Layout.Stream) }}
-	// verify finds out the place's epoch.
-	t.place = place{incarnation: info.Meta.Incarnation, seq: from - 1}
+	t.gate = gate{last: from - 1, end: h.endOf(info.Layout)}
+	t.place = newPlace(info, from-1, epochs)
+	t.seen = t.place
 	t.blocks = []*block{{first: from}}
 	return t
 }
@@ -89,13 +86,29 @@ func (t *tail) end(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended = err
+	t.hub.metrics.cacheBytes.DeleteLabelValues(t.name())
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
 
-// read opens a consumer behind the last message and appends what it brings.
+// name is the relation's, for metrics.
+func (t *tail) name() string { return t.info.Layout.Schema + "." + t.info.Layout.Table }
+
+// read opens a consumer behind the last message and appends what it brings,
+// until the connection to the broker is lost: the stream that is there
+// afterwards may be another.
 func (t *tail) read(ctx context.Context) error {
-	if err := t.verify(ctx); err != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	lost := t.hub.reconnected()
+	go func() {
+		select {
+		case <-lost:
+			cancel(errors.New("the connection to the broker was lost"))
+		case <-ctx.Done():
+		}
+	}()
+	if err := t.hub.verify(ctx, t.info, t.place); err != nil {
 		return err
 	}
 	c, err := openConsumer(ctx, t.hub.nc, t.hub.js, t.info.Layout, t.place.seq+1)
@@ -103,49 +116,18 @@ func (t *tail) read(ctx context.Context) error {
 		return err
 	}
 	defer c.close()
-	lost := t.hub.reconnected()
 	for {
 		m, err := c.next(ctx)
 		if err != nil {
 			return err
 		}
-		select {
-		case <-lost:
-			return errors.New("the connection to the broker was lost")
-		default:
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		if err := t.append(ctx, m); err != nil {
 			return err
 		}
 	}
-}
-
-// verify asks the broker whether the stream is still the one that was read up
-// to the tail's place.
-func (t *tail) verify(ctx context.Context) error {
-	info, last, err := t.hub.lookup(ctx, t.info.Layout)
-	if errors.Is(err, ErrUnknownRelation) {
-		return fmt.Errorf("%w: it was deleted", ErrReset)
-	}
-	if err != nil {
-		return err
-	}
-	if info.Meta.Incarnation != t.place.incarnation {
-		return fmt.Errorf("%w: another incarnation began", ErrReset)
-	}
-	if last < t.place.seq {
-		return fmt.Errorf("%w: it ends at %d, %d was read", ErrReset, last, t.place.seq)
-	}
-	epochs, err := t.hub.epochs(ctx, t.info.Layout)
-	if err != nil {
-		return err
-	}
-	if t.place.epoch == "" {
-		t.place.epoch = epochs.At(t.place.seq)
-	} else if !epochs.Holds(t.place.epoch, t.place.seq, last) {
-		return fmt.Errorf("%w: the broker lost what was read", ErrReset)
-	}
-	return nil
 }
 
 // append takes one message.
@@ -165,7 +147,7 @@ func (t *tail) append(ctx context.Context, m message) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.next = m.seq + 1
+	t.seen = t.place
 	if !show {
 		return nil
 	}
@@ -174,13 +156,9 @@ func (t *tail) append(ctx context.Context, m message) error {
 		b = &block{first: m.seq, data: make([]byte, 0, blockBytes+len(m.data)+32)}
 		t.blocks = append(t.blocks, b)
 	}
-	before := cap(b.data)
 	b.data = appendChunk(b.data, m.data)
 	b.entries = append(b.entries, entry{seq: m.seq, end: len(b.data), heartbeat: heartbeat})
-	t.bytes += cap(b.data) - before
-	if before == 0 || len(b.entries) == 1 {
-		t.bytes += blockOverhead
-	}
+	t.bytes += b.recount()
 	t.evict()
 	if t.waiting > 0 {
 		t.waiting = 0
@@ -190,18 +168,15 @@ func (t *tail) append(ctx context.Context, m message) error {
 	return nil
 }
 
-// blockOverhead is what a block costs besides its data.
-const blockOverhead = 4 << 10
-
 // evict drops the oldest blocks past the ring's limit. Clients that hold one
 // still can read it.
 func (t *tail) evict() {
 	for t.bytes > t.hub.opt.CacheBytes && len(t.blocks) > 1 {
-		t.bytes -= cap(t.blocks[0].data) + blockOverhead
+		t.bytes -= t.blocks[0].size
 		t.blocks[0] = nil
 		t.blocks = t.blocks[1:]
 	}
-	t.hub.metrics.cacheBytes.WithLabelValues(t.info.Layout.Schema + "." + t.info.Layout.Table).Set(float64(t.bytes))
+	t.hub.metrics.cacheBytes.WithLabelValues(t.name()).Set(float64(t.bytes))
 }
 
 // view is what a client may read of a block.
@@ -256,6 +231,20 @@ func firstEntry(entries []entry, seq uint64) int {
 		}
 	}
 	return lo
+}
+
+// over says whether the tail has ended.
+func (t *tail) over() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended != nil
+}
+
+// last returns the place of the last message taken.
+func (t *tail) last() place {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.seen
 }
 
 // join and leave count clients, so that a tail that nobody reads can end.

@@ -1,0 +1,468 @@
+package replay_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"bridge/internal/replay"
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// hammer rewrites all of n keys in each batch, with the batch's number as txid
+// and as data, until the test or stop ends; so at every heartbeat each key
+// must have the heartbeat's since. The pause between two batches leaves the
+// machine time to breathe: where everybody lags all the time every key has a
+// hole, and no heartbeat can come.
+func hammer(t *testing.T, w *writer, keys, size int, pause time.Duration) (stop func() uint64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan uint64, 1)
+	pad := strings.Repeat("p", size)
+	go func() {
+		for n := uint64(1); ; n++ {
+			err := error(nil)
+			for i := 0; i < keys && err == nil; i++ {
+				err = w.Row(ctx, change(i, n, n, fmt.Sprint(n, " ", pad)))
+			}
+			if err == nil {
+				err = w.Heartbeat(ctx, heartbeat(n))
+			}
+			if err != nil && ctx.Err() == nil { // go on as the bridge does
+				t.Logf("batch %d: %v", n, err)
+				if _, err := w.Begin(ctx, source, func() {}); err != nil {
+					t.Errorf("begin: %v", err)
+				}
+			}
+			select {
+			case <-ctx.Done():
+				done <- n
+				return
+			case <-time.After(pause):
+			}
+		}
+	}()
+	return func() uint64 { cancel(); return <-done }
+}
+
+// checkHeartbeats makes the client check each heartbeat against hammer's rule.
+func checkHeartbeats(t *testing.T, c *client, keys int) {
+	c.onDoc = func(m lockstep.Message) {
+		if m.Control == nil || m.Control.Type != lockstep.HeartbeatType {
+			return
+		}
+		want := fmt.Sprintf(`"data":"%d `, m.Control.Since)
+		for k, v := range c.state {
+			if !strings.Contains(v, want) {
+				t.Errorf("I2: at heartbeat %d key %s is %.40s", m.Control.Since, k, v)
+				return
+			}
+		}
+		if len(c.state) != keys {
+			t.Errorf("I2: at heartbeat %d there are %d keys, want %d", m.Control.Since, len(c.state), keys)
+		}
+	}
+}
+
+// TestReplay_NoHeartbeatBehindAGap (I2): while every key is rewritten all the
+// time, a client that begins at any moment, on a new edge or an old one, holds
+// at each heartbeat exactly what the relation was then; and heartbeats come.
+func TestReplay_NoHeartbeatBehindAGap(t *testing.T) {
+	t.Parallel()
+	const keys = 50
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	stop := hammer(t, w, keys, 10, 10*time.Millisecond)
+	old := newHub(t, url, replay.Options{CacheBytes: 1})
+	live := open(t, old, request(0))
+	checkHeartbeats(t, live, keys)
+	live.until(t, 20)
+	for range 5 {
+		for _, h := range []*replay.Hub{old, newHub(t, url, replay.Options{CacheBytes: 1, IdleTime: 20 * time.Millisecond})} {
+			c := open(t, h, request(0))
+			checkHeartbeats(t, c, keys)
+			c.until(t, 1)
+			c.until(t, c.heartbeats[0]+10)
+			c.Close()
+		}
+	}
+	last := stop()
+	live.until(t, last)
+}
+
+// TestReplay_SlowReaderMissesNothing (I3, I9): a reader that falls out of the
+// ring reads from the broker and comes back; the ring stays within its bound.
+func TestReplay_SlowReaderMissesNothing(t *testing.T) {
+	t.Parallel()
+	const keys, cache = 200, 1 << 20
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	m := replay.NewMetrics()
+	h := hubWith(t, url, replay.Options{CacheBytes: cache}, m)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m)
+	live, slow := open(t, h, request(0)), open(t, h, request(0))
+	checkHeartbeats(t, live, keys)
+	checkHeartbeats(t, slow, keys)
+	stop := hammer(t, w, keys, 500, 25*time.Millisecond)
+	for n := uint64(40); n <= 200; n += 40 { // 4 MB each, four rings
+		live.until(t, n)
+		if got := gauge(t, registry, "lockstep_edge_cache_bytes"); got > cache+300<<10 {
+			t.Errorf("I9: the ring has %v bytes, want at most %d and a block", got, cache)
+		}
+		chunk, err := slow.Next(t.Context(), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow.take(t, chunk)
+	}
+	last := stop()
+	live.until(t, last)
+	slow.until(t, last)
+	if n := gauge(t, registry, "lockstep_edge_catchups_total"); n < 1 {
+		t.Errorf("%v readers had to catch up: the test did not reach what it is for", n)
+	}
+}
+
+func gauge(t *testing.T, g prometheus.Gatherer, name string) float64 {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	return 0
+}
+
+// TestReplay_RingIsBounded (I9): what the process holds for a ring is what its
+// limit says, whatever the size of rows.
+func TestReplay_RingIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{10, 2000, 200_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			const cache = 1 << 20
+			url := testenv.NATS(t).URL()
+			w := newWriter(t, url)
+			w.begin(t)
+			w.heartbeat(t, 0)
+			m := replay.NewMetrics()
+			registry := prometheus.NewRegistry()
+			registry.MustRegister(m)
+			h := hubWith(t, url, replay.Options{CacheBytes: cache}, m)
+			c := open(t, h, request(0))
+			n := 8 << 20 / (size + 100)
+			for i := range n {
+				w.row(t, i%1000, uint64(i+1), strings.Repeat("x", size))
+			}
+			w.heartbeat(t, uint64(n+1))
+			c.until(t, uint64(n+1))
+			// The next reader finds in the ring no more than the limit.
+			held := replay.RingBytes(h)
+			if held > cache+400<<10 || held < cache/2 {
+				t.Errorf("the ring holds %d bytes, its limit is %d", held, cache)
+			}
+			if got := gauge(t, registry, "lockstep_edge_cache_bytes"); int(got) != held {
+				t.Errorf("the metric says %v bytes, there are %d", got, held)
+			}
+		})
+	}
+}
+
+// TestReplay_CatchupsAreBounded (I9): no more clients read from the broker at
+// once than the limit says; the others wait for their turn and miss nothing.
+func TestReplay_CatchupsAreBounded(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	const rows = 6000 // past what a tail begins with
+	for i := range rows {
+		w.row(t, i, uint64(i+1), "x")
+	}
+	w.heartbeat(t, rows+1)
+	w.stored(t, rows+1)
+	h := newHub(t, url, replay.Options{CacheBytes: 1, Catchups: 2})
+	readers := make([]*client, 6)
+	for i := range readers {
+		readers[i] = open(t, h, request(0))
+	}
+	s, err := w.js.Stream(t.Context(), w.layout.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A first step of each takes the places; none gives its place back yet.
+	for i, c := range readers {
+		chunk, err := c.Next(t.Context(), 10*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.take(t, chunk)
+		if (len(chunk.Data) > 0) != (i < 2) {
+			t.Errorf("reader %d got %d bytes", i, len(chunk.Data))
+		}
+	}
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.State.Consumers > 3 { // with the tail's
+		t.Errorf("%d consumers for 6 readers, want 3", info.State.Consumers)
+	}
+	readers[0].Close() // its place is free again
+	for _, c := range readers[1:] {
+		c.until(t, rows+1)
+		if len(c.state) != rows {
+			t.Errorf("got %d rows, want %d", len(c.state), rows)
+		}
+	}
+}
+
+// TestReplay_StoreGoesBack (I8): the broker's files are replaced by an older
+// copy while a reader is open, and the bridge goes on from there. The reader
+// is cut rather than led past what it never got, and every since that was
+// shown resumes right, also for clients that come at once.
+func TestReplay_StoreGoesBack(t *testing.T) {
+	t.Parallel()
+	for _, more := range []int{0, 50} { // the new tail is shorter, or longer, than the lost one
+		t.Run(fmt.Sprint(more), func(t *testing.T) {
+			t.Parallel()
+			broker := testenv.NATSProcess(t, testenv.NATSConfig{SyncInterval: "always"})
+			w := newWriter(t, broker.URL())
+			w.begin(t)
+			w.row(t, 1, 5, "a")
+			w.heartbeat(t, 6)
+			w.stored(t, 6)
+			h := newHub(t, broker.URL(), replay.Options{})
+			broker.Stop()
+			older := t.TempDir()
+			if err := os.CopyFS(older, os.DirFS(broker.StoreDir())); err != nil {
+				t.Fatal(err)
+			}
+			broker.Start()
+			w.begin(t)
+			reader := open(t, h, request(0))
+			for i := range 20 {
+				w.row(t, 10+i, uint64(10+i), "lost and sent again")
+			}
+			w.heartbeat(t, 40)
+			reader.until(t, 40)
+			lost := token{reader.since, reader.state}
+			broker.Kill()
+			if err := os.RemoveAll(broker.StoreDir()); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.CopyFS(broker.StoreDir(), os.DirFS(older)); err != nil {
+				t.Fatal(err)
+			}
+			broker.Start()
+			w.begin(t)
+			// The bridge reads again what is new since the heartbeat of 6, and more.
+			want := map[string]string{}
+			put := func(id int, txid uint64, data string) {
+				w.row(t, id, txid, data)
+				k, v := rowState(id, data)
+				want[k] = v
+			}
+			for i := range 20 {
+				put(10+i, uint64(10+i), "lost and sent again")
+			}
+			for i := range more {
+				put(100+i, uint64(41+i), "new")
+			}
+			w.heartbeat(t, 100)
+			k, v := rowState(1, "a")
+			want[k] = v
+			if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
+				t.Errorf("the open reader: %v, want ErrReset", err)
+			}
+			c := open(t, h, request(lost.since))
+			c.state = lost.state
+			c.until(t, 100)
+			c.mustState(t, want)
+			c = open(t, h, request(0))
+			c.until(t, 100)
+			c.mustState(t, want)
+		})
+	}
+}
+
+// TestReplay_DroppedMessageIsReadAgain (I3): a message that gets lost between
+// the broker and the edge is not taken for one that was replaced.
+func TestReplay_DroppedMessageIsReadAgain(t *testing.T) {
+	t.Parallel()
+	for _, tail := range []bool{true, false} {
+		t.Run(fmt.Sprintf("tail=%v", tail), func(t *testing.T) {
+			t.Parallel()
+			url := testenv.NATS(t).URL()
+			w := newWriter(t, url)
+			w.begin(t)
+			rows := 300
+			if !tail { // the reader's own consumer
+				rows = 6000
+			}
+			var seen atomic.Int64
+			h := newHub(t, newProxy(t, url, func(line string) bool {
+				return !strings.HasPrefix(line, "HMSG lockstep.public.t.row.77 ") || seen.Add(1) > 1
+			}), replay.Options{CacheBytes: 1 << 20})
+			for i := range rows {
+				w.row(t, i, uint64(i+1), "x")
+			}
+			w.heartbeat(t, uint64(rows+1))
+			w.stored(t, uint64(rows+1))
+			c := open(t, h, request(0))
+			c.until(t, uint64(rows+1))
+			if len(c.state) != rows {
+				t.Errorf("got %d rows, want %d", len(c.state), rows)
+			}
+			if seen.Load() < 2 {
+				t.Error("the message was not dropped, or not read again")
+			}
+		})
+	}
+}
+
+// newProxy starts a proxy before a broker. It shows each line of the protocol
+// with its direction to pass, which may take its time, and loses the line and
+// its payload where pass returns false.
+func newProxy(t *testing.T, url string, pass func(line string) bool) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
+			if err != nil {
+				_ = client.Close()
+				return
+			}
+			go func() { forward(server, client, pass); _ = server.Close() }()
+			go func() { forward(client, server, pass); _ = client.Close() }()
+		}
+	}()
+	return "nats://" + l.Addr().String()
+}
+
+func forward(to io.Writer, from io.Reader, pass func(string) bool) {
+	r := bufio.NewReader(from)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		out := line
+		verb, _, _ := bytes.Cut(line, []byte(" "))
+		switch string(verb) {
+		case "MSG", "HMSG", "PUB", "HPUB":
+			fields := bytes.Fields(line)
+			size, err := strconv.Atoi(string(fields[len(fields)-1]))
+			if err != nil {
+				return
+			}
+			payload := make([]byte, size+2)
+			if _, err := io.ReadFull(r, payload); err != nil {
+				return
+			}
+			out = append(out, payload...)
+		}
+		if !pass(string(line)) {
+			continue
+		}
+		if _, err := to.Write(out); err != nil {
+			return
+		}
+	}
+}
+
+// TestReplay_GapHoldsHeartbeatsBack (I2): rows that were replaced before an
+// edge came to read them, between its look at the stream and its consumer's
+// start: the heartbeat behind the hole stands for a state that the client does
+// not have, and only the next one may pass.
+func TestReplay_GapHoldsHeartbeatsBack(t *testing.T) {
+	t.Parallel()
+	for _, tail := range []bool{true, false} {
+		t.Run(fmt.Sprintf("tail=%v", tail), func(t *testing.T) {
+			t.Parallel()
+			url := testenv.NATS(t).URL()
+			w := newWriter(t, url)
+			w.begin(t)
+			keys := 10
+			if !tail { // too far behind for a tail to begin with it
+				keys = 6000
+			}
+			batch := func(n uint64, from, to int) {
+				for i := from; i < to; i++ {
+					w.row(t, i, n, fmt.Sprint(n, " "))
+				}
+			}
+			batch(1, 0, keys)
+			w.heartbeat(t, 1)
+			w.stored(t, 1)
+			asked, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			h := newHub(t, newProxy(t, url, func(line string) bool {
+				if strings.Contains(line, "PUB $JS.API.CONSUMER.CREATE.") {
+					once.Do(func() { close(asked); <-release })
+				}
+				return true
+			}), replay.Options{})
+			c := open(t, h, request(0))
+			checkHeartbeats(t, c, keys)
+			<-asked
+			batch(2, 0, keys/2) // and its other half later
+			testenv.Eventually(t, 10*time.Second, func() error {
+				_, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, fmt.Sprint("lockstep.public.t.row.", keys/2-1))
+				if err != nil {
+					return err
+				}
+				s, err := w.js.Stream(t.Context(), w.layout.Stream)
+				if err == nil && s.CachedInfo().State.Msgs > uint64(keys+3) {
+					err = errors.New("not replaced yet")
+				}
+				return err
+			})
+			close(release)
+			for len(c.state) < keys { // all that is there, so also the first heartbeat, was read
+				chunk, err := c.Next(t.Context(), time.Second)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.take(t, chunk)
+			}
+			batch(2, keys/2, keys)
+			w.heartbeat(t, 2)
+			c.until(t, 2)
+			if len(c.heartbeats) != 1 {
+				t.Errorf("heartbeats %v came, want only the second", c.heartbeats)
+			}
+		})
+	}
+}

@@ -1,0 +1,294 @@
+package replay_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/publish"
+	"bridge/internal/replay"
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+var source = capture.Source{System: 7, Timeline: 1, Database: "app", OID: 42}
+
+func logger(t *testing.T) zerolog.Logger {
+	if os.Getenv("LOG_LEVEL") == "debug" {
+		return zerolog.New(zerolog.NewTestWriter(t))
+	}
+	return zerolog.Nop()
+}
+
+// writer fills a stream as a bridge does.
+type writer struct {
+	*publish.Publisher
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	layout stream.Layout
+	stop   func()
+}
+
+func newWriter(t *testing.T, url string) *writer { return startWriter(t, url, publish.Options{}) }
+
+func startWriter(t *testing.T, url string, opt publish.Options) *writer {
+	t.Helper()
+	opt.Prefix, opt.Holder = "lockstep", "test"
+	if opt.Table == "" {
+		opt.Schema, opt.Table = "public", "t"
+	}
+	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := publish.New(nc, js, opt, publish.NewMetrics(), logger(t))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.Run(ctx)
+	}()
+	w := &writer{Publisher: p, nc: nc, js: js, layout: stream.NewLayout("lockstep", opt.Schema, opt.Table, opt.Log), stop: func() { cancel(); <-done }}
+	t.Cleanup(w.stop)
+	return w
+}
+
+// begin starts an epoch, also where the broker has only just come back.
+func (w *writer) begin(t *testing.T) {
+	t.Helper()
+	testenv.Eventually(t, 30*time.Second, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := w.Begin(ctx, source, func() {})
+		return err
+	})
+}
+
+func change(id int, txid, xmin uint64, data string) capture.Change {
+	line := lockstep.AppendRowHead(nil, txid, xmin, false)
+	line = lockstep.AppendRowTail(fmt.Appendf(line, `{"id":%d,"data":%q}`, id, data))
+	return capture.Change{
+		Key: [][]byte{fmt.Append(nil, id)}, Txid: txid, Xmin: xmin, High: max(txid, xmin), Line: line,
+		KeyJSON: func(dst []byte) ([]byte, error) { return fmt.Appendf(dst, `{"id":%d}`, id), nil },
+	}
+}
+
+func heartbeat(xmin uint64) capture.Heartbeat {
+	return capture.Heartbeat{Snapshot: fmt.Sprintf("%d:%d:", xmin, xmin), Since: xmin, High: xmin}
+}
+
+func (w *writer) row(t *testing.T, id int, txid uint64, data string) {
+	t.Helper()
+	if err := w.Row(t.Context(), change(id, txid, txid, data)); err != nil {
+		t.Fatalf("row %d: %v", id, err)
+	}
+}
+
+func (w *writer) heartbeat(t *testing.T, xmin uint64) {
+	t.Helper()
+	if err := w.Heartbeat(t.Context(), heartbeat(xmin)); err != nil {
+		t.Fatalf("heartbeat %d: %v", xmin, err)
+	}
+}
+
+// stored waits until the stream's last heartbeat is that of xmin.
+func (w *writer) stored(t *testing.T, xmin uint64) {
+	t.Helper()
+	testenv.Eventually(t, 15*time.Second, func() error {
+		msg, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, w.layout.Heartbeat())
+		if err != nil {
+			return err
+		}
+		hb, err := stream.ParseHeartbeat(msg.Header, msg.Data)
+		if err == nil && hb.Since != xmin {
+			err = fmt.Errorf("the last heartbeat is %d, want %d", hb.Since, xmin)
+		}
+		return err
+	})
+}
+
+// newHub starts a hub with a connection of its own.
+func newHub(t *testing.T, url string, opt replay.Options) *replay.Hub {
+	t.Helper()
+	return hubWith(t, url, opt, replay.NewMetrics())
+}
+
+func hubWith(t *testing.T, url string, opt replay.Options, m *replay.Metrics) *replay.Hub {
+	t.Helper()
+	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := replay.NewHub(nc, js, opt, m, logger(t))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = h.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return h
+}
+
+// client reads a relation as HTTP clients do, and keeps its state.
+type client struct {
+	*replay.Reader
+	state map[string]string
+	// docs are the documents seen, heartbeats the since of each one.
+	docs       []lockstep.Message
+	heartbeats []uint64
+	completed  int
+	// since is what the client would resume with.
+	since uint64
+	// onDoc, where set, is called behind each document.
+	onDoc func(lockstep.Message)
+}
+
+func request(since uint64) replay.Request {
+	return replay.Request{Schema: "public", Table: "t", Since: since, Follow: true}
+}
+
+func open(t *testing.T, h *replay.Hub, req replay.Request) *client {
+	t.Helper()
+	r, err := h.Open(t.Context(), req)
+	if err != nil {
+		t.Fatalf("open %+v: %v", req, err)
+	}
+	t.Cleanup(r.Close)
+	return &client{Reader: r, state: map[string]string{}, since: req.Since}
+}
+
+// split takes HTTP chunks apart; each must be one document and its newline.
+func split(chunks []byte) ([][]byte, error) {
+	var docs [][]byte
+	for len(chunks) > 0 {
+		line, rest, ok := bytes.Cut(chunks, []byte("\r\n"))
+		size, err := strconv.ParseUint(string(line), 16, 31)
+		if !ok || err != nil || size == 0 || len(rest) < int(size)+2 || string(rest[size:size+2]) != "\r\n" {
+			return nil, fmt.Errorf("no whole chunk: %.60q", chunks)
+		}
+		doc := rest[:size]
+		if bytes.IndexByte(doc, '\n') != int(size)-1 {
+			return nil, fmt.Errorf("not one line: %.60q", doc)
+		}
+		docs = append(docs, doc)
+		chunks = rest[size+2:]
+	}
+	return docs, nil
+}
+
+// take applies one answer of Next.
+func (c *client) take(t *testing.T, chunk replay.Chunk) {
+	t.Helper()
+	docs, err := split(chunk.Data)
+	if err != nil {
+		t.Fatalf("I11: %v", err)
+	}
+	rows := 0
+	for _, doc := range docs {
+		m, err := lockstep.Decode(doc)
+		if err != nil {
+			t.Fatalf("I11: %v: %.80q", err, doc)
+		}
+		c.docs = append(c.docs, m)
+		switch {
+		case m.Row != nil:
+			rows++
+			if id, _, ok := bytes.Cut(m.Row.Data, []byte(`,"data":`)); ok {
+				c.state[string(id)] = string(m.Row.Data)
+			}
+			c.since = m.Row.Since
+		case m.Control.Type == lockstep.SnapshotCompleted:
+			if c.completed++; c.completed > 1 || len(c.heartbeats) > 0 {
+				t.Errorf("snapshot_completed came %d times, behind %d heartbeats", c.completed, len(c.heartbeats))
+			}
+		case m.Control.Type == lockstep.HeartbeatType:
+			if c.completed == 0 {
+				t.Error("a heartbeat came before snapshot_completed")
+			}
+			c.heartbeats = append(c.heartbeats, m.Control.Since)
+			c.since = m.Control.Since
+		}
+		if c.onDoc != nil {
+			c.onDoc(m)
+		}
+	}
+	if rows != chunk.Rows {
+		t.Errorf("a chunk of %d rows says %d", rows, chunk.Rows)
+	}
+}
+
+// until reads until a heartbeat of at least xmin came.
+func (c *client) until(t *testing.T, xmin uint64) {
+	t.Helper()
+	if err := c.try(t, xmin); err != nil {
+		t.Fatalf("since %d: %v after %d documents, heartbeats %v", xmin, err, len(c.docs), c.heartbeats)
+	}
+}
+
+func (c *client) try(t *testing.T, xmin uint64) error {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for len(c.heartbeats) == 0 || c.heartbeats[len(c.heartbeats)-1] < xmin {
+		if time.Now().After(deadline) {
+			return errors.New("nothing in 20 s")
+		}
+		chunk, err := c.Next(t.Context(), 100*time.Millisecond)
+		c.take(t, chunk)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// all reads a finite request to its end.
+func (c *client) all(t *testing.T) {
+	t.Helper()
+	for {
+		chunk, err := c.Next(t.Context(), 100*time.Millisecond)
+		c.take(t, chunk)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatalf("%v after %d documents", err, len(c.docs))
+		}
+	}
+}
+
+func (c *client) mustState(t *testing.T, want map[string]string) {
+	t.Helper()
+	if maps.Equal(c.state, want) {
+		return
+	}
+	n := 0
+	for k, v := range want {
+		if c.state[k] != v && n < 5 {
+			n++
+			t.Errorf("key %s: have %q, want %q", k, c.state[k], v)
+		}
+	}
+	t.Fatalf("the state has %d rows and differs, want %d", len(c.state), len(want))
+}
+
+func rowState(id int, data string) (key, value string) {
+	return fmt.Sprintf(`{"id":%d`, id), fmt.Sprintf(`{"id":%d,"data":%q}`, id, data)
+}
