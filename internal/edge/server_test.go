@@ -214,7 +214,7 @@ func TestServer_StalledClientIsCutAlone(t *testing.T) {
 	t.Parallel()
 	docs := newFlood(1000, 100)
 	r := serve(t, &fake{open: func(context.Context, edge.Request) (edge.Stream, error) { return docs, nil }},
-		edge.Options{WriteTimeout: 300 * time.Millisecond})
+		edge.Options{WriteTimeout: 2 * time.Second})
 	stalled, reading := get(t, r.addr, "/users"), get(t, r.addr, "/users")
 	if err := stalled.Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
 		t.Fatal(err)

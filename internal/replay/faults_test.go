@@ -172,7 +172,7 @@ func TestReplay_RingIsBounded(t *testing.T) {
 			registry.MustRegister(m)
 			h := hubWith(t, url, replay.Options{CacheBytes: cache}, m)
 			c := open(t, h, request(0))
-			n := 8 << 20 / (size + 100)
+			n := 3 << 20 / (size + 100)
 			for i := range n {
 				w.row(t, i%1000, uint64(i+1), strings.Repeat("x", size))
 			}

@@ -42,6 +42,8 @@ type writer struct {
 	js     jetstream.JetStream
 	layout stream.Layout
 	stop   func()
+	// rows counts those sent by row.
+	rows uint64
 }
 
 func newWriter(t *testing.T, url string) *writer { return startWriter(t, url, publish.Options{}) }
@@ -98,6 +100,17 @@ func (w *writer) row(t *testing.T, id int, txid uint64, data string) {
 	if err := w.Row(t.Context(), change(id, txid, txid, data)); err != nil {
 		t.Fatalf("row %d: %v", id, err)
 	}
+	if w.rows++; w.rows%1000 > 0 {
+		return
+	}
+	// A test that writes much does not run far ahead of its broker.
+	testenv.Eventually(t, 20*time.Second, func() error {
+		s, err := w.js.Stream(t.Context(), w.layout.Stream)
+		if err == nil && s.CachedInfo().State.LastSeq < w.rows {
+			err = fmt.Errorf("%d rows were sent, the stream ends at %d", w.rows, s.CachedInfo().State.LastSeq)
+		}
+		return err
+	})
 }
 
 func (w *writer) heartbeat(t *testing.T, xmin uint64) {

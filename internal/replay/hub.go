@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bridge/internal/stream"
@@ -38,6 +39,8 @@ type Hub struct {
 	log      zerolog.Logger
 	metrics  *Metrics
 	catchups chan struct{}
+	// queued counts the clients that wait for a place among those.
+	queued atomic.Int64
 
 	mu sync.Mutex
 	// Guarded by mu: by stream name; nil after Run ended.

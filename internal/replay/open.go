@@ -162,7 +162,11 @@ func (h *Hub) endOf(l stream.Layout) func(context.Context, uint64) (uint64, erro
 		if err != nil || !rows {
 			return seq, err
 		}
-		return h.lastSeq(ctx, l.Stream)
+		last, err := h.lastSeq(ctx, l.Stream)
+		if err != nil {
+			return 0, err
+		}
+		return h.end(ctx, l, last)
 	}
 }
 

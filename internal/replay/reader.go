@@ -173,12 +173,20 @@ func (r *Reader) take(v view) (Chunk, error) {
 	return out, nil
 }
 
+// catchupTurn is how long a client may hold its place among those that catch up
+// while others wait for one.
+const catchupTurn = 2 * time.Second
+
 // catchup reads from the broker what is no longer in the ring.
 type catchup struct {
+	hub      *Hub
+	since    time.Time
 	consumer *consumer
 	gate     gate
 	place    place
 	block    block
+	// silent counts waits in vain.
+	silent int
 	// passed is set when it read a message of the ring: it can't go on.
 	passed bool
 }
@@ -204,11 +212,18 @@ func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 // catchupStep bounds the wait for one of the places, and for a message.
 const catchupStep = 500 * time.Millisecond
 
+// catchupSilence is after how many such waits the broker may have forgotten
+// the consumer.
+const catchupSilence = 20
+
 // openCatchup begins to read from the broker, if one of the places is free.
 func (r *Reader) openCatchup(ctx context.Context) error {
+	r.hub.queued.Add(1)
+	defer r.hub.queued.Add(-1)
 	select {
 	case r.hub.catchups <- struct{}{}:
 	case <-time.After(catchupStep):
+		r.lastData = time.Now() // waiting for its turn is no fault of the stream
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -219,7 +234,7 @@ func (r *Reader) openCatchup(ctx context.Context) error {
 		<-r.hub.catchups
 		return err
 	}
-	r.catchup = &catchup{consumer: c, gate: gate{last: r.next - 1, end: r.hub.endOf(info.Layout)}}
+	r.catchup = &catchup{hub: r.hub, since: time.Now(), consumer: c, gate: gate{last: r.next - 1, end: r.hub.endOf(info.Layout)}}
 	// The stream must still be the one that this client has read from; all of
 	// that lies before the tail's place.
 	err = r.hub.verify(ctx, info, r.tail.last())
@@ -237,7 +252,7 @@ func (r *Reader) openCatchup(ctx context.Context) error {
 }
 
 func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
-	if r.catchup != nil && r.catchup.passed { // and the ring moved on
+	if r.catchup != nil && (r.catchup.passed || r.catchup.mustYield()) { // passed: the ring moved on
 		if err := r.handOver(ctx); err != nil {
 			return Chunk{}, err
 		}
@@ -259,11 +274,12 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 			if ctx.Err() != nil {
 				return Chunk{}, ctx.Err()
 			}
-			if step.Err() == nil {
+			if c.silent++; step.Err() == nil || c.silent > catchupSilence {
 				c.passed, failed = true, err // read again from r.next on
 			}
 			break
 		}
+		c.silent = 0
 		if err := c.place.follow(m); err != nil {
 			return Chunk{}, err
 		}
@@ -286,6 +302,12 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	out, err := r.take(view{data: c.block.data, entries: c.block.entries})
 	r.next = next
 	return out, err
+}
+
+// mustYield says whether it is another client's turn: a slow one must not keep
+// others from the stream (I10).
+func (c *catchup) mustYield() bool {
+	return time.Since(c.since) > catchupTurn && c.hub.queued.Load() > 0
 }
 
 // handOver ends the catching up: holes met on the way hold heartbeats back up
