@@ -13,11 +13,10 @@ import (
 )
 
 const (
-	// pullMessages and pullBytes are how much the broker sends ahead of a
-	// reader. (With a limit by bytes alone the client makes room for a million
-	// messages.)
-	pullMessages = 5000
-	pullBytes    = 4 << 20
+	// pullBytes is how much the broker sends ahead of a reader. (With a limit by
+	// messages and bytes the client stalls where the broker ends a request
+	// because of its bytes: it counts the messages that are left as owed.)
+	pullBytes = 4 << 20
 	// consumerIdle is when the broker forgets a consumer that nobody pulls.
 	consumerIdle = time.Minute
 	// requestTimeout bounds one request to the broker.
@@ -64,8 +63,7 @@ func openConsumer(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, l 
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
-	it, err := c.Messages(
-		jetstream.PullMaxMessagesWithBytesLimit(pullMessages, max(pullBytes, 2*int(nc.MaxPayload()))), jetstream.PullHeartbeat(5*time.Second))
+	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(nc.MaxPayload()))), jetstream.PullHeartbeat(5*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}

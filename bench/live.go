@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	liveWriters = 4
+	liveRate    = 500 // transactions a second, all writers together
+	liveSeconds = 20
+	liveWarmUp  = 2 * time.Second
+
+	wantP50, wantP99 = 2.0, 10.0 // milliseconds to the HTTP client, with NOTIFY
+)
+
+const liveSQL = `CREATE TABLE live (id bigint PRIMARY KEY, writer integer NOT NULL, note text NOT NULL)`
+
+// moments are the times of the rows by ID. Each list is written by one
+// goroutine, or, of committed, each element by one, and read when they have
+// ended.
+type moments struct {
+	begun, committed   []time.Time
+	stored, nats, http []time.Time
+}
+
+// liveRun is one run's latencies in milliseconds, and CPU seconds per second.
+type liveRun struct {
+	commit, stored, nats, http []float64
+	missing                    int
+	cpu                        map[string]float64
+}
+
+// benchLive is item 2.
+func benchLive(t testing.TB, w *world) section {
+	s := section{
+		title:  fmt.Sprintf("Live: %d transactions a second from %d writers, one row each, synchronous commit on", liveRate, liveWriters),
+		header: []string{"", "p50 ms", "p99 ms", "greatest ms"},
+	}
+	for _, mode := range []struct {
+		name   string
+		notify bool
+		env    []string
+	}{
+		{"NOTIFY", true, nil},
+		{"timer of 20 ms", false, []string{"BRIDGE_POLL_INTERVAL=20ms"}},
+	} {
+		var runs []liveRun
+		for range w.opt.runs {
+			run := w.live(t, mode.notify, mode.env)
+			runs = append(runs, run)
+			t.Logf("2: %s: commit to NATS %.2f / %.2f ms, to HTTP %.2f / %.2f ms (p50 / p99)", mode.name,
+				percentile(run.nats, 0.5), percentile(run.nats, 0.99), percentile(run.http, 0.5), percentile(run.http, 0.99))
+		}
+		liveRows(&s, w, mode.name, mode.notify, runs)
+	}
+	s.note("From the moment COMMIT returned to the writer until the reader has the row; an ordered consumer as NATS subscriber, the edge's own as HTTP client.")
+	s.note("COMMIT itself, from its sending to its return: the writers' time, for comparison.")
+	if w.edge == "" {
+		s.note("HTTP: not measured, %s.", w.noEdge)
+	}
+	return s
+}
+
+func liveRows(s *section, w *world, name string, notify bool, runs []liveRun) {
+	at := func(pick func(liveRun) []float64, p float64) series {
+		var out series
+		for _, r := range runs {
+			out = append(out, percentile(pick(r), p))
+		}
+		return out
+	}
+	row := func(what string, pick func(liveRun) []float64) (p50, p99 series) {
+		p50, p99 = at(pick, 0.5), at(pick, 0.99)
+		s.row(name+": "+what, p50.cell("%.2f"), p99.cell("%.2f"), at(pick, 1).cell("%.1f"))
+		return p50, p99
+	}
+	row("COMMIT", func(r liveRun) []float64 { return r.commit })
+	row("commit → stored by the broker", func(r liveRun) []float64 { return r.stored })
+	row("commit → NATS subscriber", func(r liveRun) []float64 { return r.nats })
+	if w.edge != "" {
+		p50, p99 := row("commit → HTTP client", func(r liveRun) []float64 { return r.http })
+		if notify {
+			s.verdict("live with NOTIFY, commit → HTTP client, p50", p50.cell("%.2f ms"), fmt.Sprintf("< %g ms", wantP50), p50.median() < wantP50)
+			s.verdict("live with NOTIFY, commit → HTTP client, p99", p99.cell("%.2f ms"), fmt.Sprintf("< %g ms", wantP99), p99.median() < wantP99)
+		}
+	}
+	var parts []string
+	for _, process := range []string{"bridge", "nats", "edge", "postgres", others} {
+		var used series
+		for _, r := range runs {
+			if cpu, ok := r.cpu[process]; ok {
+				used = append(used, 100*cpu)
+			}
+		}
+		if len(used) > 0 {
+			parts = append(parts, process+" "+used.cell("%.0f"))
+		}
+	}
+	s.note("%s: CPU in %% of a core: %s.", name, strings.Join(parts, ", "))
+	missing := 0
+	for _, r := range runs {
+		missing += r.missing
+	}
+	if missing > 0 {
+		s.note("%s: %d rows did not arrive within 5 s.", name, missing)
+	}
+}
+
+// live runs the writers and the readers once.
+func (w *world) live(t testing.TB, notify bool, env []string) liveRun {
+	t.Helper()
+	dsn := w.pg.Database()
+	defer w.drop(t, dsn)
+	testenv.Exec(t, dsn, liveSQL)
+	prepare(t, dsn, "live", notify)
+	w.settle(t)
+	ns := testenv.NATSProcess(t)
+	defer stopNATS(t, ns)
+	nc := testenv.NATSConn(t, ns.URL())
+	defer nc.Close()
+	p := w.startBridge(t, dsn, ns.URL(), "live", env...)
+	defer stop(t, p)
+	heartbeat(t, nc, "live", 0, time.Minute)
+	pids := map[string]int{"bridge": p.PID(), "nats": ns.PID(), "postgres": w.postmaster}
+
+	length := time.Duration(liveSeconds) * time.Second
+	if w.opt.seconds > 0 {
+		length = time.Duration(w.opt.seconds) * time.Second
+	}
+	each := int((length + liveWarmUp).Seconds() * liveRate / liveWriters)
+	m := &moments{}
+	for _, list := range []*[]time.Time{&m.begun, &m.committed, &m.stored, &m.nats, &m.http} {
+		*list = make([]time.Time, each*liveWriters)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var readers sync.WaitGroup
+	readers.Go(func() { readNATS(ctx, t, nc, m.stored, m.nats) })
+	if w.edge != "" {
+		edge, url := w.startEdge(t, ns.URL())
+		defer stop(t, edge)
+		pids["edge"] = edge.PID()
+		ready := make(chan struct{}) // closed by the reader
+		readers.Go(func() { readHTTP(ctx, t, url+"/live", m.http, ready) })
+		<-ready
+	}
+	usage := newMeter(t, pids)
+	w.write(t, dsn, m)
+	run := liveRun{cpu: usage.seconds(t)}
+	took := time.Since(usage.since).Seconds()
+	for name := range run.cpu {
+		run.cpu[name] /= took
+	}
+	<-time.After(2 * time.Second) // what is under way; the readers then stop
+	cancel()
+	readers.Wait()
+	run.collect(m, w.edge != "")
+	return run
+}
+
+// collect computes the latencies of the rows behind the warm-up.
+func (r *liveRun) collect(m *moments, edge bool) {
+	for id := int(liveWarmUp.Seconds() * liveRate); id < len(m.committed); id++ {
+		ms := func(from, to time.Time) float64 { return float64(to.Sub(from)) / float64(time.Millisecond) }
+		r.commit = append(r.commit, ms(m.begun[id], m.committed[id]))
+		if m.nats[id].IsZero() || edge && m.http[id].IsZero() {
+			r.missing++
+			continue
+		}
+		r.stored = append(r.stored, ms(m.committed[id], m.stored[id]))
+		r.nats = append(r.nats, ms(m.committed[id], m.nats[id]))
+		if edge {
+			r.http = append(r.http, ms(m.committed[id], m.http[id]))
+		}
+	}
+}
+
+// write runs the writers to their end. Each has a connection, and a schedule
+// that it catches up with when a commit takes long.
+func (w *world) write(t testing.TB, dsn string, m *moments) {
+	t.Helper()
+	var writers sync.WaitGroup
+	failed := make([]error, liveWriters)
+	begun := time.Now()
+	for n := range liveWriters {
+		writers.Go(func() { failed[n] = writeRows(t.Context(), dsn, n, begun, m) })
+	}
+	writers.Wait()
+	for _, err := range failed {
+		if err != nil {
+			t.Fatalf("writer: %v", err)
+		}
+	}
+}
+
+func writeRows(ctx context.Context, dsn string, n int, begun time.Time, m *moments) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	const insert = "INSERT INTO live (id, writer, note) VALUES ($1, $2, $3)"
+	if _, err := conn.Prepare(ctx, insert, insert); err != nil {
+		return err
+	}
+	note := strings.Repeat("x", 100)
+	for id := n; id < len(m.committed); id += liveWriters {
+		due := begun.Add(time.Duration(id) * time.Second / liveRate)
+		<-time.After(time.Until(due))
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, insert, id, n, note); err != nil {
+			return err
+		}
+		m.begun[id] = time.Now()
+		if err := tx.Commit(ctx); err != nil {
+			return err
+		}
+		m.committed[id] = time.Now()
+	}
+	return nil
+}
+
+// percentile returns the value below which the share p of all lies.
+func percentile(all []float64, p float64) float64 {
+	if len(all) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
+}

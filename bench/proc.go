@@ -1,0 +1,176 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tick is the unit of CPU times in /proc; it is the same on every Linux that
+// Go runs on.
+const tick = 10 * time.Millisecond
+
+// stat is what /proc/PID/stat says: the process's own CPU time, and that of
+// its children that have ended and were waited for.
+type stat struct{ own, reaped time.Duration }
+
+func readStat(pid int) (stat, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, fmt.Errorf("read CPU time: %w", err)
+	}
+	// The name, in parentheses, may hold anything.
+	_, rest, ok := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 15 {
+		return stat{}, fmt.Errorf("read CPU time of process %d: unexpected %q", pid, b)
+	}
+	var n [4]int64
+	for i := range n { // utime, stime, cutime, cstime are fields 14 to 17, from 1
+		if n[i], err = strconv.ParseInt(fields[11+i], 10, 64); err != nil {
+			return stat{}, fmt.Errorf("read CPU time of process %d: %w", pid, err)
+		}
+	}
+	return stat{own: time.Duration(n[0]+n[1]) * tick, reaped: time.Duration(n[2]+n[3]) * tick}, nil
+}
+
+// treeCPU is the CPU time of a process and of all children it ever had, as a
+// postmaster has: backends do not fork.
+func treeCPU(pid int) (time.Duration, error) {
+	s, err := readStat(pid)
+	if err != nil {
+		return 0, err
+	}
+	total := s.own + s.reaped
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range tasks {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return 0, err
+		}
+		for text := range strings.FieldsSeq(string(b)) {
+			child, err := strconv.Atoi(text)
+			if err != nil {
+				return 0, err
+			}
+			cs, err := readStat(child)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // it ended meanwhile
+			}
+			if err != nil {
+				return 0, err
+			}
+			total += cs.own
+		}
+	}
+	return total, nil
+}
+
+// peakMB is a process's peak resident memory in megabytes (10^6 bytes).
+func peakMB(t testing.TB, pid int) float64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatalf("read peak memory: %v", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if text, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 64)
+			if err != nil {
+				t.Fatalf("read peak memory: %v", err)
+			}
+			return kb * 1024 / 1e6
+		}
+	}
+	t.Fatalf("process %d shows no peak memory", pid)
+	return 0
+}
+
+// machineCPU is the CPU time that all processes, the kernel and, stolen by its
+// host, other machines have used since the start of this one.
+func machineCPU() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	fields := strings.Fields(first)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, fmt.Errorf("read the machine's CPU time: unexpected %q", first)
+	}
+	var busy int64
+	for _, i := range []int{1, 2, 3, 6, 7, 8} { // user, nice, system, irq, softirq, steal
+		n, err := strconv.ParseInt(fields[i], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the machine's CPU time: %w", err)
+		}
+		busy += n
+	}
+	return time.Duration(busy) * tick, nil
+}
+
+// others is a meter's name for what is not measured: the kernel's own work,
+// this program, and whatever disturbs the measurement.
+const others = "others"
+
+// meter measures the CPU time of processes, which it knows by name.
+type meter struct {
+	pids    map[string]int
+	begun   map[string]time.Duration
+	machine time.Duration
+	since   time.Time
+}
+
+// newMeter begins to measure.
+func newMeter(t testing.TB, pids map[string]int) *meter {
+	t.Helper()
+	m := &meter{pids: pids}
+	m.reset(t)
+	return m
+}
+
+func (m *meter) reset(t testing.TB) {
+	t.Helper()
+	m.begun, m.since = m.read(t), time.Now()
+	var err error
+	if m.machine, err = machineCPU(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *meter) read(t testing.TB) map[string]time.Duration {
+	t.Helper()
+	times := make(map[string]time.Duration, len(m.pids))
+	for name, pid := range m.pids {
+		cpu, err := treeCPU(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times[name] = cpu
+	}
+	return times
+}
+
+// seconds is the CPU time of each, and of others, since the last reset.
+func (m *meter) seconds(t testing.TB) map[string]float64 {
+	t.Helper()
+	used := make(map[string]float64, len(m.pids)+1)
+	machine, err := machineCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	used[others] = (machine - m.machine).Seconds()
+	for name, cpu := range m.read(t) {
+		used[name] = (cpu - m.begun[name]).Seconds()
+		used[others] -= used[name]
+	}
+	return used
+}

@@ -1,0 +1,143 @@
+package simtest
+
+// row judges a row before it is applied.
+func (c *checker) row(e *Event) {
+	v := e.Version
+	if e.Since != min(v.Txid, e.Xmin) {
+		c.fail("I5", "row %s: since %d is not min(txid %d, current_xmin %d)", e.Key, e.Since, v.Txid, e.Xmin)
+	}
+	held, holds := c.state[e.Key]
+	if holds && held.same(v) {
+		c.counts.Repeats++
+	}
+	if v.Op == 0 && v.Deleted {
+		c.repairDelete(e, held, holds)
+		return
+	}
+	known := c.truth.find(e.Key, v)
+	_, lost := c.truth.Lost[v.Op]
+	switch {
+	case known == nil && lost:
+		return // what is wrong with it shows at a heartbeat
+	case known == nil:
+		c.fail("I2", "row %s (txid %d, ver %d, op %d) is no version that was ever committed", e.Key, v.Txid, v.Ver, v.Op)
+		return
+	case known.Deleted != v.Deleted:
+		c.fail("I2", "row %s (txid %d, ver %d): deleted is %v", e.Key, v.Txid, v.Ver, v.Deleted)
+	}
+	if newest := c.seen[e.Key]; v.Ver < newest {
+		c.fail("I4", "row %s went back from version %d to %d (txid %d)", e.Key, newest, v.Ver, v.Txid)
+	}
+	c.seen[e.Key] = max(c.seen[e.Key], v.Ver)
+	c.promise(e, known, held, holds)
+	c.shownRow = max(c.shownRow, e.Since)
+}
+
+// same says whether both are the same version.
+func (v Version) same(o Version) bool { return v.Ver == o.Ver && v.Op == o.Op && v.Txid == o.Txid }
+
+// promise checks a row against every since shown in the connection: below it come only repeats, and what was repaired
+// because Postgres lost its successor.
+func (c *checker) promise(e *Event, known *Committed, held Version, holds bool) {
+	if holds && held.same(e.Version) || c.truth.undone[e.Key] {
+		return
+	}
+	if e.Txid < c.shownRow {
+		c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow)
+	}
+	for era, since := range c.shownBeat {
+		if e.Txid < since && known.Era <= era {
+			c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which a heartbeat before it showed", e.Key, e.Txid, e.Ver, since)
+		}
+	}
+}
+
+// repairDelete judges a deleted row that names only its key: it stands for a row that Postgres lost.
+func (c *checker) repairDelete(e *Event, held Version, holds bool) {
+	if !holds || held.Deleted {
+		return
+	}
+	if _, lost := c.truth.Lost[held.Op]; !lost {
+		c.fail("I2", "row %s (txid %d, ver %d) was deleted by the bridge, but Postgres did not lose it", e.Key, held.Txid, held.Ver)
+	}
+}
+
+// heartbeat judges the state at a heartbeat.
+func (c *checker) heartbeat(e *Event) {
+	era := c.truth.era(e.Timestamp)
+	if !c.completed {
+		c.fail("I2", "a heartbeat before snapshot_completed")
+	}
+	if last := c.lastBeat; last != nil {
+		if e.Since < last.Since && era <= c.truth.era(last.Timestamp) {
+			c.fail("I5", "a heartbeat's since fell from %d to %d", last.Since, e.Since)
+		}
+		if e.Cursor.Seq <= last.Cursor.Seq {
+			c.fail("I6", "a heartbeat's sequence went from %d to %d", last.Cursor.Seq, e.Cursor.Seq)
+		}
+		if e.Cursor.Epoch != last.Cursor.Epoch && c.epochs[e.Cursor.Epoch] {
+			c.fail("I6", "epoch %s writes again behind epoch %s", e.Cursor.Epoch, last.Cursor.Epoch)
+		}
+	}
+	c.epochs[e.Cursor.Epoch] = true
+	c.lastBeat = e
+	c.shownBeat[era] = max(c.shownBeat[era], e.Since)
+	c.counts.Heartbeats++
+	c.sum(e)
+	c.finished(e, era)
+	c.whole()
+}
+
+// sum checks that the balances have their sum.
+func (c *checker) sum(e *Event) {
+	if c.truth.Sum == nil {
+		return
+	}
+	sum := int64(0)
+	for _, v := range c.state {
+		if !v.Deleted {
+			sum += v.Balance
+		}
+	}
+	if sum != *c.truth.Sum {
+		c.fail("I2", "at the heartbeat with since %d the balances sum to %d, want %d", e.Since, sum, *c.truth.Sum)
+	}
+}
+
+// finished checks that every version of a finished transaction is there or superseded, and none that Postgres lost
+// before the heartbeat.
+func (c *checker) finished(e *Event, era int) {
+	for key, ch := range c.truth.byKey {
+		held, holds := c.state[key]
+		if want := ch.required(e.Since, era); held.Ver < want && !(holds && held.Deleted && held.Op == 0) {
+			c.fail("I2", "at the heartbeat with since %d row %s has version %d, want at least %d", e.Since, key, held.Ver, want)
+		}
+	}
+	for key, held := range c.state {
+		if of, lost := c.truth.Lost[held.Op]; lost && held.Op != 0 && of < era {
+			c.fail("I7", "at the heartbeat with since %d row %s is the version (txid %d, op %d) that Postgres lost in a crash before", e.Since, key, held.Txid, held.Op)
+		}
+	}
+}
+
+// whole checks that of each transaction the state shows all or nothing.
+func (c *checker) whole() {
+	c.truth.stamp++
+	for key, held := range c.state {
+		known := c.truth.find(key, held)
+		if known == nil {
+			continue
+		}
+		siblings := known.siblings
+		if siblings[0].stamp == c.truth.stamp {
+			continue
+		}
+		siblings[0].stamp = c.truth.stamp
+		for _, s := range siblings {
+			other := c.state[s.Key]
+			if _, lost := c.truth.Lost[other.Op]; other.Ver < s.Ver && !lost {
+				c.fail("I2", "transaction %d is there by half: row %s has its version %d, row %s has version %d, want at least %d", held.Txid, key, held.Ver, s.Key, other.Ver, s.Ver)
+			}
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package simtest_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/simtest"
+	"bridge/lockstep"
+)
+
+// The checker must be able to fail: each case is a short history, most of them wrong in one thing.
+//
+// The truth of all cases: transaction 10 makes rows a and b with 50 each; 12 moves 10 from a to b; 11, which took its ID
+// before 12 and wrote after it, moves 5 more. Postgres is killed at second 1000 and is back at 1001. It lost 13, which
+// had changed a, and gave that ID out again: now 13 moves 1 from b to a. 14 deletes c, which it made itself.
+func truth() *simtest.Truth {
+	sum := int64(100)
+	t := &simtest.Truth{
+		Relation: simtest.Accounts, Sum: &sum, Lost: map[int64]int{70: 0}, Starts: []int64{1001},
+		Final: map[string]simtest.FinalRow{
+			"a": {Txid: 13, Data: "a4"}, "b": {Txid: 13, Data: "b4"}, "c": {Txid: 14, Deleted: true, Data: "c2"},
+		},
+	}
+	t.SetHistory([]simtest.Committed{
+		{Key: "a", Ver: 1, Op: 1, Txid: 10},
+		{Key: "b", Ver: 1, Op: 1, Txid: 10},
+		{Key: "a", Ver: 2, Op: 2, Txid: 12},
+		{Key: "b", Ver: 2, Op: 3, Txid: 12},
+		{Key: "a", Ver: 3, Op: 4, Txid: 11},
+		{Key: "b", Ver: 3, Op: 5, Txid: 11},
+		{Key: "a", Ver: 4, Op: 6, Txid: 13, Era: 1},
+		{Key: "b", Ver: 4, Op: 7, Txid: 13, Era: 1},
+		{Key: "c", Ver: 1, Op: 8, Txid: 14, Era: 1},
+		{Key: "c", Ver: 2, Op: 9, Txid: 14, Era: 1, Deleted: true},
+	})
+	return t
+}
+
+type history []simtest.Event
+
+func connected(since uint64) simtest.Event {
+	return simtest.Event{Kind: simtest.Connected, Since: since}
+}
+func completed() simtest.Event { return simtest.Event{Kind: simtest.CompletedSeen} }
+
+func row(key string, ver, op int64, txid, xmin uint64, balance int64) simtest.Event {
+	return simtest.Event{Kind: simtest.RowSeen, Key: key, Xmin: xmin, Since: min(txid, xmin), Version: simtest.Version{Ver: ver, Op: op, Txid: txid, Balance: balance}}
+}
+
+func beat(since uint64, timestamp int64, epoch string, seq uint64) simtest.Event {
+	return simtest.Event{Kind: simtest.HeartbeatSeen, Since: since, Timestamp: timestamp, Cursor: lockstep.Cursor{Incarnation: "i", Epoch: epoch, Seq: seq}}
+}
+
+// loaded is a connection up to its first heartbeat, at which 11 runs still.
+func loaded(more ...simtest.Event) history {
+	return append(history{
+		connected(0),
+		row("a", 2, 2, 12, 11, 40), row("b", 2, 3, 12, 11, 60),
+		completed(), beat(11, 900, "e1", 10),
+	}, more...)
+}
+
+// moved is loaded and the rows of 11, with a heartbeat.
+func moved(more ...simtest.Event) history {
+	return append(loaded(row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65), beat(13, 901, "e1", 20)), more...)
+}
+
+func TestCheck_AcceptsWhatIsRight(t *testing.T) {
+	for name, h := range map[string]history{
+		"load":                           loaded(),
+		"a row goes to a lower txid":     moved(),
+		"repeats":                        moved(row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65), beat(13, 902, "e2", 30)),
+		"a txid is given out again":      moved(beat(14, 903, "e1", 30), row("a", 4, 6, 13, 14, 36), row("b", 4, 7, 13, 14, 64), beat(14, 1001, "e2", 40)),
+		"since falls by a crash":         moved(beat(14, 903, "e1", 30), beat(13, 1001, "e2", 40)),
+		"a lost version is repaired":     moved(row("a", 4, 70, 13, 14, 35), beat(14, 903, "e1", 30), row("a", 3, 4, 11, 13, 35), beat(13, 1001, "e2", 40)),
+		"resumed, state kept":            moved(simtest.Event{Kind: simtest.CutSeen}, connected(13), row("b", 3, 5, 11, 13, 65), completed(), beat(13, 904, "e1", 30)),
+		"torn by a kill":                 moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 50 * time.Second}),
+		"torn by itself":                 moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, Own: true, At: 90 * time.Second}),
+		"refused after a loss":           moved(simtest.Event{Kind: simtest.Refused, Status: 409, At: 61 * time.Second}),
+		"not ready":                      moved(simtest.Event{Kind: simtest.Refused, Status: 503}),
+		"the ring shows older ones anew": moved(connected(11), row("a", 2, 2, 12, 11, 40), row("a", 3, 4, 11, 13, 35), completed(), beat(13, 904, "e1", 20)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if found := check(h); len(found) > 0 {
+				t.Errorf("got %v", found)
+			}
+		})
+	}
+}
+
+func TestCheck_FindsWhatIsWrong(t *testing.T) {
+	repaired := row("b", 0, 0, 14, 14, 0)
+	repaired.Deleted = true
+	marked := row("a", 3, 4, 11, 13, 0)
+	marked.Deleted = true
+	since := row("a", 3, 4, 11, 13, 35)
+	since.Since = 13
+	for _, c := range []struct {
+		name, want string
+		h          history
+	}{
+		{"lost row", "I2: at the heartbeat with since 13 row a has version 2, want at least 3", loaded(row("b", 3, 5, 11, 13, 65), beat(13, 901, "e1", 20))},
+		{"heartbeat before its rows", "I2", loaded(beat(13, 901, "e1", 20), row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65))},
+		{"heartbeat amid a transaction", "transaction 11 is there by half", loaded(row("a", 3, 4, 11, 11, 35), beat(11, 901, "e1", 20))},
+		{"sum", "the balances sum to 105", loaded(row("b", 3, 5, 11, 13, 65), beat(11, 901, "e1", 20))},
+		{"row that was never committed", "no version that was ever committed", loaded(row("a", 3, 99, 11, 13, 35))},
+		{"version that its transaction changed again", "no version that was ever committed", loaded(row("c", 1, 8, 14, 15, 0))},
+		{"wrong mark", "deleted is true", loaded(marked)},
+		{"wrong since", "I5: row a: since 13 is not min", loaded(since)},
+		{"stale overwrite", "I4: row a went back from version 3 to 2", moved(row("a", 2, 2, 12, 13, 40))},
+		{"new row below a heartbeat's since", "I5: row a (txid 11, ver 3) is new below since 13, which a heartbeat", loaded(beat(13, 901, "e1", 20), row("a", 3, 4, 11, 13, 35))},
+		{"new row below a row's since", "I5: row a (txid 11, ver 3) is new below since 12, which a row", history{connected(0), row("b", 2, 3, 12, 13, 60), row("a", 3, 4, 11, 13, 35)}},
+		{"reused txid without a crash", "I5: row a (txid 13", moved(beat(14, 1001, "e1", 30), row("a", 4, 6, 13, 14, 36))},
+		{"heartbeat's since falls", "I5: a heartbeat's since fell from 13 to 12", moved(beat(12, 902, "e1", 30))},
+		{"heartbeat before completed", "I2: a heartbeat before snapshot_completed", moved(connected(13), beat(13, 903, "e1", 30))},
+		{"completed twice", "I2: a second snapshot_completed", moved(completed())},
+		{"sequence goes back", "I6: a heartbeat's sequence", moved(beat(13, 903, "e1", 20))},
+		{"old writer writes again", "I6: epoch e1 writes again", moved(beat(13, 903, "e2", 30), beat(13, 904, "e1", 40))},
+		{"lost version stays", "I7: at the heartbeat with since 13 row a is the version", moved(row("a", 4, 70, 13, 14, 35), beat(13, 1001, "e2", 30))},
+		{"delete of what was not lost", "I2: row b (txid 11, ver 3) was deleted by the bridge", moved(repaired)},
+		{"half a document", "I11: a chunk is not one line", moved(simtest.Event{Kind: simtest.Odd, Text: "a chunk is not one line"})},
+		{"torn though nobody was killed", "I11: the stream was cut within", moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 90 * time.Second})},
+		{"refused though nothing was lost", "I3: since 0 was refused with 410", moved(simtest.Event{Kind: simtest.Refused, Status: 410, At: 59 * time.Second})},
+		{"refused for no reason", "I3: since 0 was refused with 400", moved(simtest.Event{Kind: simtest.Refused, Status: 400})},
+		{"token that misses a row", "I2: at the heartbeat with since 13 row b has version 0", history{
+			{Kind: simtest.Adopted, State: simtest.State{"a": {Ver: 3, Op: 4, Txid: 11, Balance: 35}}, Since: 13},
+			connected(13), completed(), beat(13, 905, "e1", 40),
+		}},
+		{"state forgotten", "I2: at the heartbeat with since 11 row a has version 0", loaded(simtest.Event{Kind: simtest.Emptied}, connected(0), completed(), beat(11, 902, "e1", 30))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			found := check(c.h)
+			if len(found) == 0 {
+				t.Fatal("found nothing")
+			}
+			all := ""
+			for _, v := range found {
+				all += v.Invariant + ": " + v.Text + "\n"
+			}
+			if !strings.Contains(all, c.want) {
+				t.Errorf("got %s, want %s", all, c.want)
+			}
+		})
+	}
+}
+
+func check(h history) []simtest.Violation {
+	t := truth()
+	t.EdgeKills, t.Losses = []time.Duration{51 * time.Second}, []time.Duration{60 * time.Second}
+	l := simtest.NewLog("c", simtest.Accounts)
+	for _, e := range h {
+		l.Add(e)
+	}
+	t.Observe(l)
+	_, found := simtest.Check(t, l)
+	return found
+}
+
+func TestDifferences_I1(t *testing.T) {
+	v := func(ver int64, txid uint64, data string) simtest.Version {
+		return simtest.Version{Ver: ver, Txid: txid, Hash: simtest.Hash([]byte(data))}
+	}
+	gone := v(2, 14, "")
+	gone.Deleted = true
+	for _, c := range []struct {
+		name, want string
+		s          simtest.State
+	}{
+		{"equal", "", simtest.State{"a": v(4, 13, "a4"), "b": v(4, 13, "b4"), "c": gone}},
+		{"equal without the deleted row", "", simtest.State{"a": v(4, 13, "a4"), "b": v(4, 13, "b4")}},
+		{"missing row", "row b is missing", simtest.State{"a": v(4, 13, "a4")}},
+		{"other bytes", "row b: got another version", simtest.State{"a": v(4, 13, "a4"), "b": v(4, 13, "b 4")}},
+		{"other txid", "row b: got another version", simtest.State{"a": v(4, 13, "a4"), "b": v(4, 12, "b4")}},
+		{"deleted row lives", "row c: got deleted=false", simtest.State{"a": v(4, 13, "a4"), "b": v(4, 13, "b4"), "c": v(1, 14, "c1")}},
+		{"living row deleted", "row b: got deleted=true", simtest.State{"a": v(4, 13, "a4"), "b": gone}},
+		{"unknown row", "row d (txid 9, ver 1) is not in the relation", simtest.State{"a": v(4, 13, "a4"), "b": v(4, 13, "b4"), "d": v(1, 9, "")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := strings.Join(simtest.Differences(truth().Final, c.s), "; ")
+			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// A token is what its client held at that moment, through what it had adopted and forgotten before.
+func TestLog_TokenIsTheStateOfThatMoment(t *testing.T) {
+	l := simtest.NewLog("c", simtest.Accounts)
+	for _, e := range []simtest.Event{
+		{Kind: simtest.Adopted, State: simtest.State{"x": {Ver: 7}}, Since: 5},
+		connected(5), row("a", 1, 1, 10, 10, 50), row("a", 2, 2, 12, 11, 40), beat(12, 900, "e", 1),
+		{Kind: simtest.Emptied},
+		connected(0), row("b", 1, 1, 10, 10, 50),
+	} {
+		l.Add(e)
+	}
+	for i, want := range map[int]simtest.State{
+		2: {"x": {Ver: 7}, "a": {Ver: 1, Op: 1, Txid: 10, Balance: 50}},
+		4: {"x": {Ver: 7}, "a": {Ver: 2, Op: 2, Txid: 12, Balance: 40}},
+		7: {"b": {Ver: 1, Op: 1, Txid: 10, Balance: 50}},
+	} {
+		got, ok := l.Token(i)
+		if !ok || got.Since != l.Events()[i].Since || len(got.State) != len(want) {
+			t.Fatalf("token %d: got %+v %v, want %v", i, got, ok, want)
+		}
+		for k, v := range want {
+			if got.State[k] != v {
+				t.Errorf("token %d: got %v, want %v", i, got.State, want)
+			}
+		}
+	}
+	if _, ok := l.Token(1); ok {
+		t.Error("a connection is not a token")
+	}
+}

@@ -1,0 +1,235 @@
+package simtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"bridge/lockstep"
+)
+
+// Client follows one relation and writes down what it sees.
+type Client struct {
+	// Static after construction.
+	Log     *Log
+	edges   func() []string // addresses
+	elapsed func() time.Duration
+	rnd     *rand.Rand // of Run's goroutine
+	// tokens returns a token from the past for a client that resumes from such, or nil.
+	tokens func(*rand.Rand) *Token
+
+	// since is that of the last document. Owned by Run.
+	since uint64
+	// calm is set when the client no longer cuts itself.
+	calm atomic.Bool
+	// beat is the timestamp of the last heartbeat that the state is at or behind, 0 after a jump into the past; newest
+	// is the highest ever seen.
+	beat, newest atomic.Int64
+	// Resumed counts tokens.
+	Resumed atomic.Int64
+}
+
+// NewClient returns a client that holds nothing.
+func NewClient(name, relation string, edges func() []string, elapsed func() time.Duration, seed uint64) *Client {
+	return &Client{Log: NewLog(name, relation), edges: edges, elapsed: elapsed, rnd: rand.New(rand.NewPCG(seed, hash([]byte(name))))}
+}
+
+// ResumeFrom makes it a client that goes back to tokens now and then.
+func (c *Client) ResumeFrom(tokens func(*rand.Rand) *Token) { c.tokens = tokens }
+
+// Calm makes the client follow without cutting itself, or do so again.
+func (c *Client) Calm(yes bool) { c.calm.Store(yes) }
+
+// Beat returns the timestamp of the last heartbeat that the client's state includes, 0 for none.
+func (c *Client) Beat() int64 { return c.beat.Load() }
+
+// Newest returns the highest timestamp of a heartbeat that the client ever saw.
+func (c *Client) Newest() int64 { return c.newest.Load() }
+
+// Run follows the relation until ctx ends.
+func (c *Client) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		c.jump()
+		c.connection(ctx)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(5+c.rnd.IntN(150)) * time.Millisecond):
+		}
+	}
+}
+
+// jump decides where to go on from: mostly from where the client was.
+func (c *Client) jump() {
+	if c.calm.Load() {
+		return
+	}
+	if c.tokens != nil && c.rnd.IntN(2) == 0 {
+		if t := c.tokens(c.rnd); t != nil {
+			c.Adopt(*t)
+			return
+		}
+	}
+	if c.rnd.IntN(20) == 0 {
+		c.empty()
+	}
+}
+
+func (c *Client) empty() {
+	c.beat.Store(0)
+	c.since = 0
+	c.Log.Add(Event{At: c.elapsed(), Kind: Emptied})
+}
+
+// Adopt makes the client one that was shown the token.
+func (c *Client) Adopt(t Token) {
+	c.beat.Store(0)
+	c.since = t.Since
+	c.Resumed.Add(1)
+	c.Log.Add(Event{At: c.elapsed(), Kind: Adopted, State: t.State, Since: t.Since, Text: "of " + t.Of + " at " + t.At.Round(time.Millisecond).String()})
+}
+
+// connection lives through one connection.
+func (c *Client) connection(ctx context.Context) {
+	edges := c.edges()
+	var opt Options
+	alive := 5*time.Second + time.Duration(c.rnd.Int64N(int64(15*time.Second)))
+	if !c.calm.Load() && c.rnd.IntN(10) < 7 {
+		// From within the first head to some seconds of traffic.
+		opt.Bytes = int64(1) << (5 + c.rnd.IntN(15))
+		opt.Bytes += c.rnd.Int64N(opt.Bytes)
+	}
+	s, err := Dial(edges[c.rnd.IntN(len(edges))], c.Log.Relation, c.since, opt)
+	if err != nil {
+		c.noStream(err)
+		return
+	}
+	defer context.AfterFunc(ctx, s.Close)()
+	defer s.Close()
+	c.Log.Add(Event{At: c.elapsed(), Kind: Connected, Since: c.since})
+	until := time.Now().Add(alive)
+	for c.calm.Load() || time.Now().Before(until) {
+		if !c.calm.Load() && c.rnd.IntN(3000) == 0 { // and the edge has to wait
+			sleep(ctx, time.Duration(500+c.rnd.IntN(2000))*time.Millisecond)
+		}
+		if err := c.next(s); err != nil {
+			c.ended(ctx, s, err)
+			return
+		}
+	}
+	c.Log.Add(Event{At: c.elapsed(), Kind: CutSeen, Own: true, Text: "enough"})
+}
+
+// Fetch reads a finite stream from the client's position to its end.
+func (c *Client) Fetch(ctx context.Context, addr string) error {
+	s, err := Dial(addr, c.Log.Relation, c.since, Options{Finite: true})
+	if err != nil {
+		c.noStream(err)
+		return err
+	}
+	defer context.AfterFunc(ctx, s.Close)()
+	defer s.Close()
+	c.Log.Add(Event{At: c.elapsed(), Kind: Connected, Since: c.since})
+	for {
+		if err := c.next(s); err != nil {
+			if errors.Is(err, io.EOF) && !errors.Is(err, ErrCut) && !errors.Is(err, ErrTorn) {
+				c.Log.Add(Event{At: c.elapsed(), Kind: Ended})
+				return nil
+			}
+			c.ended(ctx, s, err)
+			return err
+		}
+	}
+}
+
+func (c *Client) noStream(err error) {
+	e := Event{At: c.elapsed(), Kind: Refused, Since: c.since, Text: err.Error()}
+	var refused *RefusedError
+	var o *OddError
+	switch {
+	case errors.As(err, &refused):
+		e.Status = refused.Status
+		c.Log.Add(e)
+		if e.Status == 409 || e.Status == 410 {
+			c.empty()
+		}
+	case errors.As(err, &o):
+		e.Kind = Odd
+		c.Log.Add(e)
+	}
+	// The rest is an edge that is away, or a cut within the head.
+}
+
+func (c *Client) ended(ctx context.Context, s *Stream, err error) {
+	e := Event{At: c.elapsed(), Kind: CutSeen, Own: s.Spent() || ctx.Err() != nil, Torn: errors.Is(err, ErrTorn), Text: err.Error()}
+	var o *OddError
+	switch {
+	case errors.As(err, &o):
+		e.Kind = Odd
+	case errors.Is(err, io.EOF) && !errors.Is(err, ErrCut) && !errors.Is(err, ErrTorn):
+		e.Kind, e.Text = Odd, "a final chunk in a stream that has no end"
+	}
+	c.Log.Add(e)
+}
+
+// next reads one document and writes it down.
+func (c *Client) next(s *Stream) error {
+	m, err := s.Next()
+	if err != nil {
+		return err
+	}
+	e := Event{At: c.elapsed()}
+	switch {
+	case m.Row != nil:
+		err = e.ofRow(m.Row)
+	case m.Control.Type == lockstep.HeartbeatType:
+		e.Kind, e.Since, e.Timestamp = HeartbeatSeen, m.Control.Since, m.Control.Timestamp
+		e.Cursor, err = lockstep.ParseCursor(m.Control.Cursor)
+	case m.Control.Type == lockstep.SnapshotCompleted:
+		e.Kind = CompletedSeen
+	default:
+		return nil
+	}
+	if err != nil {
+		return odd("%v", err)
+	}
+	c.Log.Add(e)
+	if e.Since != 0 {
+		c.since = e.Since
+	}
+	if e.Kind == HeartbeatSeen {
+		c.beat.Store(e.Timestamp)
+		c.newest.Store(max(c.newest.Load(), e.Timestamp))
+	}
+	return nil
+}
+
+// ofRow reads the columns that both relations have; what they don't is nil.
+func (e *Event) ofRow(r *lockstep.Row) error {
+	var data struct {
+		ID, No  *int64
+		Shop    *string
+		Balance int64
+		Ver, Op int64
+	}
+	if err := json.Unmarshal(r.Data, &data); err != nil {
+		return err
+	}
+	switch {
+	case data.ID != nil:
+		e.Key = strconv.FormatInt(*data.ID, 10)
+	case data.Shop != nil && data.No != nil:
+		e.Key = orderKey(*data.Shop, *data.No)
+	default:
+		return errors.New("a row without its key")
+	}
+	e.Kind, e.Xmin, e.Since = RowSeen, r.CurrentXmin, r.Since
+	e.Version = Version{Ver: data.Ver, Op: data.Op, Txid: r.Txid, Deleted: r.Deleted, Balance: data.Balance, Hash: hash(r.Data)}
+	return nil
+}
+
+func orderKey(shop string, no int64) string { return shop + "/" + strconv.FormatInt(no, 10) }

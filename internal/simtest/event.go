@@ -1,0 +1,159 @@
+package simtest
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"maps"
+	"strconv"
+	"sync"
+	"time"
+
+	"bridge/lockstep"
+)
+
+// Kind says what an event is.
+type Kind uint8
+
+// Kinds of events.
+const (
+	// Connected: a stream began, asked for with Since.
+	Connected Kind = iota + 1
+	// Emptied: the client forgot its state, to ask for everything.
+	Emptied
+	// Adopted: the client took State as its own, to resume from a token.
+	Adopted
+	// RowSeen, HeartbeatSeen, CompletedSeen: a document.
+	RowSeen
+	HeartbeatSeen
+	CompletedSeen
+	// Ended: a finite stream ended with its final chunk.
+	Ended
+	// CutSeen: the stream was cut; by the client itself where Own is set, within a chunk where Torn is.
+	CutSeen
+	// Refused: the answer was not a stream. Status and Text say what.
+	Refused
+	// Odd: what came is not the protocol; Text says why.
+	Odd
+)
+
+// Version is what a client can tell of a row's version.
+type Version struct {
+	// Ver is the version's place in the history of its key, Op the statement that made it; both 0 for a deleted row
+	// that names only its key.
+	Ver, Op int64
+	Txid    uint64
+	Deleted bool
+	Balance int64
+	// Hash is that of data.
+	Hash uint64
+}
+
+// State is what a client holds, by key.
+type State map[string]Version
+
+// Event is one thing that happened to a client.
+type Event struct {
+	At   time.Duration // since the run began
+	Kind Kind
+	Key  string
+	Version
+	Xmin      uint64
+	Since     uint64
+	Timestamp int64 // of a heartbeat
+	Cursor    lockstep.Cursor
+	State     State // of Adopted; never changed
+	Own, Torn bool
+	Status    int
+	Text      string
+}
+
+// Log is all that happened to one client of one relation.
+type Log struct {
+	Client, Relation string
+
+	mu sync.Mutex
+	// Guarded by mu.
+	events []Event
+	state  State
+}
+
+// NewLog returns the log of a client that holds nothing.
+func NewLog(client, relation string) *Log {
+	return &Log{Client: client, Relation: relation, state: State{}}
+}
+
+// Add appends an event and applies it to the client's state.
+func (l *Log) Add(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.events = append(l.events, e)
+	l.state = e.apply(l.state)
+}
+
+// apply changes s, or returns another state.
+func (e *Event) apply(s State) State {
+	switch e.Kind {
+	case Emptied:
+		return State{}
+	case Adopted:
+		return maps.Clone(e.State)
+	case RowSeen:
+		s[e.Key] = e.Version
+	}
+	return s
+}
+
+// State returns a copy of what the client holds now.
+func (l *Log) State() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.state)
+}
+
+// Events returns what happened so far. The events must not be changed.
+func (l *Log) Events() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.events[:len(l.events):len(l.events)]
+}
+
+// Token is a position that a client was shown, and what it held then.
+type Token struct {
+	Since uint64
+	At    time.Duration
+	Of    string // the client
+	State State
+}
+
+// Token returns the token that event i showed; false for one that shows none.
+func (l *Log) Token(i int) (Token, bool) {
+	events := l.Events()
+	e := &events[i]
+	if e.Kind != RowSeen && e.Kind != HeartbeatSeen || e.Since == 0 {
+		return Token{}, false
+	}
+	begin := i
+	for begin > 0 && events[begin].Kind != Emptied && events[begin].Kind != Adopted {
+		begin--
+	}
+	s := State{}
+	for j := begin; j <= i; j++ {
+		s = events[j].apply(s)
+	}
+	return Token{Since: e.Since, At: e.At, Of: l.Client, State: s}, true
+}
+
+// hash is a fingerprint of bytes.
+func hash(b []byte) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(b)
+	return binary.BigEndian.Uint64(h.Sum(nil))
+}
+
+func (k Kind) String() string {
+	names := [...]string{"", "connected", "emptied", "adopted", "row", "heartbeat", "completed", "ended", "cut", "refused", "odd"}
+	if int(k) < len(names) {
+		return names[k]
+	}
+	return "kind " + strconv.Itoa(int(k))
+}

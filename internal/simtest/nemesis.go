@@ -1,0 +1,183 @@
+package simtest
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// torment breaks things until the run's time is over and enough was done, but not for longer than half as long again.
+func (s *Sim) torment(ctx context.Context) {
+	begun := time.Now()
+	length := time.Duration(s.cfg.Seconds) * time.Second
+	step := length / time.Duration(s.cfg.Kills)
+	faults := s.plan()
+	for i := 0; ; i++ {
+		spent := time.Since(begun)
+		if ctx.Err() != nil || spent > length*3/2 || spent > length && s.enough() == nil {
+			return
+		}
+		at := time.Now()
+		if i < len(faults) {
+			s.fault(ctx, faults[i])
+			// The next fault meets this one before it has healed, but for a broker that lost its files: if Postgres
+			// then took something back, nobody would know.
+			if !lossy(faults[i]) && s.rnd.IntN(3) == 0 {
+				continue
+			}
+		}
+		what := "nothing"
+		if i < len(faults) {
+			what = faults[i]
+		}
+		s.recover(what, time.Now())
+		sleep(ctx, step-time.Since(at))
+	}
+}
+
+// lossy says whether a fault takes files from the broker.
+func lossy(fault string) bool { return fault == "wipe" || fault == "older" }
+
+// plan is the order of faults: each process as often as the others, and once or more, with what no kill does between.
+func (s *Sim) plan() []string {
+	processes := []string{"bridge", "edge", "nats", "postgres"}
+	var faults []string
+	for len(faults) < s.cfg.Kills {
+		s.rnd.Shuffle(4, func(i, j int) { processes[i], processes[j] = processes[j], processes[i] })
+		faults = append(faults, processes...)
+	}
+	faults = faults[:s.cfg.Kills]
+	// Each of these is a kill of the broker, too; a pause is not.
+	specials := []string{"pause", "storm", "copy", "older", "pause", "storm", "wipe"}
+	if s.cfg.Seconds < 60 {
+		specials = []string{"storm"}
+	}
+	for i, special := range specials {
+		faults = slices.Insert(faults, (i+1)*len(faults)/(len(specials)+1), special)
+	}
+	return faults
+}
+
+func (s *Sim) fault(ctx context.Context, name string) {
+	short := func() { sleep(ctx, time.Duration(s.rnd.IntN(600))*time.Millisecond) }
+	switch name {
+	case "bridge":
+		s.killBridges(short)
+	case "edge":
+		s.killEdge(short)
+	case "postgres":
+		s.writers.AsyncOnly(s.rnd.IntN(3) > 0)
+		sleep(ctx, time.Duration(300+s.rnd.IntN(700))*time.Millisecond)
+		s.KillPostgres()
+		s.writers.AsyncOnly(false)
+		s.writers.Crashed()
+		s.kills["postgres"]++
+		s.StartPostgres(ctx)
+	case "pause":
+		s.pause(ctx)
+	case "storm":
+		s.storm(ctx, short)
+	default:
+		s.killNATS(name, short)
+	}
+}
+
+func (s *Sim) killEdge(short func()) {
+	i := s.rnd.IntN(len(s.Edges))
+	s.KillEdge(i)
+	s.kills["edge"]++
+	short()
+	s.Edges[i].Start()
+}
+
+// storm kills what reads in the middle of many writes.
+func (s *Sim) storm(ctx context.Context, short func()) {
+	s.Note("a storm begins")
+	s.writers.Storm(true)
+	defer s.writers.Storm(false)
+	for range 3 {
+		sleep(ctx, 500*time.Millisecond)
+		s.killEdge(func() {})
+	}
+	s.killNATS("in a storm", short)
+	sleep(ctx, 500*time.Millisecond)
+	s.Note("the storm is over")
+}
+
+// killBridges kills one of them, or all.
+func (s *Sim) killBridges(short func()) {
+	first, n := s.rnd.IntN(len(s.Bridges)), 1+s.rnd.IntN(len(s.Bridges))
+	for i := range n {
+		b := s.Bridges[(first+i)%len(s.Bridges)]
+		b.Kill()
+		s.Note("kill %s", b.Name)
+		s.kills["bridge"]++
+	}
+	short()
+	for i := range n {
+		s.Bridges[(first+i)%len(s.Bridges)].Start()
+	}
+}
+
+// pause stops a bridge for longer than a lease lasts, and lets it go on.
+func (s *Sim) pause(ctx context.Context) {
+	b := s.Bridges[s.rnd.IntN(len(s.Bridges))]
+	b.Pause()
+	s.Note("stop %s", b.Name)
+	s.pauses++
+	sleep(ctx, time.Duration(3500+s.rnd.IntN(1500))*time.Millisecond)
+	if s.rnd.IntN(3) == 0 { // it wakes into another world
+		s.killNATS("while a bridge is stopped", func() {})
+	}
+	b.Resume()
+	s.Note("let %s go on", b.Name)
+}
+
+// killNATS kills the broker, and may copy or replace its files before it starts again (I8).
+func (s *Sim) killNATS(what string, short func()) {
+	if lossy(what) {
+		defer s.calm(false)
+		s.calm(true)
+		s.await("before the broker's files go", time.Now(), (*Client).Beat)
+		s.barTokens()
+	}
+	s.NATS.Kill()
+	s.Note("kill nats (%s)", what)
+	s.kills["nats"]++
+	switch what {
+	case "copy":
+		s.copied = s.CopyStore()
+	case "older":
+		s.ReplaceStore(s.copied)
+	case "wipe":
+		s.ReplaceStore("")
+	default:
+		short()
+	}
+	s.NATS.Start()
+	s.Note("nats is back")
+}
+
+func (s *Sim) calm(yes bool) {
+	for _, c := range s.clients {
+		c.Calm(yes)
+	}
+}
+
+// barTokens bars all tokens shown until now, if Postgres ever took something back. Who loses the broker's files then
+// loses what was known of it: an ID given out again may be below a since that was shown before, and a row repaired
+// behind one. The clients that live were brought to a heartbeat before.
+func (s *Sim) barTokens() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kills["postgres"] > 0 {
+		s.bar = s.Elapsed()
+	}
+}
+
+// barred says whether a token shown at a time may not be used any more.
+func (s *Sim) barred(at time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return at < s.bar
+}

@@ -1,0 +1,214 @@
+package simtest_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/simtest"
+	"bridge/internal/testenv"
+)
+
+// T9 takes its ID, T10 changes a row and commits, then T9 changes the row and commits: the later version has the lower
+// txid, and stream order decides.
+func TestSchedule_LaterVersionWithLowerTxid_I4(t *testing.T) {
+	s := newScene(t, 1)
+	early, late := testenv.Conn(t, s.URL), testenv.Conn(t, s.URL)
+	s.exec(early, "BEGIN")
+	t9 := s.txid(early)
+	op := s.transfer(late, 1, 2)
+	t10 := s.row(op).Txid
+	s.beatSince(time.Now())
+	op = s.transfer(early, 1, 2)
+	s.exec(early, "COMMIT")
+	if got := s.row(op).Txid; got != t9 || got >= t10 {
+		t.Errorf("got txid %d behind %d, want the lower %d", got, t10, t9)
+	}
+	s.beatSince(time.Now())
+	s.judge(60)
+}
+
+// A prepared transaction holds every since back, even through a crash of Postgres, until it ends; then its rows come.
+func TestSchedule_PreparedTransaction_I3(t *testing.T) {
+	s := newScene(t, 1)
+	conn := testenv.Conn(t, s.URL)
+	s.exec(conn, "BEGIN")
+	undone := s.transfer(conn, 5, 6)
+	s.exec(conn, "PREPARE TRANSACTION 'undone'")
+	s.exec(conn, "BEGIN")
+	prepared := s.txid(conn)
+	op := s.transfer(conn, 1, 2)
+	s.exec(conn, "PREPARE TRANSACTION 'late'")
+	for range 3 {
+		s.row(s.transfer(conn, 3, 4))
+	}
+	s.exec(conn, "ROLLBACK PREPARED 'undone'")
+	s.KillPostgres()
+	s.writers.Crashed()
+	s.StartPostgres(t.Context())
+	conn = testenv.Conn(t, s.URL)
+	s.row(s.transfer(conn, 3, 4))
+	if hb := s.beatSince(time.Now()); hb.Since > prepared {
+		t.Errorf("a heartbeat's since is %d, but transaction %d is prepared", hb.Since, prepared)
+	}
+	s.exec(conn, "COMMIT PREPARED 'late'")
+	if got := s.row(op).Txid; got != prepared {
+		t.Errorf("got txid %d, want %d", got, prepared)
+	}
+	testenv.Eventually(t, heals, func() error {
+		if hb := s.beatSince(time.Now().Add(-time.Second)); hb.Since <= prepared {
+			return fmt.Errorf("a heartbeat's since is %d still", hb.Since)
+		}
+		return nil
+	})
+	for _, e := range s.client.Log.Events() {
+		if e.Kind == simtest.RowSeen && e.Op == undone {
+			t.Errorf("the client saw row %s of a transaction that was rolled back", e.Key)
+		}
+	}
+	s.judge(60)
+}
+
+// Postgres loses IDs that it never flushed and gives them out again, below a since that clients were shown; what they
+// write arrives all the same, also at clients that resume from that since.
+func TestSchedule_TxidsGivenOutAgain_I7(t *testing.T) {
+	s := newScene(t, 1, "wal_writer_delay=10s")
+	conn := testenv.Conn(t, s.URL)
+	s.row(s.transfer(conn, 1, 2))
+	for attempt := 1; ; attempt++ {
+		s.exec(conn, "CHECKPOINT")
+		var top uint64
+		for range 2 {
+			s.exec(conn, "BEGIN")
+			top = s.txid(conn)
+			s.exec(conn, "ROLLBACK")
+		}
+		s.await("a since above what was rolled back", func(e simtest.Event) bool { return e.Kind == simtest.HeartbeatSeen && e.Since > top })
+		s.KillPostgres()
+		s.writers.Crashed()
+		s.StartPostgres(t.Context())
+		conn = testenv.Conn(t, s.URL)
+		e := s.row(s.transfer(conn, 3, 4))
+		if e.Txid <= top {
+			t.Logf("transaction %d came again after %d, in attempt %d", e.Txid, top, attempt)
+			break
+		}
+		// Something flushed the WAL meanwhile, a checkpoint perhaps.
+		if attempt == 5 {
+			t.Fatalf("five crashes gave no txid out again; the last row has %d", e.Txid)
+		}
+	}
+	s.beatSince(time.Now())
+	s.judge(60)
+}
+
+// A writer that is stopped in the middle of a batch, for longer than its lease, is deposed within seconds by one of two
+// standbys; woken, it writes nothing of what it has read before.
+func TestSchedule_TwoStandbysAndAWokenWriter_I6(t *testing.T) {
+	s := newScene(t, 3)
+	conn := testenv.Conn(t, s.URL)
+	const rows = 10_000
+	s.exec(conn, "INSERT INTO accounts (id, balance, op) SELECT g, 0, $1 FROM generate_series(1001, 1000 + $2::int) g", s.writers.Op(), rows)
+	update := func() int64 {
+		op := s.writers.Op()
+		s.exec(conn, "UPDATE accounts SET op = $1 WHERE id > 1000", op)
+		return op
+	}
+	for range 2 {
+		writer, took := s.depose(update, rows)
+		if t.Logf("another bridge took over from %s after %v", writer.Name, took.Round(time.Millisecond)); took > 10*time.Second {
+			t.Errorf("another bridge took over after %v, want 5 s or less", took)
+		}
+		s.row(update())
+		s.beatSince(time.Now())
+		writer.Resume()
+		s.beatSince(time.Now().Add(2 * time.Second)) // time for the old one to try
+	}
+	s.judge(10)
+}
+
+// depose stops the bridge that writes while it sends the rows of an update, and returns it, stopped, and how long it
+// took until another one wrote.
+func (s *scene) depose(update func() int64, rows int) (*simtest.Proc, time.Duration) {
+	s.t.Helper()
+	for range 10 {
+		before := s.beatSince(time.Now())
+		writer := s.writer()
+		op := update()
+		s.row(op)
+		writer.Pause()
+		paused := time.Now()
+		seen := 0
+		for _, e := range s.client.Log.Events() {
+			if e.Kind == simtest.RowSeen && e.Op == op {
+				seen++
+			}
+		}
+		if seen >= rows {
+			s.t.Log("the writer was stopped too late, again")
+			writer.Resume()
+			continue
+		}
+		s.await("a heartbeat of another bridge", func(e simtest.Event) bool {
+			return e.Kind == simtest.HeartbeatSeen && e.At > before.At && e.Cursor.Epoch != before.Cursor.Epoch
+		})
+		return writer, time.Since(paused)
+	}
+	s.t.Fatal("the writer was never stopped within a batch")
+	return nil, 0
+}
+
+// writer returns the bridge that was the last to begin an epoch, as their logs tell.
+func (s *scene) writer() *simtest.Proc {
+	s.t.Helper()
+	var writer *simtest.Proc
+	newest := ""
+	for _, b := range s.Bridges {
+		for line := range strings.Lines(b.Stderr()) {
+			if _, at, ok := strings.Cut(line, `"time":"`); ok && strings.Contains(line, `"epoch begun"`) && at >= newest {
+				writer, newest = b, at
+			}
+		}
+	}
+	if writer == nil {
+		s.t.Fatal("no bridge has begun an epoch")
+	}
+	return writer
+}
+
+// The broker's files are gone, while bridge and edge live: everything heals from Postgres, and positions from before
+// are served.
+func TestSchedule_BrokerStoreDeleted_I8(t *testing.T) {
+	brokerLoss(t, func(s *scene) string { return "" })
+}
+
+// The same with an older copy in their place, into which bridge and edge must not be fooled to go on.
+func TestSchedule_BrokerStoreReplacedByAnOlderCopy_I8(t *testing.T) {
+	brokerLoss(t, func(s *scene) string {
+		s.NATS.Kill()
+		older := s.CopyStore()
+		s.NATS.Start()
+		s.beatSince(time.Now().Add(time.Second))
+		return older
+	})
+}
+
+func brokerLoss(t *testing.T, copied func(*scene) string) {
+	s := newScene(t, 2)
+	stop := s.write()
+	s.beatSince(time.Now())
+	older := copied(s)
+	s.NATS.Kill()
+	s.ReplaceStore(older)
+	s.NATS.Start()
+	begun := time.Now()
+	s.beatSince(begun)
+	t.Logf("healed after %v", time.Since(begun).Round(time.Millisecond))
+	s.beatSince(time.Now())
+	stop()
+	if err := s.writers.Resolve(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.judge(60)
+}

@@ -1,0 +1,95 @@
+package simtest
+
+// Accounts and Orders are the relations of the workload; their keys are the last of their options.
+const (
+	Accounts = "accounts"
+	Orders   = "orders_feed"
+	// Tables is the BRIDGE_TABLES for both.
+	Tables = "accounts,orders_feed(key=shop+no)"
+)
+
+// StartAccounts and StartBalance are what the workload begins with; the sum of the balances never changes.
+const (
+	StartAccounts = 150
+	StartBalance  = 1000
+	Sum           = StartAccounts * StartBalance
+)
+
+// Schema makes the relations. ver is counted by triggers under the row's lock (for orders under an advisory lock that
+// the writers take), so it is the commit order of a key's versions; op is the statement's own number. history keeps
+// every version, commits every transaction that was committed.
+const Schema = `
+CREATE TABLE history (relation text NOT NULL, key text NOT NULL, ver bigint NOT NULL, op bigint NOT NULL,
+	txid bigint NOT NULL, deleted boolean NOT NULL);
+CREATE TABLE commits (tx bigint PRIMARY KEY);
+
+CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL, deleted boolean NOT NULL DEFAULT false, note text,
+	ver bigint NOT NULL, op bigint NOT NULL, txid bigint NOT NULL);
+CREATE INDEX ON accounts (txid);
+CREATE FUNCTION accounts_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	NEW.txid := txid_current();
+	NEW.ver := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE OLD.ver + 1 END;
+	INSERT INTO history VALUES ('accounts', NEW.id::text, NEW.ver, NEW.op, NEW.txid, NEW.deleted);
+	RETURN NEW;
+END $$;
+CREATE TRIGGER zzz_stamp BEFORE INSERT OR UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION accounts_stamp();
+ALTER TABLE accounts ENABLE ALWAYS TRIGGER zzz_stamp;
+
+CREATE TABLE orders (shop text COLLATE "C", no integer, price numeric, at timestamptz, tags text[], attrs jsonb, raw bytea,
+	part double precision, note text, ver bigint NOT NULL, op bigint NOT NULL, txid bigint NOT NULL, PRIMARY KEY (shop, no));
+CREATE INDEX ON orders (txid);
+CREATE TABLE orders_gone (shop text COLLATE "C", no integer, ver bigint NOT NULL, op bigint NOT NULL, txid bigint NOT NULL,
+	PRIMARY KEY (shop, no));
+CREATE INDEX ON orders_gone (txid);
+CREATE FUNCTION orders_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	NEW.txid := txid_current();
+	IF TG_OP = 'INSERT' THEN
+		NEW.ver := 1 + COALESCE((SELECT g.ver FROM orders_gone g WHERE g.shop = NEW.shop AND g.no = NEW.no), 0);
+	ELSE
+		NEW.ver := OLD.ver + 1;
+	END IF;
+	INSERT INTO history VALUES ('orders_feed', NEW.shop || '/' || NEW.no, NEW.ver, NEW.op, NEW.txid, false);
+	RETURN NEW;
+END $$;
+CREATE TRIGGER zzz_stamp BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION orders_stamp();
+ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_stamp;
+CREATE FUNCTION orders_bury() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO orders_gone VALUES (OLD.shop, OLD.no, OLD.ver + 1, OLD.op, txid_current())
+	ON CONFLICT (shop, no) DO UPDATE SET ver = EXCLUDED.ver, op = EXCLUDED.op, txid = EXCLUDED.txid;
+	INSERT INTO history VALUES ('orders_feed', OLD.shop || '/' || OLD.no, OLD.ver + 1, OLD.op, txid_current(), true);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER zzz_bury AFTER DELETE ON orders FOR EACH ROW EXECUTE FUNCTION orders_bury();
+ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_bury;
+
+CREATE VIEW orders_feed AS
+SELECT shop, no, price, at, tags, attrs, raw, part, note, ver, op, txid, false AS deleted FROM orders
+UNION ALL
+SELECT g.shop, g.no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, g.ver, g.op, g.txid, true FROM orders_gone g
+WHERE NOT EXISTS (SELECT FROM orders o WHERE o.shop = g.shop AND o.no = g.no);
+`
+
+// fill makes the first rows, in one transaction.
+const fill = `
+INSERT INTO accounts (id, balance, op) SELECT g, $1, $2 FROM generate_series(1, $3) g`
+
+// finals read the relations as they are: key, txid, deleted, and what to_json gives of the rest.
+var finals = map[string]string{
+	Accounts: `SELECT id::text, txid, deleted, (SELECT row_to_json(d)::text FROM (SELECT r.id, r.balance, r.note, r.ver, r.op) d) FROM accounts r`,
+	Orders: `SELECT shop || '/' || no, txid, deleted, (SELECT row_to_json(d)::text FROM
+		(SELECT r.shop, r.no, r.price, r.at, r.tags, r.attrs, r.raw, r.part, r.note, r.ver, r.op) d) FROM orders_feed r`,
+}
+
+// asDocuments are the settings under which Postgres writes values as the bridge's documents have them.
+var asDocuments = []string{
+	"SET TimeZone = 'UTC'", "SET DateStyle = 'ISO, MDY'", "SET IntervalStyle = postgres", "SET bytea_output = hex", "SET extra_float_digits = 1",
+}
+
+// nasty are texts that end up in keys and notes.
+var nasty = []string{
+	"plain", "", " ", "a.b", "*", ">", "a b", "=", "=41", "per%cent", "ünï", "\u2028", "tab\tnew\nline", `quote"back\slash`, "🦊", "a/b",
+	"null", "\x01\x7f", "<script>&amp;",
+}

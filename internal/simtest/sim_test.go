@@ -1,0 +1,62 @@
+package simtest_test
+
+import (
+	"flag"
+	"math/rand/v2"
+	"testing"
+
+	"bridge/internal/simtest"
+	"bridge/internal/testenv"
+)
+
+var (
+	seconds = flag.Int("seconds", 25, "how long TestSim breaks things")
+	seed    = flag.Uint64("seed", 0, "where its randomness begins; 0 for any")
+	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one in 5 s")
+	writers = flag.Int("writers", 0, "how many write at once; 0 for 5")
+	clients = flag.Int("clients", 0, "how many follow; 0 for 9")
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+func needServers(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+}
+
+// TestSim runs the whole system under faults and checks I1 to I8 and I11; see the package comment.
+func TestSim(t *testing.T) {
+	needServers(t)
+	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Kills: *kills, Writers: *writers, Clients: *clients}
+	if cfg.Seed == 0 {
+		cfg.Seed = uint64(rand.Uint32())
+	}
+	t.Logf("seed %d", cfg.Seed)
+	// Runs last, so that it stands at the end of what is printed.
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the run again: %s", cfg.Again())
+		}
+	})
+	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: 2, Edges: 2, Tables: simtest.Tables, Postgres: []string{"log_min_messages=fatal"}})
+	s, err := simtest.NewSim(w, cfg)
+	if err == nil {
+		err = s.Run(t.Context())
+	}
+	if err == nil {
+		err = s.Judge(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := s.Report()
+	t.Log("\n" + table)
+	if found := s.Violations(); found != "" {
+		t.Error(found)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}

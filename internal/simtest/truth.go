@@ -1,0 +1,152 @@
+package simtest
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+	"time"
+)
+
+// Committed is a version that Postgres holds in its history: the last one that its transaction made of the key.
+type Committed struct {
+	Key      string
+	Ver, Op  int64
+	Txid     uint64
+	Deleted  bool
+	Era      int
+	siblings []*Committed // of the same transaction
+	stamp    int          // Truth.stamp of the last heartbeat for which the transaction was looked at
+}
+
+// FinalRow is a row of the relation at the end.
+type FinalRow struct {
+	Txid    uint64
+	Deleted bool
+	Data    string // as to_json gives it
+}
+
+// Truth is what is known of a relation when the run is over.
+type Truth struct {
+	Relation string
+	// Sum of the balances at any time; nil for a relation without.
+	Sum *int64
+	// Lost are the statements of transactions that were committed asynchronously and undone by a crash, with the era
+	// in which they ran.
+	Lost map[int64]int
+	// Starts are the Unix seconds at which Postgres was started again.
+	Starts []int64
+	Final  map[string]FinalRow
+	// EdgeKills is when edges were killed, Losses when the broker or Postgres lost something.
+	EdgeKills, Losses []time.Duration
+
+	byKey map[string]*chain
+	// undone are the keys of which some client saw a version that was lost.
+	undone map[string]bool
+	stamp  int // counts the heartbeats that were checked
+}
+
+// chain is the history of one key.
+type chain struct {
+	versions []*Committed // by txid
+	// newest and era are the highest Ver and the highest Era among versions[:i+1].
+	newest []int64
+	era    []int
+}
+
+// SetHistory tells the truth about versions: all that are in Postgres' history, in any order.
+func (t *Truth) SetHistory(all []Committed) {
+	type place struct {
+		key  string
+		txid uint64
+	}
+	last := map[place]*Committed{}
+	for i := range all {
+		c := &all[i]
+		p := place{c.Key, c.Txid}
+		if old := last[p]; old == nil || old.Ver < c.Ver {
+			last[p] = c
+		}
+	}
+	t.byKey = map[string]*chain{}
+	byTx := map[uint64][]*Committed{}
+	for p, c := range last {
+		byTx[p.txid] = append(byTx[p.txid], c)
+		if t.byKey[c.Key] == nil {
+			t.byKey[c.Key] = &chain{}
+		}
+		t.byKey[c.Key].versions = append(t.byKey[c.Key].versions, c)
+	}
+	for _, siblings := range byTx {
+		for _, c := range siblings {
+			c.siblings = siblings
+		}
+	}
+	for _, ch := range t.byKey {
+		slices.SortFunc(ch.versions, func(a, b *Committed) int { return cmp.Compare(a.Txid, b.Txid) })
+		newest, era := int64(0), 0
+		for _, c := range ch.versions {
+			newest, era = max(newest, c.Ver), max(era, c.Era)
+			ch.newest, ch.era = append(ch.newest, newest), append(ch.era, era)
+		}
+	}
+}
+
+// Observe takes note of the keys of which a client saw versions that were lost. What stands in the stream instead is older
+// than what is in front of it; a client that begins anew sees it there for the first time.
+func (t *Truth) Observe(l *Log) {
+	if t.undone == nil {
+		t.undone = map[string]bool{}
+	}
+	for _, e := range l.Events() {
+		if _, lost := t.Lost[e.Op]; lost && e.Kind == RowSeen {
+			t.undone[e.Key] = true
+		}
+	}
+}
+
+// find returns the committed version that v of the key is, nil for none.
+func (t *Truth) find(key string, v Version) *Committed {
+	ch := t.byKey[key]
+	if ch == nil {
+		return nil
+	}
+	i := sort.Search(len(ch.versions), func(i int) bool { return ch.versions[i].Txid >= v.Txid })
+	if i < len(ch.versions) && ch.versions[i].Txid == v.Txid && ch.versions[i].Op == v.Op && ch.versions[i].Ver == v.Ver {
+		return ch.versions[i]
+	}
+	return nil
+}
+
+// required returns the lowest Ver that a state of the era must hold where every transaction below since is finished.
+func (c *chain) required(since uint64, era int) int64 {
+	i := sort.Search(len(c.versions), func(i int) bool { return c.versions[i].Txid >= since })
+	switch {
+	case i == 0:
+		return 0
+	case c.era[i-1] <= era:
+		return c.newest[i-1]
+	}
+	newest := int64(0)
+	for _, v := range c.versions[:i] {
+		if v.Era <= era {
+			newest = max(newest, v.Ver)
+		}
+	}
+	return newest
+}
+
+// era is the life of Postgres in which a heartbeat with the timestamp was made.
+func (t *Truth) era(timestamp int64) int {
+	n := 0
+	for _, s := range t.Starts {
+		if s <= timestamp {
+			n++
+		}
+	}
+	return n
+}
+
+// within says whether one of times is in [from, to].
+func within(times []time.Duration, from, to time.Duration) bool {
+	return slices.ContainsFunc(times, func(at time.Duration) bool { return from <= at && at <= to })
+}

@@ -1,0 +1,238 @@
+package simtest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"bridge/lockstep"
+)
+
+// Stream is one response, read by hand: it holds the server to the letter of the protocol.
+type Stream struct {
+	conn  net.Conn
+	in    *bufio.Reader
+	limit *io.LimitedReader
+	quiet time.Duration
+}
+
+// RefusedError is an answer that is not a stream.
+type RefusedError struct {
+	Status int
+	Code   string
+	Text   string
+}
+
+func (r *RefusedError) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Text) }
+
+// OddError is what a server sent against the protocol.
+type OddError struct{ What string }
+
+func (o *OddError) Error() string { return o.What }
+
+func odd(format string, args ...any) error { return &OddError{fmt.Sprintf(format, args...)} }
+
+// ErrTorn is wrapped by the error for a stream that ended within a chunk, and ErrCut by that for one that ended
+// between two.
+var (
+	ErrTorn = errors.New("cut within a chunk")
+	ErrCut  = errors.New("cut between two chunks")
+)
+
+// Options of a request.
+type Options struct {
+	Finite bool
+	// Bytes is how much is read before the client cuts itself; 0 for no limit.
+	Bytes int64
+	// Quiet is how long nothing may come; 0 for 20 s.
+	Quiet time.Duration
+}
+
+// Dial asks an edge for a relation, and returns once its answer's head was read.
+func Dial(addr, relation string, since uint64, opt Options) (*Stream, error) {
+	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	s := NewStream(conn, opt)
+	path := "/" + relation
+	if since > 0 {
+		path += "?since=" + strconv.FormatUint(since, 10)
+	}
+	if opt.Finite {
+		path = strings.Replace(path, "?", "?follow=0&", 1)
+		if since == 0 {
+			path += "?follow=0"
+		}
+	}
+	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	if _, err = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err == nil {
+		err = s.head()
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// NewStream reads an answer from a connection.
+func NewStream(conn net.Conn, opt Options) *Stream {
+	s := &Stream{conn: conn, quiet: opt.Quiet, limit: &io.LimitedReader{R: conn, N: 1 << 62}}
+	if s.quiet == 0 {
+		s.quiet = 20 * time.Second
+	}
+	if opt.Bytes > 0 {
+		s.limit.N = opt.Bytes
+	}
+	s.in = bufio.NewReader(s.limit)
+	return s
+}
+
+// Close ends the connection.
+func (s *Stream) Close() { _ = s.conn.Close() }
+
+// Spent says whether the client's own limit of bytes was reached.
+func (s *Stream) Spent() bool { return s.limit.N <= 0 }
+
+func (s *Stream) line() (string, error) {
+	b, err := s.in.ReadSlice('\n')
+	if err != nil {
+		return "", err
+	}
+	if len(b) < 2 || b[len(b)-2] != '\r' {
+		return "", odd("a line ends without CR: %q", b)
+	}
+	return string(b[:len(b)-2]), nil
+}
+
+// head reads status line and headers.
+func (s *Stream) head() error {
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
+	status, err := s.line()
+	if err != nil {
+		return err
+	}
+	header := map[string]string{}
+	for {
+		l, err := s.line()
+		if err != nil {
+			return err
+		}
+		if l == "" {
+			break
+		}
+		name, value, ok := strings.Cut(l, ": ")
+		if !ok {
+			return odd("not a header: %q", l)
+		}
+		header[strings.ToLower(name)] = value
+	}
+	if status != "HTTP/1.1 200 OK" {
+		return s.refusal(status, header)
+	}
+	if header["transfer-encoding"] != "chunked" {
+		return odd("Transfer-Encoding is %q, want chunked", header["transfer-encoding"])
+	}
+	return nil
+}
+
+func (s *Stream) refusal(status string, header map[string]string) error {
+	parts := strings.SplitN(status, " ", 3)
+	if len(parts) != 3 || parts[0] != "HTTP/1.1" {
+		return odd("not a status line: %q", status)
+	}
+	code, err := strconv.Atoi(parts[1])
+	if err != nil {
+		return odd("not a status line: %q", status)
+	}
+	n, err := strconv.Atoi(header["content-length"])
+	if err != nil || n > 64<<10 {
+		return odd("status %d with Content-Length %q", code, header["content-length"])
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(s.in, body); err != nil {
+		return err
+	}
+	var doc struct {
+		Error *struct{ Code, Message string }
+	}
+	if err := json.Unmarshal(body, &doc); err != nil || doc.Error == nil || doc.Error.Code == "" {
+		return odd("status %d with body %q", code, body)
+	}
+	return &RefusedError{Status: code, Code: doc.Error.Code, Text: doc.Error.Message}
+}
+
+// maxChunk is more than any document of the tests.
+const maxChunk = 16 << 20
+
+// Next returns the next document; keep-alives are skipped. At the final chunk it returns io.EOF. For a stream that ends
+// without, its error wraps ErrCut or ErrTorn; for what is not the protocol it is an *OddError.
+func (s *Stream) Next() (lockstep.Message, error) {
+	for {
+		chunk, err := s.chunk()
+		if err != nil {
+			return lockstep.Message{}, err
+		}
+		if string(chunk) != "\r\n" {
+			return document(chunk)
+		}
+	}
+}
+
+// document reads what one chunk holds.
+func document(chunk []byte) (lockstep.Message, error) {
+	if bytes.IndexByte(chunk, '\n') != len(chunk)-1 {
+		return lockstep.Message{}, odd("a chunk is not one line: %.200q", chunk)
+	}
+	if !json.Valid(chunk) {
+		return lockstep.Message{}, odd("a chunk is not one JSON document: %.200q", chunk)
+	}
+	m, err := lockstep.Decode(chunk)
+	if err != nil {
+		return lockstep.Message{}, odd("%v: %.200q", err, chunk)
+	}
+	return m, nil
+}
+
+// chunk reads one chunk.
+func (s *Stream) chunk() ([]byte, error) {
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
+	if _, err := s.in.Peek(1); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCut, err)
+	}
+	size, err := s.line()
+	if err != nil {
+		return nil, torn(err)
+	}
+	n, err := strconv.ParseUint(size, 16, 32)
+	if err != nil || n > maxChunk || strings.ToLower(size) != size {
+		return nil, odd("not the size of a chunk: %q", size)
+	}
+	b := make([]byte, n+2)
+	if _, err := io.ReadFull(s.in, b); err != nil {
+		return nil, torn(err)
+	}
+	if b[n] != '\r' || b[n+1] != '\n' {
+		return nil, odd("a chunk of %d bytes ends with %q", n, b[n:])
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	return b[:n], nil
+}
+
+func torn(err error) error {
+	var o *OddError
+	if errors.As(err, &o) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrTorn, err)
+}

@@ -1,0 +1,84 @@
+package simtest_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"bridge/internal/simtest"
+)
+
+func chunked(docs ...string) string {
+	var b strings.Builder
+	for _, d := range docs {
+		fmt.Fprintf(&b, "%x\r\n%s\r\n", len(d), d)
+	}
+	return b.String()
+}
+
+// readAll returns how many documents a stream of these bytes has, and how it ended.
+func readAll(t *testing.T, bytes string) (int, error) {
+	t.Helper()
+	client, server := net.Pipe()
+	go func() {
+		_, _ = io.WriteString(server, bytes)
+		_ = server.Close()
+	}()
+	s := simtest.NewStream(client, simtest.Options{})
+	defer s.Close()
+	for n := 0; ; n++ {
+		if _, err := s.Next(); err != nil {
+			return n, err
+		}
+	}
+}
+
+const (
+	aRow  = `{"txid":1,"current_xmin":2,"since":1,"deleted":false,"data":{"id":1}}` + "\n"
+	aBeat = `{"control":true,"type":"heartbeat","timestamp":1,"since":2,"cursor":"a.b.1"}` + "\n"
+)
+
+// A cut at any byte yields whole documents only, and is told as what it is (I11).
+func TestStream_CutAtEveryByte_I11(t *testing.T) {
+	docs := []string{aRow, "\r\n", aBeat}
+	all := chunked(docs...)
+	ends := map[int]int{0: 0, len(chunked(docs[0])): 1, len(chunked(docs[:2]...)): 1, len(all): 2}
+	whole := 0
+	for i := range len(all) + 1 {
+		n, between := ends[i]
+		if between {
+			whole = n
+		}
+		got, err := readAll(t, all[:i])
+		if got != whole || between != errors.Is(err, simtest.ErrCut) || between == errors.Is(err, simtest.ErrTorn) {
+			t.Errorf("cut at byte %d: got %d documents and %v, want %d", i, got, err, whole)
+		}
+	}
+}
+
+func TestStream_HoldsTheServerToTheLetter_I11(t *testing.T) {
+	for name, bytes := range map[string]string{
+		"two documents in a chunk":   chunked(aRow + aRow),
+		"half a document in a chunk": chunked(aRow[:20]),
+		"half of it with a newline":  chunked(aRow[:20] + "\n"),
+		"no newline":                 chunked(strings.TrimSuffix(aRow, "\n")),
+		"blank line":                 chunked("\n"),
+		"a newline more":             chunked(aRow + "\n"),
+		"not a row":                  chunked("{}\n"),
+		"text of an error":           "404 page not found\n",
+		"size too small":             "3\r\n" + aRow + "\r\n",
+		"size in capitals":           "4A\r\n" + aRow + "\r\n",
+	} {
+		_, err := readAll(t, bytes)
+		var odd *simtest.OddError
+		if !errors.As(err, &odd) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if n, err := readAll(t, chunked(aRow)+"0\r\n\r\n"); n != 1 || !errors.Is(err, io.EOF) || errors.Is(err, simtest.ErrCut) {
+		t.Errorf("final chunk: got %d documents and %v", n, err)
+	}
+}

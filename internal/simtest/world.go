@@ -1,0 +1,235 @@
+package simtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"bridge/internal/testenv"
+)
+
+// Proc is one of the project's programs, which is started again after it was killed. Its methods are for the test's
+// goroutine.
+type Proc struct {
+	*testenv.Process
+	Name    string
+	t       testing.TB
+	program string
+	env     []string
+	killed  bool
+}
+
+func newProc(t testing.TB, name, program string, env []string) *Proc {
+	t.Helper()
+	p := &Proc{Name: name, t: t, program: testenv.Build(t, program), env: env}
+	p.Start()
+	return p
+}
+
+// Start starts the program, again if it was killed.
+func (p *Proc) Start() {
+	p.t.Helper()
+	p.Process, p.killed = testenv.Start(p.t, p.program, p.env), false
+}
+
+// Kill ends it by SIGKILL.
+func (p *Proc) Kill() {
+	p.Process.Kill()
+	p.killed = true
+}
+
+// Died says whether it has ended though nobody killed it.
+func (p *Proc) Died() error {
+	select {
+	case <-p.Exited():
+		if !p.killed {
+			return fmt.Errorf("%s ended by itself: …%s", p.Name, last(p.Stderr(), 2000))
+		}
+	default:
+	}
+	return nil
+}
+
+func last(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// World is all processes of a run.
+type World struct {
+	T       testing.TB
+	Begun   time.Time
+	Cluster *testenv.Cluster
+	URL     string
+	NATS    *testenv.ExternalNATS
+	Bridges []*Proc
+	Edges   []*Proc
+	// Addrs are those of the edges; they stay.
+	Addrs []string
+	// BridgeEnv is what every bridge is started with.
+	BridgeEnv []string
+
+	mu sync.Mutex
+	// Guarded by mu: what was done, and when.
+	starts            []int64
+	edgeKills, losses []time.Duration
+	events            []string
+	eventAt           []time.Duration
+}
+
+// WorldOptions are what differs between worlds.
+type WorldOptions struct {
+	Bridges, Edges int
+	Tables         string
+	Postgres       []string // settings
+	Env            []string // of bridges
+}
+
+// NewWorld starts Postgres and nats-server; prepare then makes the schema, and StartAll starts the rest.
+func NewWorld(t testing.TB, opt WorldOptions) *World {
+	t.Helper()
+	w := &World{T: t, Begun: time.Now(), Cluster: testenv.NewCluster(t, opt.Postgres...)}
+	w.URL = w.Cluster.Database()
+	w.NATS = testenv.NATSProcess(t)
+	w.BridgeEnv = append([]string{
+		"DATABASE_URL=" + w.URL, "NATS_URL=" + w.NATS.URL(), "BRIDGE_TABLES=" + opt.Tables, "BRIDGE_LISTEN=127.0.0.1:0",
+		"BRIDGE_POLL_INTERVAL=20ms", "BRIDGE_HEARTBEAT_INTERVAL=250ms", "LOG_LEVEL=info",
+	}, opt.Env...)
+	w.Bridges, w.Edges = make([]*Proc, opt.Bridges), make([]*Proc, opt.Edges)
+	return w
+}
+
+// StartAll starts bridges and edges.
+func (w *World) StartAll() {
+	w.T.Helper()
+	for i := range w.Bridges {
+		w.Bridges[i] = newProc(w.T, fmt.Sprintf("bridge %d", i), "./cmd/bridge", w.BridgeEnv)
+	}
+	// Clients of one edge fall out of its cache, those of the other don't.
+	cache := []string{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_BYTES=67108864"}
+	for i := range w.Edges {
+		addr := freeAddr(w.T)
+		w.Addrs = append(w.Addrs, addr)
+		w.Edges[i] = newProc(w.T, fmt.Sprintf("edge %d", i), "./cmd/httpedge",
+			[]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", cache[i%2]})
+	}
+}
+
+// freeAddr finds a port below those of outgoing connections, for a server that is started again on it.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for range 1000 {
+		port := 12000 + rand.IntN(20000)
+		// As testenv does: other test processes keep off a port while a socket of this name is held.
+		claim, err := net.Listen("unix", "@lockstep-test-port-"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			claim.Close()
+			continue
+		}
+		l.Close()
+		t.Cleanup(func() { claim.Close() })
+		return l.Addr().String()
+	}
+	t.Fatal("find a free port on 127.0.0.1: none of 1000 tried")
+	return ""
+}
+
+// Elapsed is the time since the world began.
+func (w *World) Elapsed() time.Duration { return time.Since(w.Begun) }
+
+// Note writes down what was done.
+func (w *World) Note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, fmt.Sprintf(format, args...))
+	w.eventAt = append(w.eventAt, w.Elapsed())
+}
+
+// KillPostgres kills the whole cluster.
+func (w *World) KillPostgres() {
+	w.T.Helper()
+	w.Cluster.Kill()
+	w.Note("kill postgres")
+	w.lose()
+}
+
+// lose notes that something may be lost from now on.
+func (w *World) lose() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.losses = append(w.losses, w.Elapsed())
+}
+
+// StartPostgres starts the cluster again, in a later second than it was killed in, so that timestamps tell its lives
+// apart.
+func (w *World) StartPostgres(ctx context.Context) {
+	w.T.Helper()
+	next := time.Now().Truncate(time.Second).Add(time.Second + 10*time.Millisecond)
+	sleep(ctx, time.Until(next))
+	w.mu.Lock()
+	w.starts = append(w.starts, time.Now().Unix())
+	w.mu.Unlock()
+	w.Cluster.Start()
+	w.Note("postgres is back")
+}
+
+// KillEdge kills one edge.
+func (w *World) KillEdge(i int) {
+	w.Edges[i].Kill()
+	w.Note("kill edge %d", i)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.edgeKills = append(w.edgeKills, w.Elapsed())
+}
+
+// CopyStore copies the broker's files, while it does not run, and returns the copy's place.
+func (w *World) CopyStore() string {
+	w.T.Helper()
+	dir := w.T.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(w.NATS.StoreDir())); err != nil {
+		w.T.Fatal(err)
+	}
+	return dir
+}
+
+// ReplaceStore removes the broker's files, while it does not run, and puts a copy in their place; "" for none.
+func (w *World) ReplaceStore(from string) {
+	w.T.Helper()
+	if err := os.RemoveAll(w.NATS.StoreDir()); err != nil {
+		w.T.Fatal(err)
+	}
+	if from != "" {
+		if err := os.CopyFS(w.NATS.StoreDir(), os.DirFS(from)); err != nil {
+			w.T.Fatal(err)
+		}
+	}
+	w.Note("replace the broker's files by %q", from)
+	w.lose()
+}
+
+// Died says which process has ended by itself (I7).
+func (w *World) Died() error {
+	var err error
+	for _, p := range w.Bridges {
+		err = errors.Join(err, p.Died())
+	}
+	for _, p := range w.Edges {
+		err = errors.Join(err, p.Died())
+	}
+	return err
+}
+
+// Tell puts what the world knows into a truth.
+func (w *World) Tell(t *Truth) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.Starts, t.EdgeKills, t.Losses = w.starts, w.edgeKills, w.losses
+}
