@@ -240,17 +240,6 @@ func (f *follower) awaitWithin(within time.Duration, what string, from uint64, o
 	return found
 }
 
-// awaitRows waits until n rows have been read at or behind a sequence.
-func (f *follower) awaitRows(n int, from uint64) {
-	f.t.Helper()
-	f.await(fmt.Sprintf("%d rows", n), from, func(s seen) bool {
-		if s.kind == stream.KindRow {
-			n--
-		}
-		return n <= 0
-	})
-}
-
 // heartbeat waits for one under which all is visible that is visible now.
 func (f *follower) heartbeat(conn *pgx.Conn) seen {
 	f.t.Helper()
