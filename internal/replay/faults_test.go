@@ -88,7 +88,7 @@ func TestReplay_NoHeartbeatBehindAGap(t *testing.T) {
 	url := testenv.NATS(t).URL()
 	w := newWriter(t, url)
 	w.begin(t)
-	stop := hammer(t, w, keys, 10, 10*time.Millisecond)
+	stop := hammer(t, w, keys, 10, 50*time.Millisecond)
 	old := newHub(t, url, replay.Options{CacheBytes: 1})
 	live := open(t, old, request(0))
 	checkHeartbeats(t, live, keys)
@@ -121,7 +121,7 @@ func TestReplay_SlowReaderMissesNothing(t *testing.T) {
 	live, slow := open(t, h, request(0)), open(t, h, request(0))
 	checkHeartbeats(t, live, keys)
 	checkHeartbeats(t, slow, keys)
-	stop := hammer(t, w, keys, 500, 25*time.Millisecond)
+	stop := hammer(t, w, keys, 500, 100*time.Millisecond)
 	for n := uint64(40); n <= 200; n += 40 { // 4 MB each, four rings
 		live.until(t, n)
 		if got := gauge(t, registry, "lockstep_edge_cache_bytes"); got > cache+300<<10 {
