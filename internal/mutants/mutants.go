@@ -35,8 +35,8 @@ var mutants = []mutant{
 	{
 		invariant: "I5", name: "high-falls",
 		file: "internal/publish/epoch.go",
-		old:  "e.high = max(e.high, c.High)",
-		new:  "e.high = c.High",
+		old:  "if e.highText[0] == \"\" || c.High > e.high {\n\t\te.high = max(e.high, c.High)",
+		new:  "if c.High != e.high {\n\t\te.high = c.High",
 		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation|TestPublish_ResumesFromTheStreamAlone|TestPublish_HighNeverFalls",
 	},
 	{

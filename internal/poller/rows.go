@@ -210,6 +210,7 @@ func (b *batch) announce(ctx context.Context) error {
 // flush publishes the rows held.
 func (b *batch) flush(ctx context.Context) error {
 	line, key := 0, 0
+	keyJSON := b.keyJSON // made once: a method value is an allocation
 	for i := range b.held {
 		r := &b.held[i]
 		b.key = b.key[:0]
@@ -218,7 +219,7 @@ func (b *batch) flush(ctx context.Context) error {
 			key = end
 		}
 		c := capture.Change{
-			Key: b.key, KeyJSON: b.keyJSON, Txid: r.txid, Xmin: b.xmin, High: r.high, Line: b.lines[line:r.line],
+			Key: b.key, KeyJSON: keyJSON, Txid: r.txid, Xmin: b.xmin, High: r.high, Line: b.lines[line:r.line],
 		}
 		if err := b.s.sink.Row(ctx, c); err != nil {
 			return err

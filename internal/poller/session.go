@@ -211,6 +211,9 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 		}
 	}
 	w := work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
+	if len(p.Xip) == 0 {
+		w.query, w.params = s.queries.deltaTail, [][]byte{xid(p.Xmax)}
+	}
 	rows, err := s.batchRows(ctx, conn, w)
 	if err != nil {
 		return 0, waitsFor(err)

@@ -25,6 +25,9 @@ const (
 	// ackTimeout bounds that wait; it is below the server's 10 s after which a
 	// silent batch is dropped.
 	ackTimeout = 4 * time.Second
+	// windowBytes is how much is sent before what was sent before that must be
+	// stored; twice as much is in flight at most.
+	windowBytes = 32 << 20
 )
 
 // epoch is one writer's run. Its fields but err are guarded by
@@ -41,6 +44,10 @@ type epoch struct {
 	// seq is the sequence of the last message sent, high its HighHeader.
 	seq, high uint64
 	lastSent  time.Time
+	// windowSeq is the sequence that must be stored before more than
+	// windowBytes are sent behind it; unconfirmed counts them.
+	windowSeq   uint64
+	unconfirmed int
 
 	// schema is the last one stored; schemaAt and schemaBytes say when, and
 	// how much was sent since. A log must not let it expire.
@@ -89,7 +96,7 @@ func (e *epoch) fault() error {
 
 // add sends a control message. high raises the stream's, 0 leaves it.
 func (e *epoch) add(msg *nats.Msg, high uint64) error {
-	e.high = max(e.high, high)
+	e.high, e.highText[0] = max(e.high, high), ""
 	msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(e.seq, 10)}
 	msg.Header[stream.HighHeader] = []string{strconv.FormatUint(e.high, 10)}
 	return e.addMsg(msg)
@@ -125,9 +132,11 @@ func (e *epoch) addRow(c capture.Change, line []byte) error {
 	if size > e.maxPayload {
 		return &tooLargeError{bytes: int64(len(line)), limit: max(0, e.maxPayload-size+int64(len(line)))}
 	}
-	e.high = max(e.high, c.High)
+	if e.highText[0] == "" || c.High > e.high {
+		e.high = max(e.high, c.High)
+		e.highText[0] = strconv.FormatUint(e.high, 10)
+	}
 	e.expected[0] = strconv.FormatUint(e.seq, 10)
-	e.highText[0] = strconv.FormatUint(e.high, 10)
 	e.row.Subject = string(e.subject)
 	e.row.Data = line
 	return e.addMsg(&e.row)
@@ -143,6 +152,7 @@ func (e *epoch) addMsg(msg *nats.Msg) error {
 	e.seq++
 	e.lastSent = time.Now()
 	e.schemaBytes += int64(len(msg.Data))
+	e.unconfirmed += len(msg.Data)
 	return nil
 }
 

@@ -114,19 +114,80 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 
 // Row implements capture.Sink. A row that is too large for the broker is
 // replaced, on the key's own subject, by an oversize control row.
-func (p *Publisher) Row(_ context.Context, c capture.Change) error {
-	return p.send(func(e *epoch) error {
-		err := e.addRow(c, c.Line)
-		var tooLarge *tooLargeError
-		if errors.As(err, &tooLarge) {
-			return p.addOversize(e, c, tooLarge)
-		}
-		if err == nil {
+func (p *Publisher) Row(ctx context.Context, c capture.Change) error {
+	p.mu.Lock()
+	e, err := p.current()
+	if err == nil {
+		if err = e.addRow(c, c.Line); err != nil {
+			err = p.rowFailed(e, c, err)
+		} else {
 			p.metrics.rows.Inc()
 			p.metrics.bytes.Add(float64(len(c.Line)))
 		}
-		return err
-	})
+	}
+	full := err == nil && e.unconfirmed > windowBytes
+	p.mu.Unlock()
+	if full {
+		return p.awaitStored(ctx, e)
+	}
+	return err
+}
+
+// awaitStored waits until the stream holds what was sent up to the last time
+// that the window was full. Flow control counts messages; the broker refuses
+// what would take more than 128 MiB in its queue of one stream.
+func (p *Publisher) awaitStored(ctx context.Context, e *epoch) error {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-pause.C:
+		}
+		if err := e.fault(); err != nil {
+			return err
+		}
+		step, cancel := context.WithTimeout(ctx, requestTimeout)
+		s, err := p.js.Stream(step, p.layout.Stream)
+		cancel()
+		if err != nil {
+			e.fail(err)
+			return e.fault()
+		}
+		if s.CachedInfo().State.LastSeq >= e.windowSeq { // written by this goroutine only
+			p.mu.Lock()
+			e.windowSeq, e.unconfirmed = e.seq, 0
+			p.mu.Unlock()
+			return nil
+		}
+		pause.Reset(5 * time.Millisecond)
+	}
+}
+
+// rowFailed sends the control row in the place of one that is too large; any
+// other error ends the epoch.
+func (p *Publisher) rowFailed(e *epoch, c capture.Change, err error) error {
+	var tooLarge *tooLargeError
+	if errors.As(err, &tooLarge) {
+		err = p.addOversize(e, c, tooLarge)
+	}
+	if err != nil {
+		e.fail(err)
+		return e.fault()
+	}
+	return nil
+}
+
+// current returns the epoch, if there is one without a fault. mu is held.
+func (p *Publisher) current() (*epoch, error) {
+	if p.epoch == nil {
+		return nil, errNoEpoch
+	}
+	if err := p.epoch.fault(); err != nil {
+		return nil, err
+	}
+	return p.epoch, nil
 }
 
 func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError) error {
@@ -150,15 +211,13 @@ func (p *Publisher) Yield(ctx context.Context) {
 func (p *Publisher) send(add func(*epoch) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.epoch == nil {
-		return errNoEpoch
-	}
-	if err := p.epoch.fault(); err != nil {
+	e, err := p.current()
+	if err != nil {
 		return err
 	}
-	if err := add(p.epoch); err != nil {
-		p.epoch.fail(err)
-		return p.epoch.fault()
+	if err := add(e); err != nil {
+		e.fail(err)
+		return e.fault()
 	}
 	return nil
 }

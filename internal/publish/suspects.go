@@ -13,6 +13,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// pullBytes is how much the broker sends ahead of a reader; above 64 MiB it
+// would cut the connection.
+const pullBytes = 4 << 20
+
 // Suspects implements capture.Sink. It reads the stream up to the last message
 // sent when the first page is asked for.
 func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page, limit int) ([]capture.RowPosition, capture.Page, error) {
@@ -48,7 +52,7 @@ func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uin
 	if err != nil {
 		return nil, capture.Page{}, err
 	}
-	it, err := c.Messages()
+	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(p.nc.MaxPayload()))))
 	if err != nil {
 		return nil, capture.Page{}, err
 	}

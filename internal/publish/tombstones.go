@@ -82,7 +82,7 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, before time.Tim
 	if err != nil {
 		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 	}
-	it, err := c.Messages()
+	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(p.nc.MaxPayload()))))
 	if err != nil {
 		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 	}
