@@ -31,7 +31,8 @@ func TestBridge_RowsWithoutTxidAreReported_I1(t *testing.T) {
 // raise no position, and are not sent again at every look or start.
 func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	// xmin is cluster-wide: other tests' transactions would hold D back.
+	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
 	newTable(t, db, "t", 10)
 	conn := connect(t, db)
 	const ahead, restored = 1_000_000_000, 2500
