@@ -2,8 +2,11 @@ package main_test
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 
+	"bridge/internal/stream"
 	"bridge/internal/testenv"
 
 	"github.com/jackc/pgx/v5"
@@ -23,11 +26,10 @@ func crashing(t *testing.T) (*testenv.Cluster, string, *bridge, *follower) {
 	return c, db, b, f
 }
 
-// A crash gives transaction IDs out again that a heartbeat had covered: the
-// rows that then get them are not lost.
-func TestBridge_PostgresGivesTxidsOutAgain_I7(t *testing.T) {
-	needServers(t)
-	c, db, _, f := crashing(t)
+// giveOutAgain crashes Postgres so that a row gets a transaction ID below the
+// since of the heartbeat returned, which was published before the crash.
+func giveOutAgain(t *testing.T, c *testenv.Cluster, db string, f *follower) (shown seen, row int) {
+	t.Helper()
 	for try := range 5 {
 		conn := connect(t, db)
 		run(t, conn, "CHECKPOINT", "BEGIN; INSERT INTO t VALUES (1000); ROLLBACK", "BEGIN; INSERT INTO t VALUES (1001); ROLLBACK")
@@ -35,14 +37,53 @@ func TestBridge_PostgresGivesTxidsOutAgain_I7(t *testing.T) {
 		c.Kill()
 		c.Start()
 		conn = connect(t, db)
-		run(t, conn, fmt.Sprintf("INSERT INTO t VALUES (%d, 'again')", 2000+try))
+		row = 2000 + try
+		run(t, conn, fmt.Sprintf("INSERT INTO t VALUES (%d, 'again')", row))
 		txid := query[uint64](t, conn, "SELECT max(txid) FROM t")
 		f.converge(conn)
-		if txid < hb.snapshot.Xmax {
-			return
+		if txid < hb.since {
+			return hb, row
 		}
 	}
 	t.Fatal("no transaction ID was given out again")
+	return seen{}, 0
+}
+
+// A crash gives transaction IDs out again that a heartbeat had covered: the
+// rows that then get them are not lost.
+func TestBridge_PostgresGivesTxidsOutAgain_I7(t *testing.T) {
+	needServers(t)
+	c, db, _, f := crashing(t)
+	giveOutAgain(t, c, db, f)
+}
+
+// Such a row is also in front of a client that was away since before the
+// crash, and comes back after the broker lost the stream that knew of it.
+func TestBridge_TxidsGivenOutAgainThenTheStreamIsLost_I3(t *testing.T) {
+	needServers(t)
+	c, db, _, f := crashing(t)
+	shown, row := giveOutAgain(t, c, db, f)
+	conn := connect(t, db)
+	for snapshot(t, conn).Xmin <= shown.since {
+		run(t, conn, "UPDATE t SET v = 'later' WHERE id = 1")
+	}
+	if err := f.js.DeleteStream(t.Context(), f.layout.Stream); err != nil {
+		t.Fatal(err)
+	}
+	anew := follow(t, f.js.Conn(), f.rel)
+	anew.set(func() { anew.crashes = true })
+	anew.converge(conn)
+	subject := anew.layout.Rows()
+	subject = subject[:len(subject)-1] + strconv.Itoa(row)
+	for _, s := range anew.messages(stream.KindRow, 0) {
+		switch {
+		case s.high >= shown.since:
+			return // the search begins here, or before
+		case strings.HasPrefix(s.key, subject+" "):
+			t.Fatalf("row %d has High %d: a client that was shown since %d starts behind it", row, s.high, shown.since)
+		}
+	}
+	t.Fatalf("no message has a High of at least %d", shown.since)
 }
 
 // lose publishes what a transaction without synchronous commit did, and then

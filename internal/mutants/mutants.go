@@ -249,4 +249,11 @@ var mutants = []mutant{
 		new:  "readHeaderTimeout = 50 * time.Second",
 		pkg:  "./internal/edge", test: "TestServer_SlowHeaderIsCut",
 	},
+	{
+		invariant: "I3", name: "forgettable-ids-forgotten",
+		file: "internal/poller/rows.go",
+		old:  "min(b.xmin, txid+forgettable)",
+		new:  "min(b.xmin, txid)",
+		pkg:  "./cmd/bridge", test: "TestBridge_TxidsGivenOutAgainThenTheStreamIsLost",
+	},
 }

@@ -176,17 +176,26 @@ func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	return b.flush(ctx)
 }
 
-// high is the position that the row's message may stand for. In the first
-// batch xmin is left out: it is far above the old rows' txids, and a client
-// cut among them could not resume where it was. A row of another cluster's
-// txid shows xmin as its since, and must not raise High above that.
+// forgettable is how many transaction IDs a crash of Postgres may give out
+// again, generously: those assigned since WAL was last flushed, which the WAL
+// writer does several times a second.
+const forgettable = 1 << 22
+
+// high is the position that the row's message may stand for. In a batch of the
+// whole relation that is not xmin, which is far above the old rows' txids: a
+// client cut among them could not resume where it was. But it is more than the
+// txid: where the broker lost its files, clients come with positions from
+// before a crash of Postgres that gave IDs out again, and rows that were
+// written since, under lower IDs, must be in front of them (I3). A row of
+// another cluster's txid shows xmin as its since, and must not raise High
+// above that.
 func (b *batch) high(txid uint64) uint64 {
 	switch {
 	case txid >= b.look.next:
 		b.foreign++
 		return b.xmin
 	case b.work.whole:
-		return txid
+		return max(txid, min(b.xmin, txid+forgettable))
 	}
 	return max(txid, b.xmin)
 }
