@@ -8,6 +8,7 @@ import (
 
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
+	"bridge/internal/broker/embedded"
 	"bridge/internal/relation"
 	"bridge/internal/stream"
 
@@ -98,6 +99,10 @@ func (c *Config) validateDatabase(inv *program.Invalid) {
 func (c *Config) broker() broker.Config {
 	return broker.Config{
 		URL: c.NatsURL, Creds: c.NatsCreds, NKey: c.NatsNKey, CA: c.NatsCA, Cert: c.NatsCert, Key: c.NatsKey,
-		Name: "lockstep-bridge", Listen: c.NatsListen, Dir: c.NatsDir,
+		Name: "lockstep-bridge",
 	}
+}
+
+func (c *Config) embedded() embedded.Config {
+	return embedded.Config{Name: "lockstep-bridge", Listen: c.NatsListen, Dir: c.NatsDir}
 }

@@ -11,6 +11,7 @@ import (
 
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
+	"bridge/internal/broker/embedded"
 	"bridge/internal/capture"
 	"bridge/internal/poller"
 	"bridge/internal/publish"
@@ -142,7 +143,7 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 	connect := func() (*nats.Conn, error) { return broker.Connect(ctx, cfg.broker(), log) }
 	stop := func() {}
 	if cfg.NatsURL == "" {
-		server := broker.NewEmbedded(cfg.broker(), log)
+		server := embedded.New(cfg.embedded(), log)
 		if err := server.Start(ctx); err != nil {
 			return nil, nil, err
 		}

@@ -42,8 +42,8 @@ func homes() []home {
 		},
 		{
 			"github.com/nats-io/nats-server",
-			[]string{"internal/broker"},
-			"how a server is embedded is the broker package's business alone",
+			[]string{"internal/broker/embedded"},
+			"how a server is embedded is one package's business, and only the bridge has it",
 		},
 		{
 			"github.com/synadia-io/orbit.go",
@@ -80,6 +80,11 @@ func aparts() []apart {
 			[]string{"cmd/httpedge"},
 			[]string{"github.com/jackc", module + "/internal/poller", module + "/internal/wal", module + "/internal/relation"},
 			"the edge never talks to Postgres: any number of edges is no load on it, and an edge has no password to lose",
+		},
+		{
+			[]string{"cmd/httpedge"},
+			[]string{"github.com/nats-io/nats-server"},
+			"the edge only connects to NATS; a server inside would be dead weight, and more to attack",
 		},
 		{
 			[]string{"cmd"},
@@ -202,6 +207,8 @@ func TestViolations_AreFound(t *testing.T) {
 	}{
 		{"cmd/httpedge", "", "github.com/jackc/pgx/v5/pgconn", 1},
 		{"cmd/httpedge", "github.com/nats-io/nats.go", "bridge/internal/broker", 0},
+		{"cmd/httpedge", "", "github.com/nats-io/nats-server/v2/server", 1},
+		{"internal/broker", "github.com/nats-io/nats-server/v2/server", "", 1},
 		{"cmd/bridge", "github.com/jackc/pgx/v5", "testing", 1},
 		{"internal/poller", "bridge/internal/publish", "bridge/internal/publish", 1},
 		{"internal/wal", "github.com/jackc/pglogrepl", "bridge/internal/relation", 0},

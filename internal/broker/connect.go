@@ -26,9 +26,9 @@ const (
 	repeatLog = time.Minute
 )
 
-// Config says where NATS is, or how to run one. Files are named by their paths.
+// Config says where NATS is. Files are named by their paths.
 type Config struct {
-	// Name of the connection, which the server shows to its operator; of the server where it is embedded.
+	// Name of the connection, which the server shows to its operator.
 	Name string
 
 	// URL lists servers, separated by commas; a user and a password or a token may stand before an @.
@@ -37,13 +37,6 @@ type Config struct {
 	Creds, NKey string
 	// CA is a file of certificates to trust instead of the system's; Cert and Key are those of the client.
 	CA, Cert, Key string
-
-	// Listen is the host:port on which an embedded server takes clients; port 0 is a free one.
-	Listen string
-	// Dir keeps an embedded server's streams.
-	Dir string
-	// MaxPayload is the largest message of an embedded server in bytes; 0 is 1 MiB.
-	MaxPayload int
 }
 
 // Validate reports every mistake that can be seen without opening a file or a connection.

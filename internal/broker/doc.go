@@ -1,9 +1,8 @@
-// Package broker connects to NATS, or runs a JetStream server inside the process when there is no other.
+// Package broker connects to NATS; package embedded below it runs a server inside the process when there is no other.
 //
 // [Connect] makes connections that come back for ever and never hold anything back: while the connection is away,
 // publishing MUST fail at once, because a writer begins a new epoch after every reconnect and nothing of the old one
-// may follow. [Embedded] is a nats-server in this process with its files in one directory, which it locks: two
-// servers on the same files would destroy them. [CheckServer] refuses servers that lose rows.
+// may follow. [CheckServer] refuses servers that lose rows.
 //
 // Every change of a connection's state is logged once here, and failing attempts to come back at most once a minute;
 // callers watch nats.Conn's StatusChanged for what they have to do about it. Neither logs nor errors contain what was

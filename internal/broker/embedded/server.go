@@ -1,4 +1,8 @@
-package broker
+// Package embedded runs a JetStream server inside the process where there is
+// no other, with its files in one directory, which it locks: two servers on
+// the same files would destroy them. It is a package of its own so that a
+// program that only connects does not have a server in it.
+package embedded
 
 import (
 	"context"
@@ -12,13 +16,29 @@ import (
 	"syscall"
 	"time"
 
+	"bridge/internal/broker"
+
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 )
 
-// Embedded is a nats-server with JetStream in this process. Start, Connect and Shutdown are called one after another.
-type Embedded struct {
+// Config is an embedded server's.
+type Config struct {
+	// Name of the server.
+	Name string
+	// Listen is the host:port on which it takes clients; port 0 is a free one.
+	Listen string
+	// Dir keeps its streams.
+	Dir string
+	// MaxPayload is the largest message in bytes; 0 is 8 MiB, the most that NATS advises.
+	MaxPayload int
+}
+
+const defaultMaxPayload = 8 << 20
+
+// Server is a nats-server with JetStream in this process. Start, Connect and Shutdown are called one after another.
+type Server struct {
 	// Static after construction.
 	cfg Config
 	log zerolog.Logger
@@ -28,39 +48,39 @@ type Embedded struct {
 	lock *os.File
 }
 
-// NewEmbedded makes a server that has yet to be started.
-func NewEmbedded(cfg Config, log zerolog.Logger) *Embedded {
-	return &Embedded{cfg: cfg, log: log.With().Str("component", "nats-server").Logger()}
+// New makes a server that has yet to be started.
+func New(cfg Config, log zerolog.Logger) *Server {
+	return &Server{cfg: cfg, log: log.With().Str("component", "nats-server").Logger()}
 }
 
 // Start starts the server and returns when it takes clients, which is after it has read its streams from disk. After
 // an error nothing runs.
-func (e *Embedded) Start(ctx context.Context) error {
-	opts, err := e.cfg.serverOptions()
+func (s *Server) Start(ctx context.Context) error {
+	opts, err := s.cfg.serverOptions()
 	if err != nil {
 		return err
 	}
-	if e.lock, err = lockDir(e.cfg.Dir); err != nil {
+	if s.lock, err = lockDir(s.cfg.Dir); err != nil {
 		return err
 	}
-	if err := e.start(ctx, opts); err != nil {
-		e.Shutdown()
+	if err := s.start(ctx, opts); err != nil {
+		s.Shutdown()
 		return err
 	}
-	e.log.Info().Str("remote", e.srv.Addr().String()).Msg("embedded nats-server started")
+	s.log.Info().Str("remote", s.srv.Addr().String()).Msg("embedded nats-server started")
 	return nil
 }
 
-func (e *Embedded) start(ctx context.Context, opts *server.Options) error {
-	if err := checkFree(ctx, e.cfg.Listen); err != nil {
+func (s *Server) start(ctx context.Context, opts *server.Options) error {
+	if err := checkFree(ctx, s.cfg.Listen); err != nil {
 		return err
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("start the embedded nats-server: %w", err)
 	}
-	e.srv = srv
-	log := &serverLog{log: e.log}
+	s.srv = srv
+	log := &serverLog{log: s.log}
 	srv.SetLoggerV2(log, false, false, false)
 	srv.Start()
 	for !srv.ReadyForConnections(100 * time.Millisecond) {
@@ -75,31 +95,31 @@ func (e *Embedded) start(ctx context.Context, opts *server.Options) error {
 	if err := log.fatal(); err != nil {
 		return fmt.Errorf("start the embedded nats-server: %w", err)
 	}
-	if host, _, _ := net.SplitHostPort(e.cfg.Listen); !loopback(host) {
-		e.log.Warn().Str("remote", e.srv.Addr().String()).
+	if host, _, _ := net.SplitHostPort(s.cfg.Listen); !loopback(host) {
+		s.log.Warn().Str("remote", s.srv.Addr().String()).
 			Msg("embedded nats-server takes clients from other machines without a password")
 	}
 	return nil
 }
 
 // Connect connects within the process. The connection works as long as the server, and is no load to a network.
-func (e *Embedded) Connect(ctx context.Context, log zerolog.Logger, more ...nats.Option) (*nats.Conn, error) {
-	opts := append([]nats.Option{nats.InProcessServer(e.srv)}, more...)
-	return Connect(ctx, Config{Name: e.cfg.Name}, log, opts...)
+func (s *Server) Connect(ctx context.Context, log zerolog.Logger, more ...nats.Option) (*nats.Conn, error) {
+	opts := append([]nats.Option{nats.InProcessServer(s.srv)}, more...)
+	return broker.Connect(ctx, broker.Config{Name: s.cfg.Name}, log, opts...)
 }
 
 // ClientURL is where other programs reach the server.
-func (e *Embedded) ClientURL() string { return e.srv.ClientURL() }
+func (s *Server) ClientURL() string { return s.srv.ClientURL() }
 
 // Shutdown ends the server and waits for its end. Close the connections first, or they will try to come back.
-func (e *Embedded) Shutdown() {
-	if e.srv != nil {
-		e.srv.Shutdown()
-		e.srv.WaitForShutdown()
+func (s *Server) Shutdown() {
+	if s.srv != nil {
+		s.srv.Shutdown()
+		s.srv.WaitForShutdown()
 	}
-	if e.lock != nil {
-		e.lock.Close() // which unlocks
-		e.lock = nil
+	if s.lock != nil {
+		s.lock.Close() // which unlocks
+		s.lock = nil
 	}
 }
 
@@ -115,12 +135,16 @@ func (c Config) serverOptions() (*server.Options, error) {
 	if c.Dir == "" {
 		return nil, errors.New("the embedded nats-server has no directory for its files")
 	}
+	maxPayload := c.MaxPayload
+	if maxPayload == 0 {
+		maxPayload = defaultMaxPayload
+	}
 	o := &server.Options{
 		ServerName:      c.Name,
 		Host:            host,
 		Port:            int(port),
 		NoSigs:          true,
-		MaxPayload:      int32(c.MaxPayload),
+		MaxPayload:      int32(maxPayload),
 		JetStream:       true,
 		StoreDir:        c.Dir,
 		SyncInterval:    time.Second, // bounds what a loss of power takes; the default is two minutes
