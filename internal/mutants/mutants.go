@@ -256,4 +256,18 @@ var mutants = []mutant{
 		new:  "min(b.xmin, txid)",
 		pkg:  "./cmd/bridge", test: "TestBridge_TxidsGivenOutAgainThenTheStreamIsLost",
 	},
+	{
+		invariant: "I3", name: "tombstones-removed-at-once",
+		file: "internal/publish/tombstones.go",
+		old:  "if t.high >= last.floor {",
+		new:  "if t.high >= next.floor {",
+		pkg:  "./internal/publish", test: "TestPublish_TombstonesExpire",
+	},
+	{
+		invariant: "I3", name: "floor-not-looked-at-again",
+		file: "internal/replay/reader.go",
+		old:  "if now.Meta.Floor > r.holds {",
+		new:  "if now.Meta.Floor > r.holds+1000 {",
+		pkg:  "./internal/replay", test: "TestReplay_DeletesRemovedWhileCatchingUp",
+	},
 }

@@ -21,64 +21,93 @@ const (
 )
 
 // keepTombstones removes deleted rows that are older than Options.Tombstones,
-// until ctx ends. The floor is raised first: a client that resumes below it
-// would not hear of those deletes, and is told to begin anew.
+// until ctx ends. The floor is raised first, and a round later what lies below
+// it is removed: a client that resumes below it would not hear of those
+// deletes, and is told to begin anew; one that has just begun still does.
 func (p *Publisher) keepTombstones(ctx context.Context) {
 	t := time.NewTicker(min(max(p.opt.Tombstones/tombstoneRounds, time.Second), time.Hour))
 	defer t.Stop()
+	var r tombstoneRound
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
-		n, floor, err := p.removeTombstones(ctx, time.Now().Add(-p.opt.Tombstones))
+		n, next, err := p.removeTombstones(ctx, time.Now().Add(-p.opt.Tombstones), r)
 		if err != nil && ctx.Err() == nil {
 			p.log.Warn().Err(err).Msg("old deleted rows could not be removed, trying again")
 		}
 		if n > 0 {
-			p.log.Info().Int("rows", n).Uint64("floor", floor).Msg("old deleted rows removed")
+			p.log.Info().Int("rows", n).Uint64("floor", r.floor).Msg("old deleted rows removed")
 		}
+		r = next
 	}
 }
 
-// removeTombstones removes up to tombstonePage deleted rows stored before the
-// time, and returns how many, and the floor.
-func (p *Publisher) removeTombstones(ctx context.Context, before time.Time) (removed int, floor uint64, err error) {
+// tombstoneRound is what a round leaves to the next.
+type tombstoneRound struct {
+	epoch *epoch
+	// floor is the one in force at the round's end, 0 where that is not known.
+	floor uint64
+	// from is the sequence before which no deleted row is left.
+	from uint64
+}
+
+// removeTombstones removes deleted rows stored before the time whose High is
+// below the last round's floor, and raises the floor above the others that
+// old; it looks at up to tombstonePage of them. It returns how many it removed.
+func (p *Publisher) removeTombstones(ctx context.Context, before time.Time, last tombstoneRound) (removed int, next tombstoneRound, err error) {
 	p.mu.Lock()
 	e := p.epoch
 	p.mu.Unlock()
 	if e == nil || e.fault() != nil {
-		return 0, 0, nil // not ours to tidy
+		return 0, tombstoneRound{}, nil // not ours to tidy
 	}
-	old, high, err := p.oldTombstones(ctx, e, before)
-	if err != nil || len(old) == 0 {
-		return 0, 0, err
+	if last.epoch != e {
+		last = tombstoneRound{epoch: e, from: 1}
 	}
-	if err := p.raiseFloor(ctx, e, high+1); err != nil {
-		return 0, 0, err
+	old, from, err := p.oldTombstones(ctx, e, last.from, before)
+	if err != nil {
+		return 0, tombstoneRound{}, err
+	}
+	next = tombstoneRound{epoch: e, floor: last.floor, from: from}
+	if len(old) == 0 {
+		return 0, next, nil
+	}
+	if next.floor, err = p.raiseFloor(ctx, e, old[len(old)-1].high+1); err != nil {
+		return 0, tombstoneRound{}, err
 	}
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if err != nil {
-		return 0, 0, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
+		return 0, tombstoneRound{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
-	for _, seq := range old {
+	for _, t := range old {
+		if t.high >= last.floor {
+			next.from = t.seq
+			break
+		}
 		// One that is gone already was replaced by a later version.
-		if err := s.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-			return removed, high + 1, fmt.Errorf("delete message %d of stream %s: %w", seq, p.layout.Stream, err)
+		if err := s.DeleteMsg(ctx, t.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+			return removed, tombstoneRound{}, fmt.Errorf("delete message %d of stream %s: %w", t.seq, p.layout.Stream, err)
 		}
 		removed++
 	}
-	return removed, high + 1, nil
+	return removed, next, nil
 }
+
+// tombstone is a deleted row's place in the stream.
+type tombstone struct{ seq, high uint64 }
 
 // deletedMark is how a deleted row's document goes on behind its positions.
 var deletedMark = []byte(`,"deleted":true,"data":`)
 
-// oldTombstones returns the sequences of deleted rows stored before the time,
-// and the highest High among them.
-func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, before time.Time) (old []uint64, high uint64, err error) {
-	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{})
+// oldTombstones returns the deleted rows from a sequence on that were stored
+// before the time, in order, and the sequence before which there are no others.
+func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, before time.Time) (old []tombstone, next uint64, err error) {
+	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 	}
@@ -97,7 +126,7 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, before time.Tim
 			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
 		}
 		if !md.Timestamp.Before(before) {
-			break // as will be all that follow
+			return old, md.Sequence.Stream, nil // as will be all that follow
 		}
 		head := msg.Data()[:min(len(msg.Data()), 200)]
 		if p.layout.KindOf(msg.Subject()) == stream.KindRow && bytes.Contains(head, deletedMark) {
@@ -105,29 +134,28 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, before time.Tim
 			if err != nil {
 				return nil, 0, fmt.Errorf("message %d of stream %s: %w", md.Sequence.Stream, p.layout.Stream, err)
 			}
-			old, high = append(old, md.Sequence.Stream), max(high, h)
+			old = append(old, tombstone{seq: md.Sequence.Stream, high: h})
 		}
-		if md.NumPending == 0 {
+		if next = md.Sequence.Stream + 1; md.NumPending == 0 {
 			break
 		}
 	}
-	return old, high, nil
+	return old, next, nil
 }
 
-// raiseFloor writes the floor to the stream's configuration, unless another
-// incarnation began.
-func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) error {
+// raiseFloor writes the floor to the stream's configuration, unless it is
+// higher, or another incarnation began; it returns the one in force.
+func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) (uint64, error) {
 	other := false
 	err := p.changeConfig(ctx, func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
 		other = meta.Incarnation != e.incarnation
-		if other || meta.Floor >= floor {
-			return false
-		}
+		raise := !other && meta.Floor < floor
+		floor = max(floor, meta.Floor)
 		meta.Floor = floor
-		return true
+		return raise
 	})
 	if err == nil && other {
 		err = errors.New("another incarnation began")
 	}
-	return err
+	return floor, err
 }

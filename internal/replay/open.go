@@ -56,7 +56,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if req.Since != 0 && req.Since < info.Meta.Floor {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
 	}
-	end, err := h.end(ctx, info.Layout, last)
+	end, high, err := h.end(ctx, info.Layout, last)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,13 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newReader(h, t, req, start, end), nil
+	r := newReader(h, t, req, start, end)
+	// From the start there is no row in front of the client whose delete is
+	// older than the stream's end is now.
+	if r.holds = req.Since; r.holds == 0 {
+		r.holds = max(high, info.Meta.Floor)
+	}
+	return r, nil
 }
 
 // sameStream makes sure that what was found since the channel lost was taken,
@@ -134,25 +140,26 @@ const nearTail = 5000
 
 // end returns the sequence at or behind which a heartbeat completes a request
 // that was made when the stream ended at last: the last heartbeat's where no
-// row came behind it.
-func (h *Hub) end(ctx context.Context, l stream.Layout, last uint64) (uint64, error) {
+// row came behind it. It also returns the last heartbeat's High, 0 where there
+// is none.
+func (h *Hub) end(ctx context.Context, l stream.Layout, last uint64) (end, high uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, heartbeat, err := stream.Last(ctx, h.nc, l.Stream, l.Heartbeat())
+	msg, heartbeat, err := stream.Last(ctx, h.nc, l.Stream, l.Heartbeat())
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return last, nil
+		return last, 0, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	if heartbeat >= last {
-		return last, nil
+	if high, err = stream.High(msg.Header); err != nil || heartbeat >= last {
+		return last, high, err
 	}
 	rows, err := h.rowsBehind(ctx, l, heartbeat)
 	if err != nil || !rows {
-		return heartbeat, err
+		return heartbeat, high, err
 	}
-	return last, nil
+	return last, high, nil
 }
 
 // endOf is gate.end.
@@ -166,7 +173,8 @@ func (h *Hub) endOf(l stream.Layout) func(context.Context, uint64) (uint64, erro
 		if err != nil {
 			return 0, err
 		}
-		return h.end(ctx, l, last)
+		end, _, err := h.end(ctx, l, last)
+		return end, err
 	}
 }
 

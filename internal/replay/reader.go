@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -23,6 +24,9 @@ type Reader struct {
 	// pass, completed whether one did.
 	next, hold uint64
 	completed  bool
+	// holds is the position of what the client had when it came: it must be
+	// told of every delete from there on.
+	holds uint64
 	// lastData is when something was last returned.
 	lastData time.Time
 	done     bool
@@ -311,8 +315,16 @@ func (c *catchup) mustYield() bool {
 }
 
 // handOver ends the catching up: holes met on the way hold heartbeats back up
-// to the stream's end as it is now.
+// to the stream's end as it is now. A client that took so long that deletes it
+// had to be told of were removed begins again, and is told that instead.
 func (r *Reader) handOver(ctx context.Context) error {
+	now, _, _, err := r.hub.lookup(ctx, r.tail.info.Layout)
+	if err != nil {
+		return err
+	}
+	if now.Meta.Floor > r.holds {
+		return fmt.Errorf("%w: deletes from %d on are no longer in it", ErrReset, r.holds)
+	}
 	if r.catchup.gate.gap {
 		end, err := r.catchup.gate.end(ctx, r.next-1)
 		if err != nil {

@@ -287,7 +287,49 @@ func TestReplay_Floor(t *testing.T) {
 	}
 }
 
-// TestReplay_DroppedRelation: a stream that is deleted cuts its clients, and
+// TestReplay_DeletesRemovedWhileCatchingUp (I3): a client below a floor that
+// rises while it reads may have missed deletes, and is cut; one that began with
+// nothing has not.
+func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
+	t.Parallel()
+	const rows = 6000 // more than what a new tail begins with
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	for id := range rows {
+		w.row(t, id, uint64(100+id), "a")
+	}
+	w.heartbeat(t, 100+rows)
+	w.stored(t, 100+rows)
+	h := newHub(t, url, replay.Options{})
+	old, above, fresh := open(t, h, request(200)), open(t, h, request(301)), open(t, h, request(0))
+	for _, c := range []*client{old, above, fresh} {
+		chunk, err := c.Next(t.Context(), 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.take(t, chunk)
+	}
+	s, err := w.js.Stream(t.Context(), w.layout.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta.Floor = 300
+	if _, err := w.js.UpdateStream(t.Context(), stream.Config(w.layout, meta, stream.Limits{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.try(t, 100+rows); !errors.Is(err, replay.ErrReset) {
+		t.Errorf("a client below the floor: %v, want ErrReset", err)
+	}
+	above.until(t, 100+rows)
+	fresh.until(t, 100+rows)
+}
+
+// TestReplay_StreamDeletedAndMadeAnew: a stream that is deleted cuts its clients, and
 // one made anew in its place is served.
 func TestReplay_StreamDeletedAndMadeAnew(t *testing.T) {
 	t.Parallel()
