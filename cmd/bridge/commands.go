@@ -60,6 +60,9 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// tailAhead is how many bytes of the largest messages are asked for at once.
+const tailAhead = 32 << 20
+
 // tail prints a relation's stream as it is and as it grows, until ctx ends.
 func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
 	spec, err := oneRelation(cfg, args)
@@ -75,15 +78,26 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	l := stream.NewLayout(cfg.StreamPrefix, spec.Name.Schema, spec.Name.Table, spec.History == relation.HistoryLog)
-	c, err := js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
+	l := stream.NewLayout(cfg.StreamPrefix, spec.Name.Schema, spec.Name.Table, false)
+	s, err := js.Stream(ctx, l.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", spec.Name)
 	}
 	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", l.Stream, err)
+	}
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		return err
+	}
+	l = stream.NewLayout(cfg.StreamPrefix, meta.Schema, meta.Table, meta.Log)
+	c, err := js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
+	if err != nil {
 		return fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
-	it, err := c.Messages()
+	// The broker cuts a connection that owes it too much.
+	ahead := max(2, min(500, tailAhead/int(nc.MaxPayload())))
+	it, err := c.Messages(jetstream.PullMaxMessages(ahead))
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}

@@ -113,7 +113,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
 			Log:        spec.History == relation.HistoryLog,
 			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
-			Tombstones: spec.Tombstones, Holder: c.holder,
+			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Holder: c.holder,
 		}, c.published, c.log)
 		p := poller.New(c.pool, pub, poller.Options{
 			Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,

@@ -50,12 +50,21 @@ func start(t *testing.T, natsURL string, env ...string) (*testenv.Process, strin
 // heartbeats until the test ends.
 func write(t *testing.T, url string, n int) {
 	t.Helper()
+	writeTable(t, url, "t", time.Second, n)
+}
+
+// writeTable is write for any table, and for a writer that promises a heartbeat
+// at least at the interval. It returns what stops them.
+func writeTable(t *testing.T, url, table string, interval time.Duration, n int) (stop func()) {
+	t.Helper()
 	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := publish.New(nc, js, publish.Options{Prefix: "lockstep", Schema: "public", Table: "t", Holder: "test"}, publish.NewMetrics(), zerolog.Nop())
+	p := publish.New(nc, js, publish.Options{
+		Prefix: "lockstep", Schema: "public", Table: table, Holder: "test", HeartbeatInterval: interval,
+	}, publish.NewMetrics(), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -92,6 +101,7 @@ func write(t *testing.T, url string, n int) {
 			}
 		}
 	}()
+	return stop
 }
 
 // get returns a whole answer.
@@ -195,6 +205,34 @@ func TestHTTPEdge_BrokerComesLater(t *testing.T) {
 	if _, _, body := get(t, "http://"+addr+"/"); !strings.Contains(body, `"relation": "t"`) {
 		t.Errorf("the list: %s", body)
 	}
+}
+
+// TestHTTPEdge_ReadyByTheBridgesInterval: a relation is live for three of the
+// intervals that its bridge promised, whatever another's are.
+func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATS(t)
+	quick := writeTable(t, broker.URL(), "quick", time.Second, 1)
+	slow := writeTable(t, broker.URL(), "slow", time.Hour, 1)
+	_, addr := start(t, broker.URL())
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if status, _, body := get(t, "http://"+addr+"/readyz"); status != 200 {
+			return fmt.Errorf("readyz: %d %s", status, body)
+		}
+		return nil
+	})
+	quick()
+	slow()
+	testenv.Eventually(t, 20*time.Second, func() error {
+		status, _, body := get(t, "http://"+addr+"/readyz")
+		if strings.Contains(body, "slow") {
+			t.Fatalf("readyz: %d %s", status, body)
+		}
+		if status != 503 || !strings.Contains(body, "public.quick: its last heartbeat is") {
+			return fmt.Errorf("readyz: %d %s", status, body)
+		}
+		return nil
+	})
 }
 
 // TestHTTPEdge_Drain: SIGTERM cuts every stream between two chunks, and the

@@ -80,9 +80,12 @@ func (s source) List(ctx context.Context) ([]byte, error) {
 	return append(doc, '\n'), err
 }
 
-// staleAfter is how old a relation's last heartbeat may be: three intervals of
-// the bridge's default, which the edge does not know better.
-const staleAfter = 15 * time.Second
+// A relation is live while its last heartbeat is younger than staleIntervals
+// of its bridge's intervals, and leastStale: heartbeats count whole seconds.
+const (
+	staleIntervals = 3
+	leastStale     = 5 * time.Second
+)
 
 // Ready implements edge.Source.
 func (s source) Ready(ctx context.Context) error {
@@ -107,7 +110,7 @@ func (s source) Ready(ctx context.Context) error {
 			problems = append(problems, fmt.Errorf("%s: its last heartbeat can't be read", name))
 			continue
 		}
-		if age := time.Since(time.Unix(m.Control.Timestamp, 0)); age > staleAfter {
+		if age := time.Since(time.Unix(m.Control.Timestamp, 0)); age > max(leastStale, staleIntervals*r.Interval) {
 			problems = append(problems, fmt.Errorf("%s: its last heartbeat is %s old", name, age.Round(time.Second)))
 		}
 	}

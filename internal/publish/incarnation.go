@@ -46,7 +46,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 func (p *Publisher) newMeta(src capture.Source, floor uint64) stream.Meta {
 	return stream.Meta{
 		Schema: p.opt.Schema, Table: p.opt.Table, Incarnation: nuid.Next(),
-		Floor: floor, Source: src, Log: p.opt.Log,
+		Floor: floor, Source: src, Log: p.opt.Log, Heartbeat: p.opt.HeartbeatInterval,
 	}
 }
 
@@ -90,7 +90,9 @@ func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 func (p *Publisher) updateLimits(ctx context.Context) error {
 	return p.changeConfig(ctx, func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Limits) bool {
 		sameBytes := want.MaxBytes == have.MaxBytes || want.MaxBytes <= 0 && have.MaxBytes <= 0
-		return meta.Log && (want.MaxAge != have.MaxAge || !sameBytes) || want.Replicas > have.Replicas
+		every := meta.Heartbeat
+		meta.Heartbeat = p.opt.HeartbeatInterval
+		return meta.Log && (want.MaxAge != have.MaxAge || !sameBytes) || want.Replicas > have.Replicas || meta.Heartbeat != every
 	})
 }
 

@@ -45,6 +45,8 @@ type Options struct {
 	Limits stream.Limits
 	// Tombstones is how long deleted rows are kept; 0 for ever.
 	Tombstones time.Duration
+	// HeartbeatInterval is the capture's, for those who judge whether it lives.
+	HeartbeatInterval time.Duration
 	// Holder names this process in leases and logs; unique per process.
 	Holder string
 }

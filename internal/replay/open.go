@@ -323,10 +323,12 @@ type Listed struct {
 	Columns []byte
 	// Heartbeat is the last one's document, nil while there is none.
 	Heartbeat []byte
+	// Interval is how often at least one should come, 0 where that is not known.
+	Interval time.Duration
 }
 
 func (h *Hub) listed(ctx context.Context, l stream.Layout, meta stream.Meta) (Listed, error) {
-	out := Listed{Schema: meta.Schema, Table: meta.Table, Log: meta.Log}
+	out := Listed{Schema: meta.Schema, Table: meta.Table, Log: meta.Log, Interval: meta.Heartbeat}
 	for subject, to := range map[string]*[]byte{l.SchemaSubject(): &out.Columns, l.Heartbeat(): &out.Heartbeat} {
 		msg, _, err := stream.Last(ctx, h.nc, l.Stream, subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -23,6 +23,7 @@ const (
 	metaFloor       = "lockstep-floor"
 	metaSource      = "lockstep-source"
 	metaHistory     = "lockstep-history"
+	metaHeartbeat   = "lockstep-heartbeat"
 
 	layoutVersion = "1"
 )
@@ -37,6 +38,9 @@ type Meta struct {
 	// Source is where its rows came from when it was made.
 	Source capture.Source
 	Log    bool
+	// Heartbeat is how often at least its writer sends one, 0 where that is
+	// not known.
+	Heartbeat time.Duration
 }
 
 // Limits are the users' bounds of one stream; zero means none.
@@ -68,6 +72,7 @@ func Config(l Layout, m Meta, lim Limits) jetstream.StreamConfig {
 			metaFloor:       strconv.FormatUint(m.Floor, 10),
 			metaSource:      m.Source.String(),
 			metaHistory:     "latest",
+			metaHeartbeat:   m.Heartbeat.String(),
 		},
 	}
 	if m.Log {
@@ -94,9 +99,13 @@ func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
 	if err != nil {
 		return Meta{}, fmt.Errorf("%w: stream %s: %w", ErrLayout, cfg.Name, err)
 	}
+	every, err := time.ParseDuration(md[metaHeartbeat])
+	if err != nil {
+		return Meta{}, fmt.Errorf("%w: stream %s: heartbeat: %w", ErrLayout, cfg.Name, err)
+	}
 	return Meta{
 		Schema: md[metaSchema], Table: md[metaTable], Incarnation: md[metaIncarnation],
-		Floor: floor, Source: src, Log: md[metaHistory] == "log",
+		Floor: floor, Source: src, Log: md[metaHistory] == "log", Heartbeat: every,
 	}, nil
 }
 
