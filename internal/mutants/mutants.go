@@ -89,6 +89,13 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestBridge_OpenTransactionHoldsSinceNotRows_I3",
 	},
 	{
+		invariant: "I4", name: "lower-txids-dropped",
+		file: "internal/poller/rows.go",
+		old:  "\tdeleted := rel.Deleted >= 0",
+		new:  "\tif b.work.previous != nil && txid < b.work.previous.Xmax {\n\t\treturn nil\n\t}\n\tdeleted := rel.Deleted >= 0",
+		pkg:  "./internal/simtest", test: "TestSchedule_LaterVersionWithLowerTxid_I4",
+	},
+	{
 		invariant: "I1", name: "view-read-by-highest-txid",
 		file: "internal/poller/batch.go",
 		old:  "\tif s.rel.Kind == 'v' {\n\t\treturn atXmin(sn)\n\t}\n",
@@ -254,7 +261,7 @@ var mutants = []mutant{
 		file: "internal/poller/rows.go",
 		old:  "min(b.xmin, txid+forgettable)",
 		new:  "min(b.xmin, txid)",
-		pkg:  "./cmd/bridge", test: "TestBridge_TxidsGivenOutAgainThenTheStreamIsLost",
+		pkg:  "./cmd/bridge", test: "TestBridge_TxidsGivenOutAgainThenTheStreamIsLost_I3",
 	},
 	{
 		invariant: "I3", name: "tombstones-removed-at-once",
