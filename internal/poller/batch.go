@@ -60,6 +60,10 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 		return 0, err
 	}
 	s.p.metrics.batch(time.Since(b.begun), b.rows)
+	if b.foreign > 0 {
+		s.log.Warn().Int64("rows", b.foreign).
+			Msg("rows have a txid ahead of this cluster's (a restored dump?) and will not be seen to change; stamp them anew: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+	}
 	if w.announced != nil {
 		return b.rows, nil
 	}
@@ -74,10 +78,13 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 		return fmt.Errorf("%w: the connection leads to another server or timeline (system %d, timeline %d, standby %t)",
 			errChanged, src.SystemID, src.Timeline, src.InRecovery)
 	}
+	if err := forgetStatements(ctx, conn); err != nil {
+		return err
+	}
 	statements := []statement{{}, {params: [][]byte{[]byte(s.rel.Name.SQL())}}, {params: b.work.params}, {}}
 	for i, sql := range []string{beginSQL, snapshotSQL, b.work.query, commitSQL} {
 		var err error
-		if statements[i].name, err = prepare(ctx, conn.Conn(), s.shape, sql); err != nil {
+		if statements[i].name, err = prepare(ctx, conn, s.shape, sql); err != nil {
 			return classify(fmt.Errorf("prepare: %w", err))
 		}
 	}
@@ -226,10 +233,6 @@ func (s *session) checkColumns(got []pgconn.FieldDescription) error {
 // endBatch publishes the heartbeat; then the batch's snapshot is the previous
 // one. Where nothing happened and no heartbeat is due, it publishes nothing.
 func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
-	if b.foreign > 0 {
-		s.log.Warn().Int64("rows", b.foreign).
-			Msg("rows have a txid ahead of this cluster's (a restored dump?) and will not be seen to change; stamp them anew: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-	}
 	if b.announced {
 		if err := s.durable.refresh(ctx, conn); err != nil {
 			return err

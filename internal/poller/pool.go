@@ -69,7 +69,7 @@ func OpenPool(url string, relations int) (*Pool, error) {
 		if err != nil {
 			return err
 		}
-		c.PgConn().CustomData()[connectionKey] = connection{number: p.connects.Add(1), source: src}
+		c.PgConn().CustomData()[connectionKey] = &connection{number: p.connects.Add(1), source: src, prepared: make(map[string]bool)}
 		return nil
 	}
 	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
@@ -85,12 +85,18 @@ type connection struct {
 	// source is where it leads, as it was when it was made: a name may lead to
 	// another server later.
 	source relation.Source
+	// prepared are the names of its statements.
+	prepared map[string]bool
 }
+
+// maxPrepared bounds the statements of a connection: those of relations as
+// they were before are of no more use, but the server keeps them.
+const maxPrepared = 1000
 
 const connectionKey = "lockstep"
 
-func connectionOf(c *pgxpool.Conn) connection {
-	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(connection)
+func connectionOf(c *pgxpool.Conn) *connection {
+	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(*connection)
 	if !ok {
 		panic("poller: I7 violated: a connection that the pool did not make")
 	}
@@ -119,12 +125,31 @@ func (p *Pool) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 // prepare makes sure that the connection has the statement, and returns its
 // name. shape changes with the relation, so that a plan that Postgres refuses
 // is never asked for again.
-func prepare(ctx context.Context, conn *pgx.Conn, shape uint64, sql string) (string, error) {
+func prepare(ctx context.Context, conn *pgxpool.Conn, shape uint64, sql string) (string, error) {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(sql))
 	name := "lockstep_" + strconv.FormatUint(shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
-	_, err := conn.Prepare(ctx, name, sql)
+	known := connectionOf(conn).prepared
+	if known[name] {
+		return name, nil
+	}
+	_, err := conn.Conn().Prepare(ctx, name, sql)
+	known[name] = err == nil
 	return name, err
+}
+
+// forgetStatements forgets a connection's statements when they are many. It
+// must not be called between those of one batch.
+func forgetStatements(ctx context.Context, conn *pgxpool.Conn) error {
+	known := connectionOf(conn).prepared
+	if len(known) < maxPrepared {
+		return nil
+	}
+	clear(known)
+	if err := conn.Conn().DeallocateAll(ctx); err != nil {
+		return fmt.Errorf("forget prepared statements: %w", err)
+	}
+	return nil
 }
 
 // statement is one of those that travel together.
