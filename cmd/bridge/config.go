@@ -34,7 +34,7 @@ type Config struct {
 	HeartbeatInterval string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
 	Listen            string `default:"127.0.0.1:8081" desc:"/healthz, /readyz and /metrics"`
 	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"what names of streams and subjects begin with"`
-	StreamReplicas    string `split_words:"true" default:"1" desc:"replicas of the streams it makes, 1 to 5"`
+	StreamReplicas    string `split_words:"true" desc:"replicas of its streams, 1 to 5; empty: 3 where the broker has three servers, else 1, and never lowered"`
 	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
 	// What Validate made of them.
@@ -76,8 +76,10 @@ func (c *Config) invalid() program.Invalid {
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
 	}
-	if c.replicas, err = strconv.Atoi(c.StreamReplicas); err != nil || c.replicas < 1 || c.replicas > 5 {
-		inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
+	if c.StreamReplicas != "" {
+		if c.replicas, err = strconv.Atoi(c.StreamReplicas); err != nil || c.replicas < 1 || c.replicas > 5 {
+			inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
+		}
 	}
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
 		inv.Add("LOG_LEVEL", err.Error())

@@ -120,6 +120,14 @@ func servers(nc *nats.Conn) int {
 	return max(1, len(names))
 }
 
+// wantedReplicas is how many the bridge asks for where it can have them.
+func (r *run) wantedReplicas() int {
+	if r.cfg.Replicas == 0 && r.Broker.Servers >= 3 {
+		return 3
+	}
+	return r.cfg.Replicas
+}
+
 func (r *run) replicas(b *Broker) {
 	switch {
 	case r.cfg.Replicas > 1 && b.Cluster == "":
@@ -195,7 +203,8 @@ func (r *run) account(ctx context.Context, js jetstream.JetStream) bool {
 
 // streams compares those that exist with the configuration.
 func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
-	for _, rel := range r.Relations {
+	for i := range r.Relations {
+		rel := &r.Relations[i]
 		s, err := js.Stream(ctx, rel.Stream)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue
@@ -208,16 +217,17 @@ func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 		if c := info.Cluster; c != nil && c.Leader == "" {
 			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has no leader", rel.Stream), "start the servers that hold it")
 		}
-		if r.cfg.Replicas > info.Config.Replicas {
-			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has %d replicas of %d", rel.Stream, info.Config.Replicas, r.cfg.Replicas),
-				"nats stream edit --replicas, or restart the bridge")
+		rel.Replicas = info.Config.Replicas
+		if want := r.wantedReplicas(); want > rel.Replicas {
+			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has %d replicas of %d", rel.Stream, rel.Replicas, want),
+				"restart the bridge when all servers of the cluster run")
 		}
 		meta, err := stream.ReadMeta(info.Config)
 		if err != nil {
 			r.fail(AreaBroker, rel.Name, oneLine(err), "move or remove the stream, or choose another BRIDGE_STREAM_PREFIX")
 			continue
 		}
-		r.origin(rel, meta)
+		r.origin(*rel, meta)
 	}
 }
 

@@ -90,6 +90,8 @@ type Relation struct {
 	Key     []string `json:"key,omitempty"`
 	// Rows is an estimate, -1 if unknown.
 	Rows int64 `json:"rows"`
+	// Replicas is how many servers hold its stream, 0 where there is none.
+	Replicas int `json:"replicas,omitempty"`
 	// OK is set where nothing keeps it from being captured.
 	OK bool `json:"ok"`
 

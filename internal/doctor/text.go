@@ -50,6 +50,9 @@ func (r Report) Text(w io.Writer) error {
 		if rel.Rows >= 0 {
 			fmt.Fprintf(&b, ", about %d rows", rel.Rows)
 		}
+		if rel.Replicas > 0 {
+			fmt.Fprintf(&b, ", on %s", count(rel.Replicas, "server"))
+		}
 		b.WriteByte('\n')
 	}
 	counts := map[relation.Severity]int{}

@@ -21,9 +21,14 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		meta := p.newMeta(src, 0)
-		s, err = p.js.CreateStream(ctx, stream.Config(p.layout, meta, p.opt.Limits))
+		limits := p.opt.Limits
+		err = withReplicas(p.nc, limits.Replicas, func(n int) error {
+			limits.Replicas = n
+			s, err = p.js.CreateStream(ctx, stream.Config(p.layout, meta, limits))
+			return err
+		})
 		if err == nil {
-			p.log.Info().Str("incarnation", meta.Incarnation).Msg("stream created")
+			p.log.Info().Str("incarnation", meta.Incarnation).Int("replicas", limits.Replicas).Msg("stream created")
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another bridge was faster
 			s, err = p.js.Stream(ctx, p.layout.Stream)
@@ -86,19 +91,38 @@ func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 }
 
 // updateLimits brings the stream's limits up to date. Only the lease's holder
-// calls it: a standby may have others.
+// calls it: a standby may have others. More replicas than the broker has
+// servers for at the moment are asked for again by the next epoch: the stream
+// is as good as it was.
 func (p *Publisher) updateLimits(ctx context.Context) error {
-	return p.changeConfig(ctx, func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Limits) bool {
+	change := func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Limits) bool {
 		sameBytes := want.MaxBytes == have.MaxBytes || want.MaxBytes <= 0 && have.MaxBytes <= 0
 		every := meta.Heartbeat
 		meta.Heartbeat = p.opt.HeartbeatInterval
-		return meta.Log && (want.MaxAge != have.MaxAge || !sameBytes) || want.Replicas > have.Replicas || meta.Heartbeat != every
-	})
+		return meta.Log && (want.MaxAge != have.MaxAge || !sameBytes) || want.Replicas != have.Replicas || meta.Heartbeat != every
+	}
+	err := p.changeConfig(ctx, p.opt.Limits, change)
+	if tooFewServers(err) {
+		p.log.Info().Err(err).Msg("the stream keeps the replicas it has: the broker has too few servers for more")
+		err = p.changeConfig(ctx, p.unchanged(), change)
+	}
+	return err
 }
 
+// unchanged are the limits with the replicas that the stream has.
+func (p *Publisher) unchanged() stream.Limits {
+	limits := p.opt.Limits
+	limits.Replicas = keepReplicas
+	return limits
+}
+
+// keepReplicas, as Limits.Replicas, leaves a stream's as they are.
+const keepReplicas = -1
+
 // changeConfig reads the stream's configuration and writes it with the
-// metadata that change made, if that says so. Replicas are never lowered.
-func (p *Publisher) changeConfig(ctx context.Context, change func(*stream.Meta, jetstream.StreamConfig, stream.Limits) bool) error {
+// metadata that change made, if that says so. Replicas that nobody set are
+// never lowered.
+func (p *Publisher) changeConfig(ctx context.Context, limits stream.Limits, change func(*stream.Meta, jetstream.StreamConfig, stream.Limits) bool) error {
 	p.config.Lock()
 	defer p.config.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -112,8 +136,12 @@ func (p *Publisher) changeConfig(ctx context.Context, change func(*stream.Meta, 
 	if err != nil {
 		return err
 	}
-	limits := p.opt.Limits
-	limits.Replicas = max(limits.Replicas, have.Replicas)
+	switch limits.Replicas {
+	case keepReplicas:
+		limits.Replicas = have.Replicas
+	case 0:
+		limits.Replicas = max(wantedReplicas(p.nc, 0), have.Replicas)
+	}
 	if !change(&meta, have, limits) {
 		return nil
 	}
@@ -142,7 +170,7 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 		return stream.Meta{}, err
 	}
 	meta := p.newMeta(src, t.high+1)
-	err = p.changeConfig(ctx, func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
+	err = p.changeConfig(ctx, p.unchanged(), func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
 		meta.Floor = max(meta.Floor, have.Floor)
 		*have = meta
 		return true

@@ -24,15 +24,20 @@ const (
 // forgotten it, which costs nothing, because it fences nothing.
 type lease struct {
 	// Static after construction.
+	nc          *nats.Conn
 	js          jetstream.JetStream
 	bucket, key string
 	holder      string
-	replicas    int
-	log         zerolog.Logger
+	// replicas is stream.Limits'.
+	replicas int
+	log      zerolog.Logger
 
 	mu sync.Mutex
 	// revision is that of the key while it is ours, 0 otherwise. Guarded by mu.
 	revision uint64
+	// raised is set when the bucket was seen to have its replicas, or to get
+	// no more. Guarded by mu.
+	raised bool
 }
 
 // acquire blocks until the lease is ours. It looks at the server even where
@@ -69,16 +74,7 @@ func (l *lease) try(ctx context.Context) (bool, error) {
 	defer l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	kv, err := l.js.KeyValue(ctx, l.bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = l.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: l.bucket, Description: "lockstep: which bridge writes which stream",
-			Storage: jetstream.MemoryStorage, Replicas: max(1, l.replicas), History: 1, LimitMarkerTTL: time.Minute,
-		})
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			kv, err = l.js.KeyValue(ctx, l.bucket)
-		}
-	}
+	kv, err := l.open(ctx)
 	if err != nil {
 		return false, fmt.Errorf("open lease bucket %s: %w", l.bucket, err)
 	}
@@ -105,6 +101,45 @@ func (l *lease) try(ctx context.Context) (bool, error) {
 	}
 	l.revision = rev
 	return true, nil
+}
+
+// open returns the bucket, which it makes where there is none, and gives it
+// the replicas that streams have: one that is on a single server of a cluster
+// is away with that.
+func (l *lease) open(ctx context.Context) (jetstream.KeyValue, error) {
+	cfg := jetstream.KeyValueConfig{
+		Bucket: l.bucket, Description: "lockstep: which bridge writes which stream",
+		Storage: jetstream.MemoryStorage, History: 1, LimitMarkerTTL: time.Minute,
+	}
+	kv, err := l.js.KeyValue(ctx, l.bucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		err = withReplicas(l.nc, l.replicas, func(n int) error {
+			cfg.Replicas = n
+			kv, err = l.js.CreateKeyValue(ctx, cfg)
+			return err
+		})
+		if errors.Is(err, jetstream.ErrBucketExists) {
+			kv, err = l.js.KeyValue(ctx, l.bucket)
+		}
+		return kv, err
+	}
+	if err != nil || l.raised {
+		return kv, err
+	}
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l.raised = true
+	if cfg.Replicas = wantedReplicas(l.nc, l.replicas); cfg.Replicas <= status.Config().Replicas {
+		return kv, nil
+	}
+	if raised, err := l.js.UpdateKeyValue(ctx, cfg); err == nil {
+		return raised, nil
+	} else if !tooFewServers(err) {
+		return nil, err
+	}
+	return kv, nil
 }
 
 // errLeaseLost says that another bridge may be writing now.

@@ -78,7 +78,7 @@ func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zer
 	return &Publisher{
 		nc: nc, js: js, opt: opt, layout: l, log: log,
 		metrics: m.relation(opt.Schema, opt.Table),
-		lease:   &lease{js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder, replicas: opt.Limits.Replicas, log: log},
+		lease:   &lease{nc: nc, js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder, replicas: opt.Limits.Replicas, log: log},
 	}
 }
 

@@ -45,6 +45,7 @@ type Meta struct {
 
 // Limits are the users' bounds of one stream; zero means none.
 type Limits struct {
+	// Replicas is how many servers hold the stream; 0 leaves it to the writer.
 	Replicas int
 	// MaxAge and MaxBytes bound a stream that keeps every version.
 	MaxAge   time.Duration

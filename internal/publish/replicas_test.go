@@ -1,0 +1,67 @@
+package publish_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"bridge/internal/publish"
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+)
+
+// replicasOf returns those of the relation's stream and of the leases.
+func (w *writer) replicasOf(t *testing.T) string {
+	t.Helper()
+	var out string
+	for _, name := range []string{"LOCKSTEP-public-t", "KV_" + stream.LeaseBucket("lockstep")} {
+		s, err := w.js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out += fmt.Sprint(" ", s.CachedInfo().Config.Replicas)
+	}
+	return out
+}
+
+// Where nobody said how many, streams and leases are on as many servers as
+// there are for them, and never on fewer than they were.
+func TestPublish_ReplicasByTheBroker_I8(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		servers int
+		set     []int // by one writer after the other
+		want    []string
+	}{
+		{1, []int{0}, []string{" 1 1"}},
+		{2, []int{0}, []string{" 1 1"}},
+		{3, []int{1, 0, 1, 0}, []string{" 1 1", " 3 3", " 1 3", " 3 3"}},
+	} {
+		t.Run(fmt.Sprint(tc.servers, " servers"), func(t *testing.T) {
+			t.Parallel()
+			var url string
+			if tc.servers == 1 {
+				url = testenv.NATS(t).URL()
+			} else {
+				url = testenv.NATSCluster(t, tc.servers)[0].URL()
+			}
+			for i, set := range tc.set {
+				w := startWriter(t, url, publish.Options{Holder: fmt.Sprint("writer ", i), Limits: stream.Limits{Replicas: set}})
+				testenv.Eventually(t, 30*time.Second, func() error {
+					_, err := w.Begin(t.Context(), source, func() {})
+					return err
+				})
+				w.mustRow(t, i, uint64(5+i))
+				w.mustHeartbeat(t, uint64(6+i))
+				testenv.Eventually(t, 30*time.Second, func() error {
+					if got := w.replicasOf(t); got != tc.want[i] {
+						return errors.New("replicas are" + got + ", want" + tc.want[i])
+					}
+					return nil
+				})
+				w.stop()
+			}
+		})
+	}
+}
