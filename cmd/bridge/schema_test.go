@@ -64,6 +64,60 @@ func TestBridge_ChangedColumnsBehindANewConnection_I1(t *testing.T) {
 	f.converge(conn)
 }
 
+// What changes rows and leaves columns' names and types as they are is seen,
+// too: by a running bridge where it reads rows, and at its start. New labels
+// are stored before rows that have them, and leave the other rows alone.
+func TestBridge_ChangedTypesArePublishedAnew_I1(t *testing.T) {
+	needServers(t)
+	const n = 2000
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", n)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TYPE pair AS (a int, m mood)", "CREATE TYPE pairs AS (p pair[])",
+		"ALTER TABLE t ADD m mood DEFAULT 'ok', ADD p pairs DEFAULT ROW(ARRAY[ROW(1, 'sad')::pair]), ADD c int DEFAULT 7")
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	life := f.meta().Incarnation
+	const update = "UPDATE t SET id = id WHERE id = 5"
+	for _, c := range []struct {
+		changes []string
+		away    bool // the bridge does not run meanwhile
+		labels  bool // only labels are added
+	}{
+		{changes: []string{"BEGIN", "ALTER TABLE t DROP c", "ALTER TABLE t ADD c int DEFAULT 8", "COMMIT"}},
+		{changes: []string{"ALTER TYPE pair ADD ATTRIBUTE z int CASCADE", update}},
+		{changes: []string{"ALTER TYPE pair DROP ATTRIBUTE z CASCADE", update}},
+		{changes: []string{"ALTER TYPE pair RENAME ATTRIBUTE a TO b"}, away: true},
+		{changes: []string{"ALTER TYPE pair DROP ATTRIBUTE b", "ALTER TYPE pair ADD ATTRIBUTE b int"}, away: true},
+		{changes: []string{"ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'"}, away: true},
+		{changes: []string{"ALTER TYPE mood ADD VALUE 'glad'", "UPDATE t SET m = 'glad' WHERE id = 6"}, away: true, labels: true},
+		{changes: []string{"BEGIN", "ALTER TABLE t DROP c", "ALTER TABLE t ADD c int DEFAULT 9", "COMMIT"}, away: true},
+	} {
+		end := f.caughtUp()
+		if c.away {
+			b.stop()
+		}
+		run(t, conn, c.changes...)
+		if c.away {
+			b.start()
+		}
+		schema := f.await("schema", end+1, func(s seen) bool { return s.kind == stream.KindSchema })
+		f.heartbeatFrom(schema.seq)
+		f.converge(conn)
+		rows := f.messages(stream.KindRow, end+1)
+		if c.labels && (len(rows) > n/2 || rows[0].seq < schema.seq) {
+			t.Errorf("%s: %d rows were sent, the first at %d; want the one that changed, behind the schema at %d", c.changes, len(rows), rows[0].seq, schema.seq)
+		}
+		if !c.labels && (len(rows) < n || len(rows) > n+resent) {
+			t.Errorf("%s: %d rows were sent, want the relation's %d", c.changes, len(rows), n)
+		}
+	}
+	if got := f.meta().Incarnation; got != life {
+		t.Errorf("incarnation is %s, want %s still", got, life)
+	}
+}
+
 // meta is what the stream's configuration says.
 func (f *follower) meta() stream.Meta {
 	f.t.Helper()

@@ -145,6 +145,20 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestBridge_ChangedColumnsArePublishedAnew_I1",
 	},
 	{
+		invariant: "I1", name: "renamed-labels-unnoticed",
+		file: "internal/poller/shape.go",
+		old:  "among(p.Labels, now.Labels)",
+		new:  "len(p.Labels) <= len(now.Labels)",
+		pkg:  "./internal/poller", test: "TestSchema_TellsWhatChangesRows_I1",
+	},
+	{
+		invariant: "I1", name: "column-added-again-unnoticed",
+		file: "internal/poller/shape.go",
+		old:  "column{c.Num, c.Name,",
+		new:  "column{0, c.Name,",
+		pkg:  "./cmd/bridge", test: "TestBridge_ChangedTypesArePublishedAnew_I1",
+	},
+	{
 		invariant: "I8", name: "relation-made-again-taken-over",
 		file: "internal/publish/incarnation.go",
 		old:  "case meta.Source.OID != src.OID:",

@@ -226,6 +226,10 @@ func (s *session) checkColumns(got []pgconn.FieldDescription) error {
 		if got[i].Name != c.Name || got[i].DataTypeOID != c.TypeOID && got[i].DataTypeOID != c.BaseOID {
 			return fmt.Errorf("%w: column %q is not as it was loaded", errChanged, c.Name)
 		}
+		// In a UNION ALL columns don't say where they are from.
+		if got[i].TableOID == s.rel.OID && int(got[i].TableAttributeNumber) != c.Num {
+			return fmt.Errorf("%w: column %q was dropped and made again", errChanged, c.Name)
+		}
 	}
 	return nil
 }

@@ -64,3 +64,9 @@ func XIDArray(ids []uint64) string          { return string(xidArray(ids)) }
 
 // OneLine is oneLine for tests.
 var OneLine = oneLine
+
+// SchemaOf and SameRows make and compare schema documents.
+var (
+	SchemaOf = schemaOf
+	SameRows = sameRows
+)

@@ -37,6 +37,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -57,6 +58,9 @@ type Options struct {
 	Interval time.Duration
 	// HeartbeatInterval is the longest time between two heartbeats.
 	HeartbeatInterval time.Duration
+	// ShapeInterval is how often the catalog is asked whether the relation's
+	// shape is still what it was; 0 means a minute.
+	ShapeInterval time.Duration
 }
 
 // Poller captures one relation.
@@ -77,6 +81,7 @@ type Poller struct {
 
 // New returns a poller; nothing happens until Run. The listener wakes it.
 func New(pool *Pool, sink capture.Sink, opt Options, listener *Listener, m *Metrics, log zerolog.Logger) *Poller {
+	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, shapeEvery)
 	return &Poller{
 		pool: pool, sink: sink, opt: opt, listener: listener, wake: newWake(),
 		metrics: m.relation(opt.Spec.Name),

@@ -2,7 +2,6 @@ package poller
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -26,6 +25,7 @@ type session struct {
 	log  zerolog.Logger
 
 	rel     *relation.Relation
+	types   relation.Types
 	encoder *relation.Encoder
 	// keyEncoder appends the key's columns alone.
 	keyEncoder *relation.Encoder
@@ -46,8 +46,9 @@ type session struct {
 	// repeats are the rows above xmin that were published.
 	repeats *repeats
 	// nextHeartbeat is when one is due though nothing happens, nextNulls when
-	// rows without a txid are counted again.
-	nextHeartbeat, nextNulls time.Time
+	// rows without a txid are counted again, nextShape when the catalog is
+	// looked at again.
+	nextHeartbeat, nextNulls, nextShape time.Time
 	// begun is set when the epoch began, live when a heartbeat was published.
 	begun, live bool
 }
@@ -88,12 +89,16 @@ func (s *session) load(ctx context.Context) error {
 	for _, w := range warnings {
 		s.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
 	}
+	if s.types, err = relation.LoadTypes(ctx, s.pool, s.rel.Columns); err != nil {
+		return err
+	}
+	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
 	skip := func(i int) bool { return i == s.rel.Txid || i == s.rel.Deleted }
-	if s.encoder, err = relation.LoadEncoder(ctx, s.pool, s.rel.Columns, skip); err != nil {
+	if s.encoder, err = relation.NewEncoder(s.types, s.rel.Columns, skip); err != nil {
 		return err
 	}
 	notKey := func(i int) bool { return !slices.Contains(s.rel.Key, i) }
-	if s.keyEncoder, err = relation.LoadEncoder(ctx, s.pool, s.rel.Columns, notKey); err != nil {
+	if s.keyEncoder, err = relation.NewEncoder(s.types, s.rel.Columns, notKey); err != nil {
 		return err
 	}
 	for n, i := range s.rel.Key {
@@ -116,10 +121,10 @@ func CaptureSource(src relation.Source, rel *relation.Relation) capture.Source {
 }
 
 // resume takes up what the stream holds: where the relation has another shape
-// than the stream's rows, all of it is published again; a batch that was
-// announced and not ended is continued.
+// than the stream's rows, all of it is published again, unless only labels came
+// to its enums; a batch that was announced and not ended is continued.
 func (s *session) resume(ctx context.Context, pos capture.Position) error {
-	schema, err := s.schema()
+	schema, err := schemaOf(s.rel, s.types)
 	if err != nil {
 		return err
 	}
@@ -137,39 +142,18 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 	}
 	s.connects = -1 // whatever happened to Postgres meanwhile
 	if string(pos.Schema) != string(schema) {
-		return s.reshape(ctx, pos.Schema == nil, schema)
+		if !sameRows(pos.Schema, schema) {
+			return s.reshape(ctx, pos.Schema == nil, schema)
+		}
+		s.log.Info().Msg("the relation's schema changed, its rows did not")
+		if err := s.sink.Schema(ctx, schema); err != nil {
+			return err
+		}
 	}
 	if pos.Batch != nil {
 		return s.continueBatch(ctx, *pos.Batch, pos.After)
 	}
 	return nil
-}
-
-// schema returns the document for consumers.
-func (s *session) schema() ([]byte, error) {
-	type column struct {
-		Name     string `json:"name"`
-		Type     string `json:"type"`
-		Dims     int    `json:"dims,omitempty"`
-		Nullable bool   `json:"nullable"`
-	}
-	doc := struct {
-		Relation string   `json:"relation"`
-		Columns  []column `json:"columns"`
-		Key      []string `json:"key"`
-		Txid     string   `json:"txid"`
-		Deleted  string   `json:"deleted,omitempty"`
-	}{Relation: s.rel.Name.Schema + "." + s.rel.Name.Table, Txid: s.rel.Columns[s.rel.Txid].Name}
-	for _, c := range s.rel.Columns {
-		doc.Columns = append(doc.Columns, column{c.Name, c.Type, c.Dims, c.Nullable})
-	}
-	for _, i := range s.rel.Key {
-		doc.Key = append(doc.Key, s.rel.Columns[i].Name)
-	}
-	if s.rel.Deleted >= 0 {
-		doc.Deleted = s.rel.Columns[s.rel.Deleted].Name
-	}
-	return json.Marshal(doc)
 }
 
 // loop polls until something fails.
@@ -189,6 +173,9 @@ func (s *session) loop(ctx context.Context) error {
 // poll reads and publishes one batch, and returns its number of rows.
 func (s *session) poll(ctx context.Context) (int64, error) {
 	if err := s.countNulls(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.checkShape(ctx); err != nil {
 		return 0, err
 	}
 	if s.previous == nil {
@@ -291,10 +278,10 @@ func (s *session) tryBatch(ctx context.Context, w work) error {
 }
 
 // reshape publishes the whole relation because the stream does not have its
-// columns; first stands for a stream that has none at all.
+// shape; first stands for a stream that has none at all.
 func (s *session) reshape(ctx context.Context, first bool, schema []byte) error {
 	if !first {
-		s.log.Warn().Msg("the relation's columns changed, publishing all of it again")
+		s.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
 	}
 	// Its heartbeat is the end of whatever a crash may have undone before.
 	return s.batch(ctx, work{query: s.queries.whole, whole: true, schema: schema, repair: s.previous != nil})

@@ -1,7 +1,6 @@
 package relation
 
 import (
-	"context"
 	"fmt"
 	"slices"
 )
@@ -56,24 +55,9 @@ type encodedField struct {
 	value *node
 }
 
-// LoadEncoder returns an Encoder for rows of these columns, without those to
-// skip; nil skips none. It asks the catalog once.
-func LoadEncoder(ctx context.Context, q Querier, columns []Column, skip func(i int) bool) (*Encoder, error) {
-	var oids []uint32
-	for i, c := range columns {
-		if (skip == nil || !skip(i)) && !slices.Contains(oids, c.TypeOID) {
-			oids = append(oids, c.TypeOID)
-		}
-	}
-	types, err := LoadTypes(ctx, q, oids)
-	if err != nil {
-		return nil, err
-	}
-	return NewEncoder(types, columns, skip)
-}
-
-// NewEncoder is LoadEncoder for types that were loaded before. Its error wraps
-// ErrStaleTypes where a type is not among them.
+// NewEncoder returns an Encoder for rows of these columns, without those to
+// skip; nil skips none. Its error wraps ErrStaleTypes where a type is not among
+// those that were loaded.
 func NewEncoder(types Types, columns []Column, skip func(i int) bool) (*Encoder, error) {
 	e := &Encoder{columns: make([]encodedColumn, len(columns)), server: make([]bool, len(columns))}
 	c := compiler{types: types, nodes: map[uint32]*node{}}

@@ -72,11 +72,7 @@ func (s *session) columns(name string) []relation.Column {
 
 func (s *session) types(cols []relation.Column) relation.Types {
 	s.Helper()
-	var oids []uint32
-	for _, c := range cols {
-		oids = append(oids, c.TypeOID)
-	}
-	types, err := relation.LoadTypes(context.Background(), s.conn, oids)
+	types, err := relation.LoadTypes(context.Background(), s.conn, cols)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -85,7 +81,7 @@ func (s *session) types(cols []relation.Column) relation.Types {
 
 func (s *session) encoder(cols []relation.Column) *relation.Encoder {
 	s.Helper()
-	enc, err := relation.LoadEncoder(context.Background(), s.conn, cols, nil)
+	enc, err := relation.NewEncoder(s.types(cols), cols, nil)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -315,8 +311,48 @@ func TestEncode_TypeAltered(t *testing.T) {
 		t.Error("types are equal after a new name")
 	}
 	s.exec("DROP TABLE t; DROP TYPE outside")
-	if _, err := relation.LoadEncoder(context.Background(), s.conn, cols, nil); !errors.Is(err, relation.ErrStaleTypes) {
+	if _, err := relation.NewEncoder(s.types(cols), cols, nil); !errors.Is(err, relation.ErrStaleTypes) {
 		t.Errorf("got %v for a type that is gone, want ErrStaleTypes", err)
+	}
+}
+
+// TestLoadTypes_Under: labels and attributes come in their order, and are found
+// below domains, arrays and ranges.
+func TestLoadTypes_Under(t *testing.T) {
+	s := newSession(t)
+	s.exec(`CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE empty AS ENUM (); CREATE TYPE moods AS RANGE (subtype = mood, multirange_type_name = manymoods);
+		CREATE DOMAIN feelings AS mood[]; CREATE TYPE pair AS (gone int, a varchar(3), b mood);
+		ALTER TYPE pair DROP ATTRIBUTE gone; ALTER TYPE mood ADD VALUE 'so so' BEFORE 'ok'; ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'`)
+	s.exec(`CREATE TABLE t(e mood, f feelings, r moods[], m manymoods, n empty, i int[], v int2vector, ir int4range, p pair[])`)
+	cols := s.columns("t")
+	types := s.types(cols)
+	for i, c := range cols {
+		u := types.Under(c.TypeOID)
+		switch c.Name {
+		case "p":
+			want := []relation.Attribute{
+				{Num: 2, Name: "a", Type: "character varying(3)", TypeOID: 1043}, {Num: 3, Name: "b", Type: "mood", TypeOID: cols[0].TypeOID},
+			}
+			if u.Kind != relation.TypeComposite || !slices.Equal(u.Attributes, want) || u.Labels != nil {
+				t.Errorf("%s: got %+v, want attributes %+v", c.Name, u, want)
+			}
+		case "n":
+			if u.Labels == nil || len(u.Labels) > 0 {
+				t.Errorf("%s: got labels %#v, want none, but not nil", c.Name, u.Labels)
+			}
+		default:
+			want := []string{"sad", "so so", "fine"}
+			if i >= 4 {
+				want = nil
+			}
+			if !slices.Equal(u.Labels, want) || (u.Labels == nil) != (want == nil) {
+				t.Errorf("%s: got labels %q, want %q", c.Name, u.Labels, want)
+			}
+		}
+	}
+	s.exec(`ALTER TYPE mood RENAME VALUE 'fine' TO 'ok'`)
+	if types.Equal(s.types(cols)) {
+		t.Error("types are equal after a label's new name")
 	}
 }
 

@@ -73,7 +73,7 @@ func (l *looked) check() *Relation {
 	}
 	for _, c := range o.Columns {
 		rel.Columns = append(rel.Columns, Column{
-			Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull,
+			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull,
 		})
 	}
 	for _, s := range l.sources {

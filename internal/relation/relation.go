@@ -58,6 +58,8 @@ type Relation struct {
 
 // Column is one column of a relation.
 type Column struct {
+	// Num is pg_attribute.attnum; a column dropped and made again has another.
+	Num  int
 	Name string
 	// Type is the type as format_type prints it, for people and consumers.
 	Type string

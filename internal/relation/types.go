@@ -27,15 +27,24 @@ func (t Types) Equal(other Types) bool {
 	}
 	for oid, a := range t {
 		b, ok := other[oid]
-		if !ok || !slices.Equal(a.Attributes, b.Attributes) {
+		if !ok || !slices.Equal(a.Attributes, b.Attributes) || !slices.Equal(a.Labels, b.Labels) {
 			return false
 		}
-		a.Attributes, b.Attributes = nil, nil
 		if a.Kind != b.Kind || a.Elem != b.Elem || a.Delim != b.Delim {
 			return false
 		}
 	}
 	return true
+}
+
+// Under returns the type below a type's domains, arrays and ranges: the one
+// whose attributes or labels its values show.
+func (t Types) Under(oid uint32) Type {
+	u := t[oid]
+	for u.Elem != 0 {
+		u = t[u.Elem]
+	}
+	return u
 }
 
 // TypeKind says how the text form of a type's values becomes JSON.
@@ -73,17 +82,23 @@ const (
 // Type is one type of the catalog.
 type Type struct {
 	Kind TypeKind
-	// Elem is an array's element type, or the type a domain is of.
+	// Elem is an array's element type, or the type a domain or a range is of.
 	Elem uint32
 	// Delim stands between the elements of arrays of this type.
 	Delim byte
 	// Attributes are a composite's, without dropped ones.
 	Attributes []Attribute
+	// Labels are an enum's, in its order; nil for every other type.
+	Labels []string
 }
 
 // Attribute is one attribute of a composite type.
 type Attribute struct {
-	Name    string
+	// Num is pg_attribute.attnum, as in Column.
+	Num  int
+	Name string
+	// Type is the type as format_type prints it.
+	Type    string
 	TypeOID uint32
 }
 
@@ -137,37 +152,43 @@ WITH RECURSIVE need(oid) AS (
 		UNION ALL
 		SELECT t.typelem WHERE t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
 		UNION ALL
+		SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+		UNION ALL
 		SELECT a.atttypid FROM pg_catalog.pg_attribute a
 		WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
 	) part(oid)
 )
 SELECT t.oid::int8, t.typtype::text, t.typdelim::text,
-	(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END)::int8,
+	coalesce(r.rngsubtype, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END)::int8,
 	t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc AS is_array,
 	t.typoutput = 'pg_catalog.array_out'::regproc AS has_array_text,
 	t.oid >= 16384 AND c.castfunc IS NOT NULL AS has_cast,
 	coalesce(p.prosrc = 'hstore_to_json' AND o.prosrc = 'hstore_out', false) AS is_hstore,
-	coalesce(a.names, '{}'), coalesce(a.types, '{}')
+	coalesce(a.nums, '{}'), coalesce(a.names, '{}'), coalesce(a.type_names, '{}'), coalesce(a.types, '{}'),
+	ARRAY(SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)
 FROM need
 JOIN pg_catalog.pg_type t ON t.oid = need.oid
+LEFT JOIN pg_catalog.pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid)
 LEFT JOIN pg_catalog.pg_cast c
 	ON c.castsource = t.oid AND c.casttarget = 'pg_catalog.json'::regtype AND c.castmethod = 'f'
 LEFT JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc AND p.probin LIKE '%/hstore'
 LEFT JOIN pg_catalog.pg_proc o ON o.oid = t.typoutput AND o.probin LIKE '%/hstore'
 LEFT JOIN LATERAL (
-	SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names,
+	SELECT pg_catalog.array_agg(a.attnum::int8 ORDER BY a.attnum) AS nums,
+		pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) AS names,
+		pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum) AS type_names,
 		pg_catalog.array_agg(a.atttypid::int8 ORDER BY a.attnum) AS types
 	FROM pg_catalog.pg_attribute a
 	WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
 ) a ON true`
 
-// LoadTypes finds the types with these OIDs, and all that they are made of, in
+// LoadTypes finds the types of these columns, and all that they are made of, in
 // one query. It needs Postgres 14 or later. An OID that the catalog has no
 // type for is left out.
-func LoadTypes(ctx context.Context, q Querier, oids []uint32) (Types, error) {
-	list := make([]string, len(oids))
-	for i, oid := range oids {
-		list[i] = strconv.FormatUint(uint64(oid), 10)
+func LoadTypes(ctx context.Context, q Querier, columns []Column) (Types, error) {
+	list := make([]string, len(columns))
+	for i, c := range columns {
+		list[i] = strconv.FormatUint(uint64(c.TypeOID), 10)
 	}
 	rows, err := q.Query(ctx, typesSQL, strings.Join(list, ","))
 	if err != nil {
@@ -176,7 +197,8 @@ func LoadTypes(ctx context.Context, q Querier, oids []uint32) (Types, error) {
 	types := Types{}
 	var r typeRow
 	_, err = pgx.ForEachRow(rows, []any{
-		&r.oid, &r.typtype, &r.delim, &r.elem, &r.isArray, &r.hasArrayText, &r.hasCast, &r.isHstore, &r.names, &r.types,
+		&r.oid, &r.typtype, &r.delim, &r.elem, &r.isArray, &r.hasArrayText, &r.hasCast, &r.isHstore,
+		&r.nums, &r.names, &r.typeNames, &r.types, &r.labels,
 	}, func() error {
 		types[uint32(r.oid)] = r.parse()
 		return nil
@@ -192,8 +214,8 @@ type typeRow struct {
 	oid, elem                                int64
 	typtype, delim                           string
 	isArray, hasArrayText, hasCast, isHstore bool
-	names                                    []string
-	types                                    []int64
+	nums, types                              []int64
+	names, typeNames, labels                 []string
 }
 
 // parse decides as json_categorize_type does. Its order matters: a cast from
@@ -207,6 +229,12 @@ func (r *typeRow) parse() Type {
 		t.Kind, t.Elem = kind, uint32(r.elem)
 		return t
 	}
+	switch r.typtype {
+	case "e":
+		t.Labels = r.labels
+	case "r", "m":
+		t.Elem = uint32(r.elem)
+	}
 	switch {
 	case r.typtype == "d":
 		t.Kind, t.Elem = TypeDomain, uint32(r.elem)
@@ -217,7 +245,7 @@ func (r *typeRow) parse() Type {
 	case r.typtype == "c":
 		t.Kind = TypeComposite
 		for i, name := range r.names {
-			t.Attributes = append(t.Attributes, Attribute{Name: name, TypeOID: uint32(r.types[i])})
+			t.Attributes = append(t.Attributes, Attribute{Num: int(r.nums[i]), Name: name, Type: r.typeNames[i], TypeOID: uint32(r.types[i])})
 		}
 	case r.isHstore:
 		t.Kind = TypeHstore

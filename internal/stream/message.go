@@ -215,22 +215,3 @@ func NewAlive(l Layout) *nats.Msg {
 func NewSchema(l Layout, schema []byte) *nats.Msg {
 	return &nats.Msg{Subject: l.SchemaSubject(), Header: nats.Header{}, Data: schema}
 }
-
-// Schema is the document of schema messages.
-type Schema struct {
-	Relation string   `json:"relation"`
-	Columns  []Column `json:"columns"`
-	// Key holds the names of the key's columns in key order.
-	Key []string `json:"key"`
-	// Txid and Deleted are the names of the columns that data leaves out.
-	Txid    string `json:"txid"`
-	Deleted string `json:"deleted,omitempty"`
-}
-
-// Column is one column of a Schema.
-type Column struct {
-	Name     string `json:"name"`
-	Type     string `json:"type"`
-	Dims     int    `json:"dims,omitempty"`
-	Nullable bool   `json:"nullable"`
-}
