@@ -1,6 +1,7 @@
 # One image for each program, both static and with nothing else inside:
-#   docker build --target bridge -t bridge .
-#   docker build --target httpedge -t httpedge .
+#   docker build --target bridge -t lockstep-bridge .
+#   docker build --target httpedge -t lockstep-httpedge .
+# The same source makes the same bytes, whoever builds it and when.
 
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
@@ -31,3 +32,11 @@ VOLUME /data
 EXPOSE 4222 8081
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["/bridge", "healthcheck"]
 ENTRYPOINT ["/bridge"]
+
+# The stack's NATS server: the official one, with a folder for its volume that it may write to without being root.
+FROM nats:2.15.2-alpine AS nats
+RUN mkdir /data && chown 65532:65532 /data
+USER 65532:65532
+VOLUME /data
+ENTRYPOINT ["nats-server", "-c", "/etc/nats/bridge.conf"]
+CMD []

@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // Metrics are the collectors of every publisher of a process.
 type Metrics struct {
 	rows, bytes, oversize, heartbeats, epochs *prometheus.CounterVec
+	streamMessages, streamBytes               *prometheus.GaugeVec
 }
 
 // NewMetrics returns collectors that are not yet registered.
@@ -12,12 +13,18 @@ func NewMetrics() *Metrics {
 	vec := func(name, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
 	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
+	}
 	return &Metrics{
 		rows:       vec("published_rows_total", "Rows sent to the stream."),
 		bytes:      vec("published_bytes_total", "Bytes of rows sent to the stream."),
 		oversize:   vec("oversize_rows_total", "Rows too large for the broker, replaced by a control row."),
 		heartbeats: vec("heartbeats_total", "Heartbeats sent to the stream."),
 		epochs:     vec("epochs_total", "Epochs begun: starts, takeovers, and recoveries from faults."),
+
+		streamMessages: gauge("stream_messages", "Messages that the stream holds."),
+		streamBytes:    gauge("stream_bytes", "Bytes of the stream's files."),
 	}
 }
 
@@ -35,12 +42,13 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (m *Metrics) all() []*prometheus.CounterVec {
-	return []*prometheus.CounterVec{m.rows, m.bytes, m.oversize, m.heartbeats, m.epochs}
+func (m *Metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.rows, m.bytes, m.oversize, m.heartbeats, m.epochs, m.streamMessages, m.streamBytes}
 }
 
 type relationMetrics struct {
 	rows, bytes, oversize, heartbeats, epochs prometheus.Counter
+	streamMessages, streamBytes               prometheus.Gauge
 }
 
 func (m *Metrics) relation(schema, table string) relationMetrics {
@@ -48,5 +56,6 @@ func (m *Metrics) relation(schema, table string) relationMetrics {
 	return relationMetrics{
 		rows: m.rows.WithLabelValues(name), bytes: m.bytes.WithLabelValues(name), oversize: m.oversize.WithLabelValues(name),
 		heartbeats: m.heartbeats.WithLabelValues(name), epochs: m.epochs.WithLabelValues(name),
+		streamMessages: m.streamMessages.WithLabelValues(name), streamBytes: m.streamBytes.WithLabelValues(name),
 	}
 }

@@ -90,6 +90,8 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 		return fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
 	info := s.CachedInfo()
+	p.metrics.streamMessages.Set(float64(info.State.Msgs))
+	p.metrics.streamBytes.Set(float64(info.State.Bytes))
 	meta, err := stream.ReadMeta(info.Config)
 	if err != nil {
 		return err

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Stand-ins for the images that the docker-compose stack names, for machines that can't pull them: the same names, made
+# from Debian's packages and the Go module proxy. They are for this project's tests alone; whoever can pull gets the real
+# ones. Grafana can't be made in this way; its dashboard is checked as a file.
+#
+#   standins.sh DIR   DIR keeps what takes long to make
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+dir=$(mkdir -p "$1" && cd "$1" && pwd)
+base=lockstep-standin-base:bookworm
+
+# images lists what compose file and Dockerfile name, without our own.
+images() {
+	grep -hoE '^ +image: [^ ]+:[^ ]+|^FROM [^ ]+:[^ ]+' "$top/docker-compose.yml" "$top/Dockerfile" | awk '{print $2}' | sort -u
+}
+
+have() { docker image inspect "$1" >/dev/null 2>&1; }
+
+make_base() {
+	have $base && return
+	command -v debootstrap >/dev/null || { echo "stack: installing debootstrap"; apt-get install -y -qq debootstrap >/dev/null; }
+	if [ ! -f "$dir/base.tar" ]; then
+		echo "stack: making a root file system of Debian"
+		rm -rf "$dir/root"
+		debootstrap --variant=minbase --include=ca-certificates,wget bookworm "$dir/root" >"$dir/debootstrap.log" 2>&1 ||
+			{ tail -5 "$dir/debootstrap.log"; exit 1; }
+		rm -rf "$dir"/root/var/cache/apt/archives/*.deb
+		tar -C "$dir/root" -cf "$dir/base.tar" .
+		rm -rf "$dir/root"
+	fi
+	docker import "$dir/base.tar" $base >/dev/null
+}
+
+# build makes one stand-in in a folder of its own, with the files that the function prepare_NAME puts there.
+build() {
+	name=$1 image=$2
+	rm -rf "$dir/context" && cp -r "$here/standins/$name" "$dir/context"
+	"prepare_$name"
+	docker build -q -t "$image" "$dir/context" >/dev/null
+	rm -rf "$dir/context"
+}
+
+prepare_postgres() { :; }
+prepare_nginx() { :; }
+prepare_prometheus() { :; }
+
+prepare_nats() {
+	(cd "$top" && CGO_ENABLED=0 go build -o "$dir/context/nats-server" github.com/nats-io/nats-server/v2)
+}
+
+# The machine's own Go, and its own way to modules.
+prepare_golang() {
+	mkdir "$dir/context/go"
+	tar -C "$(go env GOROOT)" -c --exclude=./test --exclude=./doc . | tar -C "$dir/context/go" -x
+	cp /etc/ssl/certs/ca-certificates.crt "$dir/context/"
+	for v in GOPROXY GONOSUMDB GOSUMDB GOPRIVATE; do
+		echo "ENV $v=$(go env $v)" >>"$dir/context/Dockerfile"
+	done
+}
+
+for image in $(images); do
+	have "$image" && continue
+	if timeout 20 docker pull -q "$image" >/dev/null 2>&1; then
+		continue
+	fi
+	name=${image%%:*}
+	name=${name##*/}
+	if [ ! -d "$here/standins/$name" ]; then
+		echo "stack: $image can't be pulled, and has no stand-in: what needs it is not run"
+		continue
+	fi
+	make_base
+	echo "stack: $image can't be pulled; making a stand-in from Debian's packages"
+	build "$name" "$image"
+done
