@@ -27,7 +27,7 @@ FROM base AS bridge
 COPY --from=build /out/bridge /bridge
 # Files of the embedded NATS server, which runs if NATS_URL is not given.
 COPY --from=build --chown=65532:65532 /out/data /data
-ENV BRIDGE_NATS_DIR=/data/nats BRIDGE_LISTEN=0.0.0.0:8081
+ENV BRIDGE_NATS_DIR=/data/nats BRIDGE_NATS_LISTEN=0.0.0.0:4222 BRIDGE_LISTEN=0.0.0.0:8081
 VOLUME /data
 EXPOSE 4222 8081
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["/bridge", "healthcheck"]

@@ -9,14 +9,15 @@ SEED ?= $(shell date +%s)
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check fmt sim mutants bench up down deps
+.PHONY: help demo test fuzz check fmt sim mutants bench up down deps stack-test stack-test-cluster
 
 help: ## show this list
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: deps ## run Postgres, the bridge, the edge and a writer, and show rows arrive (DEMO_SECONDS=20 ends by itself)
-	$(GO) run ./internal/demo
+	@mkdir -p .cache && $(GO) build -o .cache/demo ./internal/demo
+	@exec .cache/demo
 
 test: deps ## run all tests with the race detector, then each fuzz target for FUZZTIME (20s)
 	$(GO) test -race -timeout 20m ./...
@@ -39,6 +40,12 @@ mutants: deps ## break each mechanism in a copy and see its test fail
 
 bench: deps ## measure speed, as described in bench/
 	$(GO) run ./bench
+
+stack-test: ## drive the docker-compose stack on a real engine, killing each of its processes
+	scripts/stack/test.sh Single
+
+stack-test-cluster: ## the same for its profile cluster: three NATS servers, two bridges, two edges, nginx
+	scripts/stack/test.sh Cluster
 
 up: ## start the docker-compose stack with its sample writer; rows at http://127.0.0.1:8080/products
 	$(COMPOSE) --profile demo up --build -d

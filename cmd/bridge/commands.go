@@ -60,6 +60,20 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	return nc, nil
 }
 
+// findStream looks a relation's stream up.
+func findStream(ctx context.Context, cfg *Config, js jetstream.JetStream, spec relation.Spec) (stream.Layout, stream.Meta, error) {
+	name := stream.NewLayout(cfg.StreamPrefix, spec.Name.Schema, spec.Name.Table, false).Stream
+	s, err := js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return stream.Layout{}, stream.Meta{}, fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", spec.Name)
+	}
+	if err != nil {
+		return stream.Layout{}, stream.Meta{}, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	return stream.NewLayout(cfg.StreamPrefix, meta.Schema, meta.Table, meta.Log), meta, err
+}
+
 // tailAhead is how many bytes of the largest messages are asked for at once.
 const tailAhead = 32 << 20
 
@@ -78,19 +92,10 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	l := stream.NewLayout(cfg.StreamPrefix, spec.Name.Schema, spec.Name.Table, false)
-	s, err := js.Stream(ctx, l.Stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", spec.Name)
-	}
-	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", l.Stream, err)
-	}
-	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	l, _, err := findStream(ctx, cfg, js, spec)
 	if err != nil {
 		return err
 	}
-	l = stream.NewLayout(cfg.StreamPrefix, meta.Schema, meta.Table, meta.Log)
 	c, err := js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", l.Stream, err)
@@ -158,6 +163,10 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
+	var inv program.Invalid
+	if cfg.validateDatabase(&inv); inv.Err() != nil {
+		return inv.Err()
+	}
 	nc, err := connectOnce(ctx, cfg)
 	if err != nil {
 		return err
@@ -166,6 +175,10 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
+	}
+	l, meta, err := findStream(ctx, cfg, js, spec)
+	if err != nil {
+		return err
 	}
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {
@@ -182,6 +195,10 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	}
 	src, err := relation.LoadSource(ctx, pool)
 	if err != nil {
+		return err
+	}
+	if meta.Source.System == src.SystemID && meta.Source.Database == src.Database {
+		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s holds rows of this database\n", l.Stream)
 		return err
 	}
 	p := publish.New(nc, js, publish.Options{

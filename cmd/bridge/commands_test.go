@@ -79,6 +79,11 @@ func TestBridge_HelpAndVersion(t *testing.T) {
 			t.Errorf("--help: exit status %d, and %s is missing", code, word)
 		}
 	}
+	for _, c := range []string{"check", "sql", "tail", "adopt", "healthcheck"} {
+		if code, help, _ := command(t, nil, c, "--help"); code != 0 || !strings.Contains(help, "bridge "+c) {
+			t.Errorf("%s --help: exit status %d, %q", c, code, help)
+		}
+	}
 	if code, version, _ := command(t, nil, "--version"); code != 0 || !strings.HasPrefix(version, "bridge ") {
 		t.Errorf("--version: exit status %d, %q", code, version)
 	}

@@ -63,15 +63,10 @@ func (c *Config) invalid() program.Invalid {
 	if err := program.CheckAddress(c.Listen); err != nil {
 		inv.Add("BRIDGE_LISTEN", err.Error())
 	}
-	if c.NatsURL == "" {
-		if err := program.CheckAddress(c.NatsListen); err != nil {
-			inv.Add("BRIDGE_NATS_LISTEN", err.Error())
-		}
-		if c.NatsDir == "" {
-			inv.Add("BRIDGE_NATS_DIR", "is empty; name a folder for the embedded server's files")
-		}
-	} else if err := c.broker().Validate(); err != nil {
-		inv.Add("NATS_URL", err.Error())
+	if c.NatsURL != "" {
+		inv.Broker(c.broker())
+	} else {
+		c.validateEmbedded(&inv)
 	}
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
@@ -79,12 +74,29 @@ func (c *Config) invalid() program.Invalid {
 	if c.StreamReplicas != "" {
 		if c.replicas, err = strconv.Atoi(c.StreamReplicas); err != nil || c.replicas < 1 || c.replicas > 5 {
 			inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
+		} else if c.replicas > 1 && c.NatsURL == "" {
+			inv.Add("BRIDGE_STREAM_REPLICAS", "the embedded server is a single one; name a cluster in NATS_URL")
 		}
 	}
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
 		inv.Add("LOG_LEVEL", err.Error())
 	}
 	return inv
+}
+
+// validateEmbedded looks at what the embedded server needs, and at what it has
+// no use for.
+func (c *Config) validateEmbedded(inv *program.Invalid) {
+	if err := program.CheckAddress(c.NatsListen); err != nil {
+		inv.Add("BRIDGE_NATS_LISTEN", err.Error())
+	}
+	for variable, value := range map[string]string{
+		"NATS_CREDS": c.NatsCreds, "NATS_NKEY": c.NatsNKey, "NATS_CA": c.NatsCA, "NATS_CERT": c.NatsCert, "NATS_KEY": c.NatsKey,
+	} {
+		if value != "" {
+			inv.Add(variable, "is for a server that NATS_URL names, and that is empty")
+		}
+	}
 }
 
 // validateDatabase does not repeat the value: it may hold a password.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"bridge/cmd/internal/program"
@@ -35,6 +36,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "-version", "--version", "version":
 		_, err := fmt.Fprintln(stdout, program.Version("bridge"))
 		return err
+	}
+	if slices.Contains(args, "--help") || slices.Contains(args, "-h") {
+		printHelp(stdout)
+		return nil
 	}
 	var cfg Config
 	warnings, err := program.Settings(prefix, &cfg)
@@ -66,7 +71,8 @@ Usage:
   bridge                  run
   bridge check [--json]   verify the settings, Postgres and the broker; every problem at once
   bridge sql RELATION     print the SQL that prepares a table or view for capture;
-                          -no-tombstones and -no-notify leave those parts out
+                          -no-tombstones and -no-notify leave those parts out,
+                          -role NAME is the role that the bridge logs in as (lockstep)
   bridge tail RELATION    subscribe and print a relation's rows
   bridge adopt RELATION   begin a stream anew whose rows came from another database
   bridge healthcheck      ask the running bridge whether it is ready

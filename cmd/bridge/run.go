@@ -83,6 +83,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 		listener: poller.NewListener(pool, log),
 	}
 	ops.registry.MustRegister(c.published, c.polled)
+	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
 	return c.run(ctx, specs)
 }
 

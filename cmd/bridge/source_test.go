@@ -32,6 +32,10 @@ func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 	b := startBridge(t, db, broker.URL(), "t")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	f.converge(conn)
+	env := []string{"DATABASE_URL=" + db, "NATS_URL=" + broker.URL()}
+	if code, stdout, _ := command(t, env, "adopt", "t"); code != 0 || !strings.Contains(stdout, "nothing to adopt") {
+		t.Errorf("bridge adopt of its own stream: exit status %d, %s", code, stdout)
+	}
 	b.stop()
 	end := f.caughtUp()
 	shown := f.messages(stream.KindHeartbeat, 0)
@@ -43,7 +47,7 @@ func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 	if got := f.caughtUp(); got != end {
 		t.Errorf("the stream of another source grew from %d to %d", end, got)
 	}
-	env := []string{"DATABASE_URL=" + other, "NATS_URL=" + broker.URL()}
+	env = []string{"DATABASE_URL=" + other, "NATS_URL=" + broker.URL()}
 	if code, stdout, stderr := command(t, env, "adopt", "t"); code != 0 || !strings.Contains(stdout, "begins anew") {
 		t.Fatalf("bridge adopt: exit status %d\n%s%s", code, stdout, stderr)
 	}

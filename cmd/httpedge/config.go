@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"time"
 
@@ -42,18 +41,8 @@ func (c *Config) Validate() error {
 	var inv program.Invalid
 	if c.NatsURL == "" {
 		inv.Add("NATS_URL", "is empty; for example nats://127.0.0.1:4222")
-	} else if err := c.broker().Validate(); err != nil {
-		inv.Add("NATS_URL", err.Error())
-	}
-	for _, file := range []struct{ variable, path string }{
-		{"NATS_CREDS", c.NatsCreds}, {"NATS_NKEY", c.NatsNKey}, {"NATS_CA", c.NatsCA}, {"NATS_CERT", c.NatsCert}, {"NATS_KEY", c.NatsKey},
-	} {
-		if file.path == "" {
-			continue
-		}
-		if _, err := os.ReadFile(file.path); err != nil {
-			inv.Add(file.variable, "can't be read: "+err.Error())
-		}
+	} else {
+		inv.Broker(c.broker())
 	}
 	if err := program.CheckAddress(c.Listen); err != nil {
 		inv.Add("HTTPEDGE_LISTEN", err.Error())

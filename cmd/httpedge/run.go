@@ -57,6 +57,9 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	}, served, log)
 	log.Info().Str("component", "edge").Str("remote", l.Addr().String()).Msg("listening")
+	defer context.AfterFunc(ctx, func() {
+		log.Info().Str("component", "edge").Msg("stopping: every stream ends between two chunks, and clients come back elsewhere")
+	})()
 	// Streams end before what they read from does.
 	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHub()

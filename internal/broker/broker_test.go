@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +42,7 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-func TestConfig_ValidateHidesPasswords(t *testing.T) {
+func TestConfig_ProblemsHidePasswords(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
 		"":                                      "",
@@ -52,19 +55,50 @@ func TestConfig_ValidateHidesPasswords(t *testing.T) {
 		"http://u:secret@a:4222":                `scheme "http"`,
 		"nats://a:4222, nats://u:secret@a b:42": "server 2",
 	} {
-		err := broker.Config{URL: url}.Validate()
+		var got string
+		for _, p := range (broker.Config{URL: url}).Problems() {
+			got += p.Field + ": " + p.Err.Error()
+		}
 		switch {
-		case want == "" && err != nil:
-			t.Errorf("%q: got %v", url, err)
-		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
-			t.Errorf("%q: got %v, want %q in it", url, err, want)
-		case err != nil && strings.Contains(err.Error(), "sec"):
-			t.Errorf("%q: the error tells the password: %v", url, err)
+		case want == "" && got != "", want != "" && (!strings.Contains(got, want) || !strings.HasPrefix(got, "URL: ")):
+			t.Errorf("%q: got %q, want %q in it", url, got, want)
+		case strings.Contains(got, "sec"):
+			t.Errorf("%q: the error tells the password: %s", url, got)
 		}
 	}
-	err := broker.Config{Creds: "a", NKey: "b", Cert: "c"}.Validate()
-	if err == nil || strings.Count(err.Error(), "\n") != 1 {
-		t.Errorf("got %v, want both mistakes", err)
+}
+
+// Files that are missing, or are not what they should be, are named before
+// anything connects.
+func TestConfig_ProblemsOfFiles(t *testing.T) {
+	t.Parallel()
+	const gone = "/nonexistent"
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	if err := os.WriteFile(garbage, []byte("garbage"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		cfg  broker.Config
+		want []string
+	}{
+		{broker.Config{Creds: gone}, []string{"Creds"}},
+		{broker.Config{Creds: garbage}, []string{"Creds"}},
+		{broker.Config{NKey: gone}, []string{"NKey"}},
+		{broker.Config{NKey: garbage}, []string{"NKey"}},
+		{broker.Config{CA: gone}, []string{"CA"}},
+		{broker.Config{CA: garbage}, []string{"CA"}},
+		{broker.Config{Cert: gone, Key: gone}, []string{"Cert"}},
+		{broker.Config{Cert: garbage, Key: garbage}, []string{"Cert"}},
+		{broker.Config{Cert: garbage}, []string{"Cert"}},
+		{broker.Config{URL: "::", Creds: gone, NKey: gone, Key: garbage}, []string{"URL", "Creds", "NKey", "Key"}},
+	} {
+		var got []string
+		for _, p := range tc.cfg.Problems() {
+			got = append(got, p.Field)
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: problems of %v, want %v", tc.cfg, got, tc.want)
+		}
 	}
 }
 

@@ -2,15 +2,20 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 )
 
@@ -39,17 +44,64 @@ type Config struct {
 	CA, Cert, Key string
 }
 
-// Validate reports every mistake that can be seen without opening a file or a connection.
-func (c Config) Validate() error {
+// Problem is a mistake in one field of a Config.
+type Problem struct {
+	Field string
+	Err   error
+}
+
+// Problems reports every mistake that can be seen without a connection; it opens the files.
+func (c Config) Problems() []Problem {
+	var found []Problem
+	add := func(field string, err error) {
+		if err != nil {
+			found = append(found, Problem{field, err})
+		}
+	}
 	_, err := c.servers()
-	errs := []error{err}
-	if c.Creds != "" && c.NKey != "" {
-		errs = append(errs, errors.New("NATS credentials file and NKey file are both given; use one"))
+	add("URL", err)
+	if c.Creds != "" {
+		add("Creds", credentials(c.Creds))
 	}
-	if (c.Cert == "") != (c.Key == "") {
-		errs = append(errs, errors.New("NATS client certificate and key must be given together"))
+	switch {
+	case c.NKey != "" && c.Creds != "":
+		add("NKey", errors.New("is given, and a credentials file, too; use one"))
+	case c.NKey != "":
+		_, err := nats.NkeyOptionFromSeed(c.NKey)
+		add("NKey", err)
 	}
-	return errors.Join(errs...)
+	if c.CA != "" {
+		add("CA", certificates(c.CA))
+	}
+	switch {
+	case c.Cert != "" && c.Key != "":
+		_, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		add("Cert", err)
+	case c.Cert != "":
+		add("Cert", errors.New("is given without its key"))
+	case c.Key != "":
+		add("Key", errors.New("is given without its certificate"))
+	}
+	return found
+}
+
+func credentials(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if _, err := nkeys.ParseDecoratedNKey(text); err != nil {
+		return fmt.Errorf("%s holds no JWT and seed, as nsc writes them", file)
+	}
+	return nil
+}
+
+func certificates(file string) error {
+	pem, err := os.ReadFile(file)
+	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		err = fmt.Errorf("%s holds no certificate in PEM form", file)
+	}
+	return err
 }
 
 // servers returns host:port of each server, for people.
@@ -66,7 +118,7 @@ func (c Config) servers() (string, error) {
 		// The parser's error is not passed on: it repeats the URL with its password.
 		u, err := url.Parse(s)
 		switch {
-		case err != nil || u.Hostname() == "":
+		case err != nil || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && net.ParseIP(u.Hostname()) == nil:
 			return "", fmt.Errorf("NATS URL: server %d is not of the form nats://host:port", i+1)
 		case u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss":
 			return "", fmt.Errorf("NATS URL: server %d has the scheme %q; known are nats, tls, ws and wss", i+1, u.Scheme)
@@ -80,9 +132,6 @@ func (c Config) servers() (string, error) {
 // connection that is lost later comes back by itself, for ever. With the option nats.RetryOnFailedConnect(true) the
 // connection is returned although no server answers yet. Options override those that Connect sets.
 func Connect(ctx context.Context, cfg Config, log zerolog.Logger, more ...nats.Option) (*nats.Conn, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
 	hosts, err := cfg.servers()
 	if err != nil {
 		return nil, err

@@ -33,6 +33,8 @@ func (r *run) broker(ctx context.Context) {
 	if err != nil {
 		if r.cfg.Embedded != nil {
 			r.embedded(r.cfg.Embedded)
+			r.Broker = &Broker{Version: "(embedded, not running)", Servers: 1}
+			r.memory(r.Broker)
 			return
 		}
 		r.fail(AreaBroker, "NATS_URL", oneLine(err), natsAdvice(err))

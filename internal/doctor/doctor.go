@@ -103,7 +103,7 @@ type Broker struct {
 	Version    string `json:"version"`
 	Cluster    string `json:"cluster,omitempty"`
 	Servers    int    `json:"servers"`
-	MaxPayload int64  `json:"max_payload"`
+	MaxPayload int64  `json:"max_payload,omitempty"`
 	// MemoryLow and MemoryHigh are what the streams that keep the last
 	// version of each row take of the broker's memory, about, in bytes.
 	MemoryLow  int64 `json:"memory_low"`

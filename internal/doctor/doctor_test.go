@@ -125,6 +125,20 @@ func TestRun_EverythingAtOnce(t *testing.T) {
 	}
 }
 
+// A view's key is looked at, since no constraint promises anything of it.
+func TestRun_KeysOfViews(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good, "CREATE VIEW holes AS SELECT nullif(id, 3) AS k, txid FROM users",
+		"CREATE VIEW twice AS SELECT id / 2 AS k, txid FROM users", "CREATE VIEW each AS SELECT id AS k, txid FROM users")
+	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "holes(key=k),twice(key=k),each(key=k)"), Prefix: "lockstep"})
+	got := text(t, r)
+	contains(t, got, `ERROR holes: its key "k" is NULL in some rows`, `ERROR twice: several rows have the same key "k"`)
+	if strings.Contains(got, "ERROR each") {
+		t.Error(got)
+	}
+}
+
 func TestRun_NothingThere(t *testing.T) {
 	servers(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

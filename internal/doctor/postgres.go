@@ -151,6 +151,11 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 			if err := r.stamps(ctx, conn, rel); err != nil {
 				return err
 			}
+			if rel.Kind == 'v' {
+				if err := r.viewKey(ctx, conn, rel); err != nil {
+					return err
+				}
+			}
 		}
 		r.Relations = append(r.Relations, entry)
 	}
@@ -188,23 +193,52 @@ func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation
 	if rel.Columns[rel.Txid].Type == "xid8" {
 		next = "pg_snapshot_xmax(pg_current_snapshot())"
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	var ahead bool
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '2s'"); err != nil {
-			return err
-		}
-		return tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE %s >= %s)", rel.Name.SQL(), col, next)).Scan(&ahead)
-	})
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
-		return nil // too slow, or a view's own error: not worth stopping for
-	}
+	ahead, err := exists(ctx, conn, fmt.Sprintf("SELECT FROM %s WHERE %s >= %s", rel.Name.SQL(), col, next))
 	if ahead {
 		r.warn(AreaRelation, rel.Name.Quoted(), "it holds transaction IDs that this cluster has not given out yet, as a restored dump does: changes of such rows by older stamps would be missed",
 			fmt.Sprintf("stamp them anew, table by table: UPDATE %s SET %s = DEFAULT WHERE %s >= %s", rel.Name.SQL(), col, col, next))
 	}
 	return err
+}
+
+// viewKey looks at what the catalog can't promise of a view: that its key is
+// never NULL and names one row.
+func (r *run) viewKey(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
+	var columns, nulls []string
+	for _, i := range rel.Key {
+		col := pgx.Identifier{rel.Columns[i].Name}.Sanitize()
+		columns, nulls = append(columns, col), append(nulls, col+" IS NULL")
+	}
+	key := strings.Join(columns, ", ")
+	null, err := exists(ctx, conn, fmt.Sprintf("SELECT FROM %s WHERE %s", rel.Name.SQL(), strings.Join(nulls, " OR ")))
+	if err != nil {
+		return err
+	}
+	if null {
+		r.fail(AreaRelation, rel.Name.Quoted(), "its key "+key+" is NULL in some rows, and stops the relation there", "name another key in BRIDGE_TABLES")
+	}
+	twice, err := exists(ctx, conn, fmt.Sprintf("SELECT %s FROM %s GROUP BY %[1]s HAVING count(*) > 1", key, rel.Name.SQL()))
+	if twice {
+		r.fail(AreaRelation, rel.Name.Quoted(), "several rows have the same key "+key+": clients keep one of them", "name a key that no two rows share in BRIDGE_TABLES")
+	}
+	return err
+}
+
+// exists says whether a query has a row. Where it takes long, or the view that
+// it asks has an error of its own, it says no: that is not worth stopping for.
+func exists(ctx context.Context, conn *pgx.Conn, query string) (yes bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '2s'"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, "SELECT EXISTS ("+query+")").Scan(&yes)
+	})
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+		return false, nil
+	}
+	return yes, err
 }
 
 // oneLine makes an error fit a line of a report.

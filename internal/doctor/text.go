@@ -40,7 +40,10 @@ func (r Report) Text(w io.Writer) error {
 		if n.Cluster != "" {
 			fmt.Fprintf(&b, "cluster %s of %d, ", n.Cluster, n.Servers)
 		}
-		fmt.Fprintf(&b, "max_payload %s, memory for rows about %s to %s\n", size(n.MaxPayload), size(n.MemoryLow), size(n.MemoryHigh))
+		if n.MaxPayload > 0 {
+			fmt.Fprintf(&b, "max_payload %s, ", size(n.MaxPayload))
+		}
+		fmt.Fprintf(&b, "memory for rows about %s to %s\n", size(n.MemoryLow), size(n.MemoryHigh))
 	}
 	for _, rel := range r.Relations {
 		fmt.Fprintf(&b, "%-5s %s → %s, history %s", mark(rel.OK), rel.Name, rel.Stream, rel.History)

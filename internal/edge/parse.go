@@ -36,7 +36,7 @@ func parse(r *http.Request) (Request, *Refusal) {
 		values = append(values, inPath)
 	}
 	if req.Since, err = since(values); err != nil {
-		return Request{}, &Refusal{Code: InvalidSince, Message: "since is one decimal integer from 0 to 18446744073709551615"}
+		return Request{}, &Refusal{Code: InvalidSince, Message: "since is one decimal integer from 0 to 18446744073709551615, given once: /relation?since=N or /relation/N"}
 	}
 	refusal := options(query, &req)
 	return req, refusal

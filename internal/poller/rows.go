@@ -161,7 +161,7 @@ func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	r.txid, r.high, r.line, r.keys = txid, b.high(txid), len(b.lines), r.keys[:0]
 	for _, i := range b.s.rel.Key {
 		if values[i] == nil {
-			return fmt.Errorf("%w: key column %s is NULL in a row of transaction %d; a key must not be NULL", errChanged, b.s.rel.Columns[i].Name, txid)
+			return fmt.Errorf("key column %s is NULL in a row of transaction %d; a key must not be NULL: mend the row, or name another key in BRIDGE_TABLES", b.s.rel.Columns[i].Name, txid)
 		}
 		b.keys = append(b.keys, values[i]...)
 		r.keys = append(r.keys, len(b.keys))

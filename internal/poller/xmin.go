@@ -20,7 +20,7 @@ const xminSQL = `
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text,
        CASE WHEN pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot()) THEN ''
        ELSE COALESCE((SELECT string_agg(who, '; ') FROM (
-         (SELECT format('pid %s, application %L, running for %s', pid, application_name, date_trunc('second', now() - xact_start)) AS who
+         (SELECT format('pid %s, application %L', pid, application_name) || COALESCE(', running for ' || date_trunc('second', now() - xact_start), '') AS who
             FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY age(backend_xid) DESC LIMIT 3)
          UNION ALL
          (SELECT format('prepared transaction %L, prepared %s ago', gid, date_trunc('second', now() - prepared))

@@ -207,7 +207,12 @@ func (l *looked) checkRights() {
 		if len(missing) == len(o.Columns) {
 			which = "it"
 		}
-		l.fail(fmt.Sprintf("role %s may not read %s", o.Role, which), fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role))
+		do := fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role)
+		if o == l.self && o.Kind != "v" {
+			do += "; but if bridge sql has made a feed view of it, which shows deletes, too, name that in BRIDGE_TABLES: " +
+				feedName(o).Quoted() + "(key=…)"
+		}
+		l.fail(fmt.Sprintf("role %s may not read %s", o.Role, which), do)
 	}
 	if o.HiddenRows {
 		l.fail(fmt.Sprintf("row level security may hide rows from role %s, and they would be missed in silence", o.Role), fmt.Sprintf(

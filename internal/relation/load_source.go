@@ -34,7 +34,7 @@ func (l *looked) checkSource(o *object) {
 		l.warn(l.self, fmt.Sprintf("it reads %s, %s: changes there do not show", o.name().Quoted(), what), "nothing, if that is meant")
 		return
 	case o.Persistence == "u":
-		l.warn(o, "it is unlogged: Postgres empties it after a crash, and standbys don't have it; its rows stay in the stream until the next reconcile",
+		l.warn(o, "it is unlogged: Postgres empties it after a crash, and standbys don't have it; its rows stay in the stream",
 			fmt.Sprintf("ALTER TABLE %s SET LOGGED", o.name().SQL()))
 	}
 	if !own && o.Children {

@@ -106,7 +106,7 @@ func (s *setup) table(o *object) {
 	case s.opt.NoTombstones || key == nil:
 	case s.l.checkDeleted() >= 0:
 		s.part("Deleted rows are marked in the table, so there is no tombstone table here.",
-			"A hard DELETE is not seen by polling: bridge reconcile finds it.")
+			"A hard DELETE is not seen by polling.")
 	default:
 		s.tombstones(o, txid, key)
 	}
@@ -216,7 +216,7 @@ func (s *setup) notify(o *object) {
 
 func (s *setup) role() {
 	role := sqlIdent(s.opt.Role)
-	s.part("The bridge's role: it may log in and read "+joinNames(s.read)+", nothing else. Give it a password by \\password "+role+" in psql.",
+	s.part("The bridge's role: it may log in and read "+joinNames(s.read)+", nothing else. It has no password yet: give it one by \\password "+role+" in psql.",
 		"It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:",
 		"GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() TO "+role+";",
 		"A table's owner who may not grant CONNECT and USAGE gets a warning below; commonly every role has both.",
@@ -234,6 +234,11 @@ func (s *setup) role() {
 
 func (s *setup) foot() {
 	s.part("Then name it to the bridge, and try bridge check:", "BRIDGE_TABLES="+shellWord(s.use.String()))
+}
+
+// feedName names the view over a table and its tombstones.
+func feedName(o *object) Name {
+	return Name{Schema: o.Schema, Table: cutName(o.Table, "_lockstep")}
 }
 
 // stampFunction is one for each name of a txid column.

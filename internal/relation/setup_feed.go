@@ -26,7 +26,7 @@ func (s *setup) tombstones(o *object, txid column, key []int) {
 		"reads a view over both. Leave it out (bridge sql -no-tombstones) if rows are never deleted.",
 		"A tombstone may be removed once the bridge's heartbeats are past its txid: DELETE FROM "+tomb+" WHERE "+sqlIdent(txid.Name)+" < …")
 	if o.Kind == "p" {
-		s.note("TRUNCATE, DETACH or DROP of a single partition is not seen: run bridge reconcile after it.")
+		s.note("TRUNCATE, DETACH or DROP of a single partition is not seen: DELETE its rows before.")
 	}
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s';")
@@ -102,7 +102,7 @@ func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 	for _, k := range key {
 		join = append(join, fmt.Sprintf("t.%[1]s = d.%[1]s", sqlIdent(k)))
 	}
-	feed := Name{Schema: o.Schema, Table: cutName(o.Table, "_lockstep")}
+	feed := feedName(o)
 	s.note("A tombstone does not show while a row has its key again. If columns were dropped or retyped, drop the view first.")
 	s.p("CREATE OR REPLACE VIEW %s AS", feed.SQL())
 	s.p("SELECT false AS %s, %s\n  FROM %s t", sqlIdent(mark), strings.Join(live, ", "), o.name().SQL())
@@ -118,7 +118,7 @@ func (s *setup) view() {
 	s.use, s.read = s.l.spec, []Name{v.name()}
 	s.part("A view needs a txid column that is the highest of all the tables whose changes show in it (greatest(a.txid, b.txid)), and its tables",
 		"need what follows. Rows that are deleted, or that no longer meet the view's conditions, are missed: let them stay, with deleted = true",
-		"(for deletes, run bridge sql for the table, and build the view upon the feed view that it makes), or use bridge reconcile.")
+		"(for deletes, run bridge sql for the table, and build the view upon the feed view that it makes).")
 	if v.column(s.l.spec.Txid) == nil {
 		s.note("The view has no column " + sqlIdent(s.l.spec.Txid) + " yet: add it once the tables have it.")
 	}

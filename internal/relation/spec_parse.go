@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
+	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones"}
 	actionNames = []string{"insert", "update", "delete", "truncate"}
 )
 
@@ -135,7 +135,7 @@ func (p *specParser) end(where string) bool {
 		if c := p.peek(); c == '-' || c >= '0' && c <= '9' || c == '.' {
 			return p.fail(p.pos, "unexpected %s %s: a name with such characters needs double quotes, as in SQL", p.char(), where)
 		}
-		return p.fail(p.pos, "unexpected %s %s: entries are separated by commas, options stand in ( )", p.char(), where)
+		return p.fail(p.pos, "unexpected %s %s: entries are separated by commas, options stand in ( ), and a name with blanks or capitals in double quotes", p.char(), where)
 	}
 	return true
 }

@@ -13,14 +13,21 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"bridge/internal/broker"
+
 	"github.com/kelseyhightower/envconfig"
 )
 
 // Settings reads the environment into cfg, a pointer to a struct of string
 // fields, and returns a warning for each variable with the prefix that is not
-// a setting, with the nearest name. Values are strings so that the caller can
-// report every bad one at once.
+// a setting, with the nearest name. An empty variable counts as not set. Values
+// are strings so that the caller can report every bad one at once.
 func Settings(prefix string, cfg any) (warnings []string, err error) {
+	for _, f := range fields(prefix, cfg) {
+		if os.Getenv(f.name) == "" { // as .env files of containers leave them
+			_ = os.Unsetenv(f.name)
+		}
+	}
 	if err := envconfig.Process(prefix, cfg); err != nil {
 		return nil, fmt.Errorf("read the environment: %w", err)
 	}
@@ -62,6 +69,14 @@ func (inv *Invalid) Duration(variable, text string, least, most time.Duration) t
 		inv.Add(variable, fmt.Sprintf("%q is not a duration from %s to %s, such as 250ms or 5s", text, least, most))
 	}
 	return d
+}
+
+// Broker notes what is wrong with the variables that a connection to the broker
+// is made of: NATS_URL, NATS_CREDS and so on.
+func (inv *Invalid) Broker(c broker.Config) {
+	for _, p := range c.Problems() {
+		inv.Add("NATS_"+strings.ToUpper(p.Field), p.Err.Error())
+	}
 }
 
 // Err returns all problems as one error that wraps ErrUsage, or nil.

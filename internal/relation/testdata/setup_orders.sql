@@ -68,7 +68,7 @@ CREATE OR REPLACE TRIGGER zzz_lockstep_notify AFTER INSERT OR UPDATE OR DELETE O
 ALTER TABLE "public"."orders" ENABLE ALWAYS TRIGGER zzz_lockstep_notify;
 COMMIT;
 
--- The bridge's role: it may log in and read orders_lockstep, nothing else. Give it a password by \password "lockstep" in psql.
+-- The bridge's role: it may log in and read orders_lockstep, nothing else. It has no password yet: give it one by \password "lockstep" in psql.
 -- It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:
 -- GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() TO "lockstep";
 -- A table's owner who may not grant CONNECT and USAGE gets a warning below; commonly every role has both.
