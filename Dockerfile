@@ -9,7 +9,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/ ./cmd/bridge ./cmd/httpedge \
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X bridge/cmd/internal/program.release=${VERSION}" -o /out/ ./cmd/bridge ./cmd/httpedge \
     && mkdir /out/data
 
 FROM scratch AS base

@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/url"
 	"testing"
 	"time"
@@ -42,6 +44,138 @@ func TestBridge_ChangedColumnsArePublishedAnew_I1(t *testing.T) {
 	if got := f.meta().Incarnation; got != life {
 		t.Errorf("incarnation is %s, want %s still", got, life)
 	}
+}
+
+// What is committed before ALTER TABLE writes the table anew arrives, though the
+// poll that should find it waits for the change to end: a snapshot from before
+// sees the new table empty.
+func TestBridge_RewrittenTableLosesNothing_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=500ms")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	watcher := connect(t, db)
+	for _, change := range []string{"SET UNLOGGED", "SET LOGGED", "ALTER COLUMN v TYPE text USING v || ''"} {
+		f.heartbeatFrom(f.caughtUp() + 1)
+		run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 7", "BEGIN", "ALTER TABLE t "+change)
+		changed := query[time.Time](t, watcher, "SELECT clock_timestamp()")
+		testenv.Eventually(t, long, func() error {
+			const polls = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database() AND query_start > $1"
+			if query[int](t, watcher, polls, changed) == 0 {
+				return errors.New("no poll meets the change")
+			}
+			return nil
+		})
+		run(t, conn, "COMMIT")
+		f.converge(conn)
+	}
+}
+
+// A view that is replaced by one with the same columns is another: rows that
+// come with it have old txids.
+func TestBridge_ReplacedViewIsPublishedAnew_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	run(t, conn, "CREATE VIEW below AS SELECT * FROM t WHERE id < 10", "CREATE VIEW v AS SELECT * FROM below")
+	b := startBridge(t, db, broker.URL(), "v(key=id)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("v"))
+	f.converge(conn)
+	f.set(func() { f.crashes = true }) // rows of old transactions come behind heartbeats
+	run(t, conn, "CREATE OR REPLACE VIEW below AS SELECT * FROM t")
+	b.restart() // a running bridge looks at the catalog every minute
+	f.converge(conn)
+}
+
+// Another key begins another incarnation: the stream has the rows under the
+// old one.
+func TestBridge_ChangedKeyBeginsAnew_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	run(t, conn, "ALTER TABLE t ADD u uuid NOT NULL UNIQUE DEFAULT gen_random_uuid()")
+	rel := named("t")
+	b := startBridge(t, db, broker.URL(), "t(key=v)")
+	run(t, conn, "ALTER TABLE t ALTER v SET NOT NULL", "ALTER TABLE t ADD UNIQUE (v)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), rel)
+	f.converge(conn)
+	life := f.meta()
+	b.env = append(b.env, "BRIDGE_TABLES=t(key=u)")
+	run(t, conn, "UPDATE t SET v = v || '!'")
+	b.restart()
+	f.converge(conn)
+	if now := f.meta(); now.Incarnation == life.Incarnation || now.Floor <= life.Floor {
+		t.Errorf("incarnation %s with floor %d, was %s with %d", now.Incarnation, now.Floor, life.Incarnation, life.Floor)
+	}
+	b.awaitReady()
+}
+
+// Relations that others have locked, more than there are connections, keep
+// nothing from the rest, and say what they wait for.
+func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
+	needServers(t)
+	const locked = 12
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "free", 5)
+	tables, lock := "free", "LOCK TABLE "
+	for i := range locked {
+		name := fmt.Sprint("t", i)
+		testenv.Exec(t, db, tableSQL(name, 5)...)
+		tables += "," + name
+		if lock += name; i < locked-1 {
+			lock += ", "
+		}
+	}
+	conn, holder := connect(t, db), connect(t, db)
+	b := startBridge(t, db, broker.URL(), tables)
+	nc := testenv.NATSConn(t, broker.URL())
+	free, one := follow(t, nc, named("free")), follow(t, nc, named("t3"))
+	free.converge(conn)
+	one.converge(conn)
+	b.awaitReady()
+	run(t, holder, "BEGIN", lock+" IN ACCESS EXCLUSIVE MODE")
+	b.awaitReason("t3", "locked")
+	begun := time.Now()
+	for n := range 5 {
+		run(t, conn, "UPDATE free SET v = v || '!' WHERE id = 2")
+		free.converge(conn)
+		if d := time.Since(begun); d > 10*time.Second {
+			t.Fatalf("I10: %d updates of a free table took %s", n+1, d)
+		}
+	}
+	run(t, holder, "UPDATE t3 SET v = 'after' WHERE id = 1", "COMMIT")
+	one.converge(conn)
+	b.awaitReady()
+}
+
+// Rows that row level security hid for a while are not passed over.
+func TestBridge_HiddenRowsComeWhenTheyMay_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	role := "reader_" + query[string](t, conn, "SELECT current_database()")
+	run(t, conn, "CREATE ROLE "+role+" LOGIN PASSWORD 'reader'", "GRANT SELECT ON t TO "+role)
+	defer run(t, conn, "DROP OWNED BY "+role, "DROP ROLE "+role)
+	u, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "reader")
+	b := startBridge(t, u.String(), broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	run(t, conn, "CREATE POLICY half ON t FOR SELECT TO "+role+" USING (id > 10)", "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+		"UPDATE t SET v = 'hidden' WHERE id < 10")
+	b.awaitReason("t", "row level security")
+	run(t, conn, "ALTER TABLE t DISABLE ROW LEVEL SECURITY")
+	f.converge(conn)
+	b.awaitReady()
 }
 
 // A changed shape is seen although the next poll runs on a new connection,

@@ -27,6 +27,9 @@ type Options struct {
 
 const (
 	readHeaderTimeout = 5 * time.Second
+	// readTimeout also bounds the wait for a body that was announced; none is
+	// ever read.
+	readTimeout = 10 * time.Second
 	// maxHeaderBytes is the limit of a request's head; net/http allows 4096
 	// bytes more than it is told.
 	maxHeaderBytes = 16<<10 - 4096
@@ -63,7 +66,7 @@ func New(src Source, opt Options, m *Metrics, log zerolog.Logger) *Server {
 // stream between two chunks and returns, within 5 s. It is called once.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
-		Handler: s, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaderBytes,
+		Handler: s, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaderBytes,
 		// What net/http says of malformed requests is clients' noise.
 		ErrorLog: stdlog.New(io.Discard, "", 0),
 	}

@@ -208,6 +208,29 @@ func TestServer_SlowHeaderIsCut(t *testing.T) {
 	}
 }
 
+// TestServer_BodyThatNeverComesIsCut (I9): a body that is announced and not sent
+// holds no connection for long.
+func TestServer_BodyThatNeverComesIsCut(t *testing.T) {
+	t.Parallel()
+	r := serve(t, &fake{}, edge.Options{})
+	for _, request := range []string{
+		"GET /users HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+		"POST /users HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+		"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n\r\n",
+	} {
+		t.Run(request[:12], func(t *testing.T) {
+			t.Parallel()
+			c := dial(t, r.addr)
+			c.send(t, request)
+			begun := time.Now()
+			_, _ = io.Copy(io.Discard, c.r)
+			if d := time.Since(begun); d > 20*time.Second {
+				t.Errorf("cut after %s", d)
+			}
+		})
+	}
+}
+
 // TestServer_StalledClientIsCutAlone (I10): a client that takes nothing is cut
 // by the write deadline, and others don't notice.
 func TestServer_StalledClientIsCutAlone(t *testing.T) {

@@ -70,6 +70,11 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
+	// Those of the request end here: from now on each write has its own.
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		_ = conn.Close()
+		return
+	}
 	s.pump(conn, st, req, r.RemoteAddr)
 }
 

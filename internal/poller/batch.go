@@ -41,6 +41,8 @@ type look struct {
 
 	oid        uint32
 	inRecovery bool
+	// policies is set where row level security may hide rows.
+	policies bool
 	// next is the first transaction ID not given out; it is the snapshot's
 	// xmax, but for a standby's snapshot.
 	next uint64
@@ -81,10 +83,13 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	if err := forgetStatements(ctx, conn); err != nil {
 		return err
 	}
-	statements := []statement{{}, {params: [][]byte{[]byte(s.rel.Name.SQL())}}, {params: b.work.params}, {}}
-	for i, sql := range []string{beginSQL, snapshotSQL, b.work.query, commitSQL} {
+	statements := []statement{{}, {}, {params: [][]byte{[]byte(s.rel.Name.SQL())}}, {params: b.work.params}, {}}
+	for i, sql := range []string{beginSQL, s.queries.lock, snapshotSQL, b.work.query, commitSQL} {
 		var err error
 		if statements[i].name, err = prepare(ctx, conn, s.shape, sql); err != nil {
+			if isLocked(err) {
+				return errLocked
+			}
 			return classify(fmt.Errorf("prepare: %w", err))
 		}
 	}
@@ -101,19 +106,40 @@ func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements 
 	}
 	err = s.readBatch(ctx, pl, b)
 	var pg *pgconn.PgError
-	if err != nil && !errors.As(err, &pg) && !errors.Is(err, errBehind) {
+	if err != nil && !errors.As(err, &pg) && !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
 		cancel() // Close would read all the rows that are left
 	}
-	if closeErr := pl.Close(); err == nil && closeErr != nil {
+	closeErr := pl.Close()
+	switch {
+	case err == nil && closeErr != nil:
 		err = fmt.Errorf("poll: %w", closeErr)
+	case errors.Is(err, errLocked):
+		// So that the pool keeps the connection: a new one means repairs.
+		if _, rollbackErr := conn.Exec(ctx, "ROLLBACK").ReadAll(); rollbackErr != nil {
+			err = fmt.Errorf("poll: %w", rollbackErr)
+		}
 	}
 	return err
+}
+
+// errLocked says that a relation can't be read before another session ends.
+var errLocked = errors.New("another session has locked it (ALTER TABLE, TRUNCATE, VACUUM FULL), or waits to; see pg_locks")
+
+func isLocked(err error) bool {
+	const lockNotAvailable = "55P03"
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == lockNotAvailable
 }
 
 // readBatch reads the results of a batch's statements.
 func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) error {
 	if err := skipResult(pl); err != nil {
 		return fmt.Errorf("begin: %w", err)
+	}
+	if err := skipResult(pl); isLocked(err) {
+		return errLocked
+	} else if err != nil {
+		return classify(fmt.Errorf("lock: %w", err))
 	}
 	l, err := readLook(pl)
 	if err != nil {
@@ -161,6 +187,7 @@ func readLook(pl *pgconn.Pipeline) (look, error) {
 		l.oid, l.inRecovery = uint32(oid), string(v[2]) == "true"
 		l.inserted, _ = strconv.ParseUint(string(v[3]), 10, 64)
 		l.flushed, _ = strconv.ParseUint(string(v[4]), 10, 64)
+		l.policies = string(v[5]) == "true"
 	}
 	if _, err := rr.Close(); err != nil {
 		return look{}, err
@@ -190,6 +217,9 @@ func atXmin(sn relation.Snapshot) relation.Snapshot {
 func (s *session) check(ctx context.Context, b *batch, l look) error {
 	if l.oid != s.rel.OID {
 		return fmt.Errorf("%w: it was dropped, or dropped and made again", errChanged)
+	}
+	if l.policies != s.rel.Policies {
+		return fmt.Errorf("%w: row level security was turned on or off", errChanged)
 	}
 	if l.inRecovery != s.src.InRecovery {
 		return fmt.Errorf("%w: the standby was promoted", errChanged)
@@ -255,7 +285,7 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	}
 	s.previous = &sn
 	s.nextHeartbeat = now.Add(s.p.opt.HeartbeatInterval)
-	s.live = true
+	s.live, s.overdue = true, false
 	s.p.update(func(st *Status) { *st = Status{State: StateLive, Heartbeat: now} })
 	s.p.metrics.heartbeat(now, b.begun, sn)
 	return nil

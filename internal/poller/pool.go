@@ -53,9 +53,11 @@ func OpenPool(url string, relations int) (*Pool, error) {
 	for name, value := range map[string]string{
 		"application_name": "lockstep bridge", "client_encoding": "UTF8",
 		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
-		"bytea_output": "hex", "extra_float_digits": "1",
+		"bytea_output": "hex", "extra_float_digits": "1", "quote_all_identifiers": "off",
 		// A first load takes as long as it takes.
 		"statement_timeout": "0",
+		// Only what looks at the catalog waits at all; see lockSQL.
+		"lock_timeout": "2s",
 	} {
 		cfg.ConnConfig.RuntimeParams[name] = value
 	}

@@ -17,6 +17,14 @@ const (
 	beginSQL  = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 	commitSQL = `COMMIT`
 
+	// lockSQL comes before the snapshot. ALTER TABLE may write a table anew, and
+	// a snapshot from before that sees it empty afterwards; so a poll that took
+	// its snapshot, and then waited for such a change to end, would pass over
+	// what had been committed (MVCC Caveats in Postgres' manual).
+	// It does not wait: who holds the lock may hold it for long, and a poll that
+	// waits keeps a connection from other relations (I10).
+	lockSQL = `LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT`
+
 	// snapshotSQL takes N. The insert position is asked for after the
 	// snapshot was taken, so that N is durable once the WAL is flushed up to
 	// it: each transaction that N shows as ended wrote its commit or abort
@@ -24,7 +32,8 @@ const (
 	snapshotSQL = `
 SELECT pg_current_snapshot()::text, COALESCE(to_regclass($1)::oid, 0)::text, pg_is_in_recovery()::text,
        CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_insert_lsn() - '0/0' END::text,
-       CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text`
+       CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text,
+       COALESCE(row_security_active(to_regclass($1)::oid), false)::text`
 
 	flushedSQL = `
 SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text`
@@ -35,6 +44,8 @@ SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() -
 // not change result type"), and behind it the columns that only the server
 // can turn into JSON.
 type queries struct {
+	// lock locks the relation against changes of its shape.
+	lock string
 	// whole reads everything.
 	whole string
 	// delta reads what is not visible in P: $1 is P's xip, $2 its xmax. As a
@@ -93,6 +104,7 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	wholeOfN := fmt.Sprintf("(%s OR %s >= %s)", inN, txid, high)
 	deltaOfN := fmt.Sprintf("%s AND (%s >= $3::%s OR %[2]s = ANY($4::%[3]s[]))", inN, txid, xid)
 	return queries{
+		lock:      fmt.Sprintf(lockSQL, rel.Name.SQL()),
 		whole:     from + txid + " IS NOT NULL" + order,
 		deltaTail: fmt.Sprintf("%s%s >= $1::%s AND %[2]s < %[4]s%[5]s", from, txid, xid, high, order),
 		delta: fmt.Sprintf("%s%s = ANY($1::%s[]) AND %[2]s < %[4]s UNION ALL %[1]s%[2]s >= $2::%[3]s AND %[2]s < %[4]s%s",

@@ -49,8 +49,9 @@ type session struct {
 	// rows without a txid are counted again, nextShape when the catalog is
 	// looked at again.
 	nextHeartbeat, nextNulls, nextShape time.Time
-	// begun is set when the epoch began, live when a heartbeat was published.
-	begun, live bool
+	// begun is set when the epoch began, live when a heartbeat was published,
+	// overdue while one is, for a reason that was logged.
+	begun, live, overdue bool
 }
 
 func newSession(p *Poller) *session {
@@ -141,6 +142,13 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		s.durable.durable = s.safe
 	}
 	s.connects = -1 // whatever happened to Postgres meanwhile
+	if pos.Schema != nil && !sameKeys(pos.Schema, schema) {
+		const reason = "the relation's key changed"
+		if err := s.sink.Restart(ctx, reason); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %s", errChanged, reason)
+	}
 	if string(pos.Schema) != string(schema) {
 		if !sameRows(pos.Schema, schema) {
 			return s.reshape(ctx, pos.Schema == nil, schema)
@@ -194,7 +202,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 		s.durable.reconnected()
 		p = s.safePrevious()
 		if err := s.repair(ctx, conn, p); err != nil {
-			return 0, waitsFor(err)
+			return 0, s.waitsFor(err)
 		}
 	}
 	w := work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
@@ -203,7 +211,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	}
 	rows, err := s.batchRows(ctx, conn, w)
 	if err != nil {
-		return 0, waitsFor(err)
+		return 0, s.waitsFor(err)
 	}
 	s.connects, s.safe = connects, s.durable.durable
 	return rows, nil
@@ -212,12 +220,21 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 // errBehind says that a standby does not yet show what was published.
 var errBehind = errors.New("the standby is behind what was published")
 
-// waitsFor makes a standby that is behind nothing to end the session for.
-func waitsFor(err error) error {
-	if errors.Is(err, errBehind) {
-		return nil
+// waitsFor makes what only takes time nothing to end the session for: a standby
+// that is behind, or a lock. What takes so long that a heartbeat is overdue is
+// shown.
+func (s *session) waitsFor(err error) error {
+	if !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
+		return err
 	}
-	return err
+	if s.live && time.Now().After(s.nextHeartbeat) {
+		s.p.update(func(st *Status) { st.Err = err })
+		if !s.overdue {
+			s.log.Warn().Err(err).Msg("the relation can't be read now, trying again")
+		}
+		s.overdue = true
+	}
+	return nil
 }
 
 // safePrevious is P after Postgres may have forgotten transactions that were
@@ -245,7 +262,7 @@ func (s *session) batch(ctx context.Context, w work) error {
 	}
 	for {
 		err := s.tryBatch(ctx, w)
-		if !errors.Is(err, errBehind) {
+		if err == nil || s.waitsFor(err) != nil {
 			return err
 		}
 		select {

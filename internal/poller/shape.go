@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"bridge/internal/relation"
@@ -22,6 +23,8 @@ type document struct {
 	Key      []string `json:"key"`
 	Txid     string   `json:"txid"`
 	Deleted  string   `json:"deleted,omitempty"`
+	// Definition is relation.Relation's.
+	Definition string `json:"definition,omitempty"`
 }
 
 type column struct {
@@ -51,7 +54,7 @@ type attribute struct {
 
 // schemaOf returns the relation's document.
 func schemaOf(rel *relation.Relation, types relation.Types) ([]byte, error) {
-	doc := document{Relation: rel.Name.Schema + "." + rel.Name.Table, Txid: rel.Columns[rel.Txid].Name}
+	doc := document{Relation: rel.Name.Schema + "." + rel.Name.Table, Txid: rel.Columns[rel.Txid].Name, Definition: rel.Definition}
 	for _, c := range rel.Columns {
 		doc.Columns = append(doc.Columns, column{c.Num, c.Name, c.Type, c.Dims, c.Nullable, partsOf(types, c.TypeOID)})
 	}
@@ -62,6 +65,27 @@ func schemaOf(rel *relation.Relation, types relation.Types) ([]byte, error) {
 		doc.Deleted = rel.Columns[rel.Deleted].Name
 	}
 	return json.Marshal(doc)
+}
+
+// sameKeys says whether rows of the stored document's shape have the keys that
+// they have now: else the stream has each row under its old key, too.
+func sameKeys(stored, now []byte) bool {
+	type keyColumn struct{ name, typ string }
+	keys := func(text []byte) (key []keyColumn) {
+		var d document
+		if json.Unmarshal(text, &d) != nil {
+			return nil
+		}
+		for _, name := range d.Key {
+			for _, c := range d.Columns {
+				if c.Name == name {
+					key = append(key, keyColumn{name, c.Type})
+				}
+			}
+		}
+		return key
+	}
+	return slices.Equal(keys(stored), keys(now))
 }
 
 func partsOf(types relation.Types, oid uint32) parts {
@@ -122,6 +146,9 @@ func (s *session) checkShape(ctx context.Context) error {
 	}
 	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
 	rel, _, err := relation.Load(ctx, s.pool, s.p.opt.Spec)
+	if isLocked(err) {
+		return nil // what changes it has not ended
+	}
 	if err != nil {
 		return err
 	}

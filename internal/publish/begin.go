@@ -29,18 +29,29 @@ func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func(
 	if _, err := p.ensureStream(ctx, src); err != nil {
 		return capture.Position{}, err
 	}
-	for {
+	for pause := beginPause; ; pause = min(2*pause, maxBeginPause) {
 		if err := p.lease.acquire(ctx, standby); err != nil {
 			return capture.Position{}, err
 		}
 		pos, err := p.beginEpoch(ctx, src)
-		if errors.Is(err, errOvertaken) {
-			p.log.Info().Msg("another writer was faster, looking again")
-			continue
+		if !errors.Is(err, errOvertaken) {
+			return pos, err
 		}
-		return pos, err
+		p.log.Info().Msg("another writer was faster, looking again")
+		select {
+		case <-ctx.Done():
+			return capture.Position{}, ctx.Err()
+		case <-time.After(pause):
+		}
 	}
 }
+
+// Pauses between two tries to store a fence: a broker that can't store, for want
+// of room, also says that the sequence is wrong.
+const (
+	beginPause    = 20 * time.Millisecond
+	maxBeginPause = 2 * time.Second
+)
 
 // end closes the epoch, if there is one.
 func (p *Publisher) end(ctx context.Context) {
@@ -62,6 +73,9 @@ type tail struct {
 	epochs     stream.Epochs
 	// incarnation is the one that the last fence or heartbeat named.
 	incarnation string
+	// foreign says what stands in the stream that no bridge has written, if so:
+	// it may have taken the place of a row.
+	foreign string
 }
 
 // beginEpoch stores the fence, reads the position behind it and opens the
@@ -74,14 +88,21 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	if err := p.updateLimits(ctx); err != nil {
 		return capture.Position{}, err
 	}
-	if reason := foreign(meta, src, p.opt.Log); reason != "" {
-		if meta, err = p.newIncarnation(ctx, src, reason); err != nil {
-			return capture.Position{}, err
-		}
-	}
 	t, err := p.readTail(ctx)
 	if err != nil {
 		return capture.Position{}, err
+	}
+	reason := foreign(meta, src, p.opt.Log)
+	if reason == "" && t.incarnation == meta.Incarnation {
+		reason = t.foreign
+	}
+	if reason != "" {
+		if meta, err = p.newIncarnation(ctx, src, reason); err != nil {
+			return capture.Position{}, err
+		}
+		if t, err = p.readTail(ctx); err != nil {
+			return capture.Position{}, err
+		}
 	}
 	if t.incarnation != "" && t.incarnation != meta.Incarnation {
 		if t, err = p.purge(ctx, t.last); err != nil {
@@ -134,9 +155,10 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 		return tail{}, err
 	}
 	if fence != nil {
-		t.fence, t.incarnation = seq, fence.Header.Get(stream.IncarnationHeader)
 		if err := t.take(fence, seq); err != nil {
-			return tail{}, err
+			t.foreign = err.Error()
+		} else {
+			t.fence, t.incarnation = seq, fence.Header.Get(stream.IncarnationHeader)
 		}
 	}
 	msg, seq, err := p.last(ctx, p.layout.Heartbeat())
@@ -144,31 +166,53 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 		return tail{}, err
 	}
 	if msg != nil {
-		hb, err := stream.ParseHeartbeat(msg.Header, msg.Data)
-		if err != nil {
-			return tail{}, fmt.Errorf("last heartbeat of stream %s: %w", p.layout.Stream, err)
-		}
-		t.heartbeat, t.heartbeats = &hb, seq
-		if seq > t.fence { // which a log may have let expire
-			if err := t.take(msg, seq); err != nil {
-				return tail{}, err
-			}
-			if t.incarnation, err = stream.Incarnation(msg); err != nil {
-				return tail{}, fmt.Errorf("last heartbeat of stream %s: %w", p.layout.Stream, err)
-			}
+		if err := t.takeHeartbeat(msg, seq); err != nil {
+			t.foreign = err.Error()
 		}
 	}
 	// The end itself has the highest of all. It may be gone (purged by hand).
-	end, err := p.lastMessage(ctx, t.last)
-	if err != nil || end == nil {
-		return t, err
-	}
-	high, err := stream.High(end.Header)
+	return t, p.takeEnd(ctx, &t)
+}
+
+// takeHeartbeat reads the last heartbeat, and what it says of epochs where it
+// is newer than the last fence, which a log may have let expire.
+func (t *tail) takeHeartbeat(msg *nats.Msg, seq uint64) error {
+	hb, err := stream.ParseHeartbeat(msg.Header, msg.Data)
 	if err != nil {
-		return tail{}, fmt.Errorf("last message of stream %s: %w", p.layout.Stream, err)
+		return fmt.Errorf("heartbeat %d: %w", seq, err)
 	}
-	t.high = max(t.high, high)
-	return t, nil
+	incarnation, err := stream.Incarnation(msg)
+	if err != nil {
+		return fmt.Errorf("heartbeat %d: %w", seq, err)
+	}
+	if seq > t.fence {
+		if err := t.take(msg, seq); err != nil {
+			return err
+		}
+		t.incarnation = incarnation
+	}
+	t.heartbeat, t.heartbeats = &hb, seq
+	return nil
+}
+
+// maxForeign bounds the search for a message of a bridge's behind others.
+const maxForeign = 1000
+
+// takeEnd takes High from the last message that a bridge has written.
+func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
+	for seq := t.last; seq > 0 && seq+maxForeign > t.last; seq-- {
+		end, err := p.lastMessage(ctx, seq)
+		if err != nil || end == nil {
+			return err
+		}
+		high, err := stream.High(end.Header)
+		if err == nil {
+			t.high = max(t.high, high)
+			return nil
+		}
+		t.foreign = fmt.Sprintf("message %d is not a bridge's: %v", seq, err)
+	}
+	return nil
 }
 
 // take reads the epoch list and High of a fence or heartbeat.

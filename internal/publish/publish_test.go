@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -224,6 +225,43 @@ func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 	b.mustRow(t, 3, 8)
 	b.mustHeartbeat(t, 9)
 	b.awaitContents(t, "1@5 fence 2@7 3@8 heartbeat")
+}
+
+// TestPublish_ForeignMessageBeginsAnew (I8): what nobody's bridge has written may
+// stand in the place of a row, or of the last heartbeat; the stream is filled
+// again, and clients are told.
+func TestPublish_ForeignMessageBeginsAnew(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	for n, subject := range []string{"row.2", "heartbeat", "fence", "row.1"} {
+		w.mustRow(t, 1, 5)
+		w.mustRow(t, 2, 6)
+		w.mustHeartbeat(t, 9)
+		w.mustRow(t, 3, uint64(20+n))
+		testenv.Eventually(t, 15*time.Second, func() error {
+			if got := contents(t, w.js); !slices.Contains(got, fmt.Sprint("3@", 20+n)) {
+				return fmt.Errorf("the stream holds %q", got)
+			}
+			return nil
+		})
+		if _, err := w.js.Publish(t.Context(), "lockstep.public.t."+subject, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		pos := w.begin(t)
+		if pos.Heartbeat != nil || pos.Batch != nil || pos.Schema != nil {
+			t.Errorf("%s: %+v, want nothing to go on from", subject, pos)
+		}
+		s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := stream.ReadMeta(s.CachedInfo().Config); err != nil || m.Floor <= uint64(20+n) {
+			t.Errorf("%s: floor %d, %v; want more than was shown, %d", subject, m.Floor, err, 20+n)
+		}
+		w.mustHeartbeat(t, uint64(21+n))
+		w.awaitContents(t, "fence heartbeat")
+	}
 }
 
 // TestPublish_ForeignMessageEndsTheEpoch (I6): a message of anybody else ends

@@ -33,7 +33,9 @@ SELECT json_build_object(
   'schema', n.nspname, 'table', c.relname, 'oid', c.oid::int8, 'kind', c.relkind,
   'database', current_database(), 'search_path', current_setting('search_path'), 'persistence', c.relpersistence, 'tuples', c.reltuples, 'used', o.used, 'role', current_user,
   'usage', has_schema_privilege(n.oid, 'USAGE'),
+  'definition', CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END,
   'children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
+  'select', has_table_privilege(c.oid, 'SELECT'), 'policies', row_security_active(c.oid),
   'hidden_rows', row_security_active(c.oid) AND NOT (
     EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive AND p.polcmd IN ('*', 'r')
        AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM unnest(p.polroles) x WHERE pg_has_role(x, 'USAGE')))
@@ -85,9 +87,15 @@ type object struct {
 	SearchPath     string `json:"search_path"`
 	// Usage is the right to look into the schema.
 	Usage bool
+	// Definition identifies a view's query, and is empty for a table.
+	Definition string
 	// Children is set for a table that others inherit from, not by partition.
 	Children bool
-	// HiddenRows is set where a policy may hide rows from the role.
+	// Select is the right to read, and to lock, all of it.
+	Select bool
+	// Policies is set where row level security holds for the role, HiddenRows
+	// where it may hide rows.
+	Policies   bool
 	HiddenRows bool `json:"hidden_rows"`
 	Columns    []column
 	Indexes    []index
@@ -155,6 +163,8 @@ type looked struct {
 	spec    Spec
 	self    *object
 	sources []*object
+	// definition is that of all views.
+	definition string
 
 	problems []*Problem
 }
@@ -178,6 +188,7 @@ func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
 		if err := json.Unmarshal(raw, o); err != nil {
 			return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
 		}
+		l.definition += o.Definition
 		switch {
 		case o.name() == spec.Name:
 			l.self = o

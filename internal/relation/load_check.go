@@ -64,7 +64,7 @@ func (l *looked) bridgeSQL() string {
 // check fills the Relation. It is of use only if err returns nil.
 func (l *looked) check() *Relation {
 	o := l.self
-	rel := &Relation{Name: l.spec.Name, OID: o.OID, Kind: o.Kind[0], Txid: -1, Deleted: -1, EstimatedRows: int64(o.Tuples)}
+	rel := &Relation{Name: l.spec.Name, OID: o.OID, Kind: o.Kind[0], Policies: o.Policies, Definition: l.definition, Txid: -1, Deleted: -1, EstimatedRows: int64(o.Tuples)}
 	if l.spec.Capture == CaptureWAL {
 		l.fail("capture=wal is not built yet", "remove capture=wal from BRIDGE_TABLES: the relation is polled then")
 	}
@@ -202,9 +202,12 @@ func (l *looked) checkRights() {
 			missing = append(missing, quoteIdent(c.Name))
 		}
 	}
-	if len(missing) > 0 {
+	if !o.Select {
 		which := "column " + strings.Join(missing, ", ")
-		if len(missing) == len(o.Columns) {
+		switch len(missing) {
+		case 0:
+			which = "it but by its columns, which does not let it lock the table"
+		case len(o.Columns):
 			which = "it"
 		}
 		do := fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role)

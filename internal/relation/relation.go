@@ -52,6 +52,11 @@ type Relation struct {
 	// a table, every base table for a view. Tables that a view reads inside
 	// of functions are not among them.
 	Sources []Name
+	// Definition identifies a view's query, and those of the views below it; a
+	// row that comes with another query has its old txid. Empty for a table.
+	Definition string
+	// Policies is set where row level security holds for the bridge's role.
+	Policies bool
 	// EstimatedRows is what Postgres' planner expects, -1 if unknown.
 	EstimatedRows int64
 }

@@ -84,9 +84,11 @@ func (c *consumer) next(ctx context.Context) (message, error) {
 	if md.Sequence.Consumer != c.delivered {
 		return message{}, errDropped
 	}
-	return message{
-		seq: md.Sequence.Stream, kind: c.layout.KindOf(msg.Subject()), data: msg.Data(), msg: msg,
-	}, nil
+	kind := c.layout.KindOf(msg.Subject())
+	if len(msg.Headers()[stream.HighHeader]) == 0 {
+		kind = stream.KindUnknown // no bridge has written it
+	}
+	return message{seq: md.Sequence.Stream, kind: kind, data: msg.Data(), msg: msg}, nil
 }
 
 // wait returns the next message as it came. The client asks the broker for

@@ -29,6 +29,10 @@ func Logger(w io.Writer, level string) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(lvl).With().Timestamp().Logger(), nil
 }
 
+// release is the version where the build can't tell it, set by the linker:
+// -X bridge/cmd/internal/program.release=v1.2.3
+var release string
+
 // Version returns what --version prints.
 func Version(name string) string {
 	info, ok := debug.ReadBuildInfo()
@@ -36,6 +40,9 @@ func Version(name string) string {
 		return name + " (unknown version)"
 	}
 	version, revision := info.Main.Version, ""
+	if release != "" {
+		version = release
+	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
 			revision = ", revision " + s.Value
