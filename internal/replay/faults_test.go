@@ -141,6 +141,44 @@ func TestReplay_SlowReaderMissesNothing(t *testing.T) {
 	}
 }
 
+// TestReplay_SlowReaderOfBusyRows (I2, I10): a client that can't keep up with a
+// few rows that are written all the time falls out of the ring again and again;
+// it gets heartbeats still, and holds a state of the relation at each.
+func TestReplay_SlowReaderOfBusyRows(t *testing.T) {
+	t.Parallel()
+	const keys = 20
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	m := replay.NewMetrics()
+	h := hubWith(t, url, replay.Options{CacheBytes: 4 << 20}, m)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m)
+	c := open(t, h, request(0))
+	checkHeartbeats(t, c, keys)
+	stop := hammer(t, w, keys, 3000, 5*time.Millisecond)
+	defer stop()
+	client := time.NewTicker(400 * time.Millisecond) // what it takes for one write
+	defer client.Stop()
+	behind := 0
+	testenv.Eventually(t, time.Minute, func() error {
+		<-client.C
+		chunk, err := c.Next(t.Context(), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := len(c.heartbeats)
+		c.take(t, chunk)
+		if gauge(t, registry, "lockstep_edge_catchups_total") >= 3 {
+			behind += len(c.heartbeats) - before
+		}
+		if behind < 5 {
+			return fmt.Errorf("I10: %d heartbeats came since the client fell behind", behind)
+		}
+		return nil
+	})
+}
+
 func gauge(t *testing.T, g prometheus.Gatherer, name string) float64 {
 	t.Helper()
 	families, err := g.Gather()

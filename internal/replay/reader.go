@@ -31,6 +31,8 @@ type Reader struct {
 	lastData time.Time
 	done     bool
 	catchup  *catchup
+	// catchups counts how often it was behind the ring.
+	catchups int
 	buf      []byte
 }
 
@@ -199,7 +201,7 @@ type catchup struct {
 // where they did not come soon.
 func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 	out, err := r.readOn(ctx)
-	if err == nil || ctx.Err() != nil || errors.Is(err, ErrReset) || errors.Is(err, stream.ErrLayout) || errors.Is(err, lockstep.ErrMalformed) {
+	if err == nil || errors.Is(err, io.EOF) || ctx.Err() != nil || errors.Is(err, ErrReset) || errors.Is(err, stream.ErrLayout) || errors.Is(err, lockstep.ErrMalformed) {
 		return out, err
 	}
 	// The broker is away, or was: read again from r.next on. If the stream is
@@ -215,6 +217,10 @@ func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 
 // catchupStep bounds the wait for one of the places, and for a message.
 const catchupStep = 500 * time.Millisecond
+
+// rejoinBytes bounds what a client that was behind the ring before reads at once,
+// to come to the stream's end and a heartbeat.
+const rejoinBytes = 1 << 20
 
 // catchupSilence is after how many such waits the broker may have forgotten
 // the consumer.
@@ -238,6 +244,7 @@ func (r *Reader) openCatchup(ctx context.Context) error {
 		<-r.hub.catchups
 		return err
 	}
+	r.catchups++
 	r.catchup = &catchup{hub: r.hub, since: time.Now(), consumer: c, gate: gate{last: r.next - 1, end: r.hub.endOf(info.Layout)}}
 	// The stream must still be the one that this client has read from; all of
 	// that lies before the tail's place.
@@ -268,11 +275,19 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	}
 	c := r.catchup
 	c.block.data, c.block.entries = c.block.data[:0], c.block.entries[:0]
-	limit := r.tail.first()
+	// Whoever falls out of the ring again, because it is slower than the ring,
+	// would do so again where the ring begins. It reads on to the end, and to a
+	// heartbeat that it may have: of rows that change all the time only the last
+	// versions are left, and those it can take.
+	again := r.catchups > 1
+	limit, most := r.tail.first(), blockBytes
+	if again {
+		limit, most = r.tail.last().seq+1, rejoinBytes
+	}
 	step, cancel := context.WithTimeout(ctx, catchupStep)
 	defer cancel()
 	var failed error
-	for len(c.block.data) < blockBytes {
+	for len(c.block.data) < most && !c.passed {
 		m, err := c.consumer.next(step)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -288,16 +303,21 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 			return Chunk{}, err
 		}
 		c.gate.read(m.seq)
-		if m.seq >= limit {
+		if !again && m.seq >= limit {
 			r.next, c.passed = limit, true
 			break
 		}
-		if m.kind == stream.KindRow {
-			c.block.data = appendChunk(c.block.data, m.data)
-			c.block.entries = append(c.block.entries, entry{seq: m.seq, end: len(c.block.data)})
+		if err := c.take(ctx, m, again); err != nil {
+			return Chunk{}, err
 		}
-		// A heartbeat this far behind the end stands for nothing any more.
 		r.next = m.seq + 1
+		c.passed = r.next >= limit && (!again || m.kind == stream.KindHeartbeat && !c.gate.gap)
+	}
+	if c.passed && failed == nil {
+		// Now, not when the client has taken all this: the stream's end moves on.
+		if err := r.handOver(ctx); err != nil {
+			return Chunk{}, err
+		}
 	}
 	if len(c.block.entries) == 0 {
 		return Chunk{}, failed
@@ -306,6 +326,26 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	out, err := r.take(view{data: c.block.data, entries: c.block.entries})
 	r.next = next
 	return out, err
+}
+
+// take adds a message to the block. Heartbeats are passed on near the stream's
+// end only; further behind they stand for nothing any more.
+func (c *catchup) take(ctx context.Context, m message, heartbeats bool) error {
+	switch m.kind {
+	case stream.KindRow:
+	case stream.KindHeartbeat:
+		if !heartbeats {
+			return nil
+		}
+		if pass, err := c.gate.pass(ctx, m.seq); err != nil || !pass {
+			return err
+		}
+	default:
+		return nil
+	}
+	c.block.data = appendChunk(c.block.data, m.data)
+	c.block.entries = append(c.block.entries, entry{seq: m.seq, end: len(c.block.data), heartbeat: m.kind == stream.KindHeartbeat})
+	return nil
 }
 
 // mustYield says whether it is another client's turn: a slow one must not keep
@@ -325,6 +365,7 @@ func (r *Reader) handOver(ctx context.Context) error {
 	if now.Meta.Floor > r.holds {
 		return fmt.Errorf("%w: deletes from %d on are no longer in it", ErrReset, r.holds)
 	}
+	r.hold = max(r.hold, r.catchup.gate.until)
 	if r.catchup.gate.gap {
 		end, err := r.catchup.gate.end(ctx, r.next-1)
 		if err != nil {
