@@ -31,13 +31,15 @@ type reader struct {
 	mu sync.Mutex
 	// Guarded by mu. state is the data of living rows by relation and key.
 	state map[string]map[string]any
-	// rows counts what was applied, cuts how often a stream ended.
-	rows, cuts int
-	fault      error
+	// cuts counts how often a stream ended; beat is when the last heartbeat of
+	// each relation came.
+	cuts  int
+	beat  map[string]time.Time
+	fault error
 }
 
 func newReader(name string) *reader {
-	r := &reader{name: name, state: map[string]map[string]any{}}
+	r := &reader{name: name, state: map[string]map[string]any{}, beat: map[string]time.Time{}}
 	for relation := range relations {
 		r.state[relation] = map[string]any{}
 	}
@@ -51,6 +53,11 @@ func (r *reader) take(relation string, doc []byte) (since uint64, err error) {
 		return 0, err
 	}
 	if m.Row == nil {
+		if m.Control.Type == lockstep.HeartbeatType {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.beat[relation] = time.Now()
+		}
 		return m.Control.Since, nil
 	}
 	data, err := decode(m.Row.Data)
@@ -64,7 +71,6 @@ func (r *reader) take(relation string, doc []byte) (since uint64, err error) {
 	key := fmt.Sprint(object["id"])
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rows++
 	if r.state[relation][key] = data; m.Row.Deleted {
 		delete(r.state[relation], key)
 	}
@@ -180,7 +186,7 @@ func overNATS(t *testing.T, port int) *reader {
 			t.Fatal(err)
 		}
 		cc, err := c.Consume(func(msg jetstream.Msg) {
-			if l.KindOf(msg.Subject()) != stream.KindRow {
+			if kind := l.KindOf(msg.Subject()); kind != stream.KindRow && kind != stream.KindHeartbeat {
 				return
 			}
 			if _, err := r.take(relation, msg.Data()); err != nil {
@@ -210,6 +216,22 @@ func (r *reader) await(t *testing.T, name string) {
 			}
 		}
 		return fmt.Errorf("%s does not have %q", r.name, name)
+	})
+}
+
+// beats waits for a heartbeat of every relation from now on.
+func (r *reader) beats(t *testing.T) {
+	t.Helper()
+	since := time.Now()
+	testenv.Eventually(t, healWithin, func() error {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for relation := range relations {
+			if !r.beat[relation].After(since) {
+				return fmt.Errorf("%s got no heartbeat of %s", r.name, relation)
+			}
+		}
+		return nil
 	})
 }
 

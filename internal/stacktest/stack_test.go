@@ -267,7 +267,10 @@ func (s *stack) compare(readers ...*reader) {
 	if rows == 0 {
 		s.t.Error("no row was compared")
 	}
-	s.t.Logf("COMPARED %d rows of %d readers with Postgres: equal", rows, len(readers))
+	for _, r := range readers {
+		r.beats(s.t)
+	}
+	s.t.Logf("COMPARED %d rows of %d readers with Postgres: equal; and heartbeats come", rows, len(readers))
 }
 
 // fetch returns the body of an answer, whatever its status.
