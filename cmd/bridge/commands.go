@@ -60,18 +60,44 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	return nc, nil
 }
 
-// findStream looks a relation's stream up.
-func findStream(ctx context.Context, cfg *Config, js jetstream.JetStream, spec relation.Spec) (stream.Layout, stream.Meta, error) {
-	name := stream.NewLayout(cfg.StreamPrefix, spec.Name.Schema, spec.Name.Table, false).Stream
-	s, err := js.Stream(ctx, name)
+// found is a relation's stream and the connection to its broker.
+type found struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	layout stream.Layout
+	meta   stream.Meta
+}
+
+// findStream looks a relation's stream up. The caller closes the connection.
+func findStream(ctx context.Context, cfg *Config, spec relation.Spec) (*found, error) {
+	nc, err := connectOnce(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	f := &found{nc: nc}
+	if err := f.look(ctx, cfg.StreamPrefix, spec.Name); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *found) look(ctx context.Context, prefix string, rel relation.Name) error {
+	var err error
+	if f.js, err = jetstream.New(f.nc); err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	name := stream.NewLayout(prefix, rel.Schema, rel.Table, false).Stream
+	s, err := f.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return stream.Layout{}, stream.Meta{}, fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", spec.Name)
+		return fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", rel)
 	}
 	if err != nil {
-		return stream.Layout{}, stream.Meta{}, fmt.Errorf("look up stream %s: %w", name, err)
+		return fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	meta, err := stream.ReadMeta(s.CachedInfo().Config)
-	return stream.NewLayout(cfg.StreamPrefix, meta.Schema, meta.Table, meta.Log), meta, err
+	f.meta, err = stream.ReadMeta(s.CachedInfo().Config)
+	f.layout = stream.NewLayout(prefix, f.meta.Schema, f.meta.Table, f.meta.Log)
+	return err
 }
 
 // tailAhead is how many bytes of the largest messages are asked for at once.
@@ -83,25 +109,18 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 	if err != nil {
 		return err
 	}
-	nc, err := connectOnce(ctx, cfg)
+	f, err := findStream(ctx, cfg, spec)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
-	}
-	l, _, err := findStream(ctx, cfg, js, spec)
-	if err != nil {
-		return err
-	}
-	c, err := js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
+	defer f.nc.Close()
+	l := f.layout
+	c, err := f.js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
 	// The broker cuts a connection that owes it too much.
-	ahead := max(2, min(500, tailAhead/int(nc.MaxPayload())))
+	ahead := max(2, min(500, tailAhead/int(f.nc.MaxPayload())))
 	it, err := c.Messages(jetstream.PullMaxMessages(ahead))
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", l.Stream, err)
@@ -167,19 +186,11 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if cfg.validateDatabase(&inv); inv.Err() != nil {
 		return inv.Err()
 	}
-	nc, err := connectOnce(ctx, cfg)
+	f, err := findStream(ctx, cfg, spec)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
-	}
-	l, meta, err := findStream(ctx, cfg, js, spec)
-	if err != nil {
-		return err
-	}
+	defer f.nc.Close()
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {
 		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
@@ -197,11 +208,11 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
-	if meta.Source.System == src.SystemID && meta.Source.Database == src.Database {
-		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s holds rows of this database\n", l.Stream)
+	if f.meta.Source.System == src.SystemID && f.meta.Source.Database == src.Database {
+		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s holds rows of this database\n", f.layout.Stream)
 		return err
 	}
-	p := publish.New(nc, js, publish.Options{
+	p := publish.New(f.nc, f.js, publish.Options{
 		Prefix: cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Log: spec.History == relation.HistoryLog,
 		Limits: stream.Limits{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes}, Holder: holder(),
 	}, publish.NewMetrics(), log)

@@ -6,7 +6,9 @@
 set -eu
 
 dir=$(mkdir -p "$2" && cd "$2" && pwd)
-own="unix://$dir/docker.sock"
+# Sockets stand where paths are short: one may have 107 bytes.
+run=$(cat "$dir/run" 2>/dev/null || true)
+own="unix://$run/docker.sock"
 
 install() {
 	missing=()
@@ -24,18 +26,20 @@ install() {
 	chmod +x "$dir/policy-rc.d"
 	[ -e /usr/sbin/policy-rc.d ] || { ln -s "$dir/policy-rc.d" /usr/sbin/policy-rc.d; trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
 	apt-get update -qq >&2
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >&2
 }
 
 start() {
-	if [ ! -S "$dir/docker.sock" ] && docker info >/dev/null 2>&1; then
+	if [ ! -S "$run/docker.sock" ] && docker info >/dev/null 2>&1; then
 		echo "${DOCKER_HOST:-unix:///var/run/docker.sock}"
 		return
 	fi
 	if ! DOCKER_HOST=$own docker info >/dev/null 2>&1; then
 		install
-		rm -f "$dir/docker.pid"
-		setsid dockerd --data-root "$dir/data" --exec-root "$dir/exec" -H "$own" -p "$dir/docker.pid" >"$dir/dockerd.log" 2>&1 </dev/null &
+		run=$(mktemp -d /tmp/lockstep-engine.XXXXXX)
+		echo "$run" >"$dir/run"
+		own="unix://$run/docker.sock"
+		setsid dockerd --data-root "$dir/data" --exec-root "$run/exec" -H "$own" -p "$run/docker.pid" >"$dir/dockerd.log" 2>&1 </dev/null &
 		for _ in $(seq 60); do
 			DOCKER_HOST=$own docker info >/dev/null 2>&1 && break
 			sleep 1
@@ -50,11 +54,14 @@ start() {
 }
 
 stop() {
-	[ -f "$dir/docker.pid" ] || return 0
-	pid=$(cat "$dir/docker.pid")
-	kill "$pid" 2>/dev/null || return 0
+	[ -n "$run" ] && [ -f "$run/docker.pid" ] || return 0
+	pid=$(cat "$run/docker.pid")
+	kill "$pid" 2>/dev/null || true
 	for _ in $(seq 30); do
-		kill -0 "$pid" 2>/dev/null || return 0
+		if ! kill -0 "$pid" 2>/dev/null; then
+			rm -rf "$run" "$dir/run"
+			return 0
+		fi
 		sleep 1
 	done
 	echo "stack: dockerd ($pid) does not end" >&2
