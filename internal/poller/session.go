@@ -227,13 +227,14 @@ func (s *session) waitsFor(err error) error {
 	if !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
 		return err
 	}
-	if s.live && time.Now().After(s.nextHeartbeat) {
-		s.p.update(func(st *Status) { st.Err = err })
-		if !s.overdue {
-			s.log.Warn().Err(err).Msg("the relation can't be read now, trying again")
-		}
-		s.overdue = true
+	if s.live && time.Now().Before(s.nextHeartbeat) {
+		return nil
 	}
+	s.p.update(func(st *Status) { st.Err = err })
+	if !s.overdue {
+		s.log.Warn().Err(err).Msg("the relation can't be read now, trying again")
+	}
+	s.overdue = true
 	return nil
 }
 
@@ -252,14 +253,6 @@ func (s *session) safePrevious() relation.Snapshot {
 
 // batch runs a batch that may be long, on a connection of its own.
 func (s *session) batch(ctx context.Context, w work) error {
-	if w.whole {
-		select {
-		case s.pool.loads <- struct{}{}:
-			defer func() { <-s.pool.loads }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 	for {
 		err := s.tryBatch(ctx, w)
 		if err == nil || s.waitsFor(err) != nil {
@@ -274,6 +267,14 @@ func (s *session) batch(ctx context.Context, w work) error {
 }
 
 func (s *session) tryBatch(ctx context.Context, w work) error {
+	if w.whole {
+		select {
+		case s.pool.loads <- struct{}{}:
+			defer func() { <-s.pool.loads }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	conn, err := s.pool.acquire(ctx)
 	if err != nil {
 		return err
