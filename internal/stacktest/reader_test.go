@@ -219,10 +219,9 @@ func (r *reader) await(t *testing.T, name string) {
 	})
 }
 
-// beats waits for a heartbeat of every relation from now on.
-func (r *reader) beats(t *testing.T) {
+// beats waits for a heartbeat of every relation behind a moment.
+func (r *reader) beats(t *testing.T, since time.Time) {
 	t.Helper()
-	since := time.Now()
 	testenv.Eventually(t, healWithin, func() error {
 		r.mu.Lock()
 		defer r.mu.Unlock()

@@ -247,16 +247,20 @@ func (s *stack) compare(readers ...*reader) {
 	s.t.Helper()
 	s.run("stop", "writer")
 	name := s.mark()
-	rows := 0
+	truth := map[string]map[string]any{}
+	for relation := range relations {
+		var err error
+		if truth[relation], err = s.truth(relation); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	begun, rows := time.Now(), 0
 	for _, r := range readers {
 		r.await(s.t, name)
+		r.beats(s.t, begun)
 		for relation := range relations {
 			testenv.Eventually(s.t, healWithin, func() error {
-				truth, err := s.truth(relation)
-				if err != nil {
-					return err
-				}
-				n, err := r.differs(relation, truth)
+				n, err := r.differs(relation, truth[relation])
 				if err == nil {
 					rows += n
 				}
@@ -266,9 +270,6 @@ func (s *stack) compare(readers ...*reader) {
 	}
 	if rows == 0 {
 		s.t.Error("no row was compared")
-	}
-	for _, r := range readers {
-		r.beats(s.t)
 	}
 	s.t.Logf("COMPARED %d rows of %d readers with Postgres: equal; and heartbeats come", rows, len(readers))
 }
