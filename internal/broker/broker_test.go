@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -104,12 +105,11 @@ func TestConfig_ProblemsOfFiles(t *testing.T) {
 
 func TestConnect_ErrorsNameTheServerAndNoSecret(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := testenv.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	_, err = broker.Connect(t.Context(), broker.Config{URL: "nats://user:secret@" + addr}, zerolog.Nop())
 	if err == nil || !strings.Contains(err.Error(), addr) || strings.Contains(err.Error(), "secret") || !errors.Is(err, nats.ErrNoServers) {
 		t.Errorf("got %v", err)

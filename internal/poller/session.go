@@ -49,6 +49,8 @@ type session struct {
 	// rows without a txid are counted again, nextShape when the catalog is
 	// looked at again.
 	nextHeartbeat, nextNulls, nextShape time.Time
+	// waits counts the tries in a row that waitsFor had to do with.
+	waits int
 	// begun is set when the epoch began, live when a heartbeat was published,
 	// overdue while one is, for a reason that was logged.
 	begun, live, overdue bool
@@ -172,7 +174,12 @@ func (s *session) loop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := timer.wait(ctx, s.p.wake, rows > 0); err != nil {
+		if s.waits > 0 {
+			err = s.waitAgain(ctx)
+		} else {
+			err = timer.wait(ctx, s.p.wake, rows > 0)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -213,7 +220,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, s.waitsFor(err)
 	}
-	s.connects, s.safe = connects, s.durable.durable
+	s.connects, s.safe, s.waits = connects, s.durable.durable, 0
 	return rows, nil
 }
 
@@ -227,6 +234,7 @@ func (s *session) waitsFor(err error) error {
 	if !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
 		return err
 	}
+	s.waits++
 	if s.live && time.Now().Before(s.nextHeartbeat) {
 		return nil
 	}
@@ -236,6 +244,20 @@ func (s *session) waitsFor(err error) error {
 	}
 	s.overdue = true
 	return nil
+}
+
+// maxWait is the longest pause between two tries to read what another session
+// has locked: each costs Postgres an error, and a line in its log.
+const maxWait = time.Second
+
+// waitAgain pauses for longer with each try in a row.
+func (s *session) waitAgain(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(min(s.p.opt.Interval<<min(s.waits, 10), maxWait)):
+		return nil
+	}
 }
 
 // safePrevious is P after Postgres may have forgotten transactions that were
@@ -258,10 +280,8 @@ func (s *session) batch(ctx context.Context, w work) error {
 		if err == nil || s.waitsFor(err) != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(s.p.opt.Interval):
+		if err := s.waitAgain(ctx); err != nil {
+			return err
 		}
 	}
 }
@@ -289,6 +309,7 @@ func (s *session) tryBatch(ctx context.Context, w work) error {
 	if _, err := s.batchRows(ctx, conn, w); err != nil {
 		return err
 	}
+	s.waits = 0
 	if w.announced == nil {
 		s.connects, s.safe = connects, s.durable.durable
 	}

@@ -170,8 +170,10 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 			t.foreign = err.Error()
 		}
 	}
-	// The end itself has the highest of all. It may be gone (purged by hand).
-	return t, p.takeEnd(ctx, &t)
+	if err := p.takeEnd(ctx, &t); err != nil {
+		return tail{}, err
+	}
+	return t, nil
 }
 
 // takeHeartbeat reads the last heartbeat, and what it says of epochs where it
@@ -198,7 +200,8 @@ func (t *tail) takeHeartbeat(msg *nats.Msg, seq uint64) error {
 // maxForeign bounds the search for a message of a bridge's behind others.
 const maxForeign = 1000
 
-// takeEnd takes High from the last message that a bridge has written.
+// takeEnd takes High from the last message that a bridge has written: it has the
+// highest of all. There may be none (purged by hand).
 func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
 	for seq := t.last; seq > 0 && seq+maxForeign > t.last; seq-- {
 		end, err := p.lastMessage(ctx, seq)

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -112,34 +109,15 @@ func (w *World) StartAll() {
 	// Clients of one edge fall out of its cache, those of the other don't.
 	cache := []string{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_BYTES=67108864"}
 	for i := range w.Edges {
-		addr := freeAddr(w.T)
+		port, err := testenv.FreePort()
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		w.Addrs = append(w.Addrs, addr)
 		w.Edges[i] = newProc(w.T, fmt.Sprintf("edge %d", i), "./cmd/httpedge",
 			[]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", cache[i%2]})
 	}
-}
-
-// freeAddr finds a port below those of outgoing connections, for a server that is started again on it.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		port := 12000 + rand.IntN(20000)
-		// As testenv does: other test processes keep off a port while a socket of this name is held.
-		claim, err := net.Listen("unix", "@lockstep-test-port-"+strconv.Itoa(port))
-		if err != nil {
-			continue
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			claim.Close()
-			continue
-		}
-		l.Close()
-		t.Cleanup(func() { claim.Close() })
-		return l.Addr().String()
-	}
-	t.Fatal("find a free port on 127.0.0.1: none of 1000 tried")
-	return ""
 }
 
 // Elapsed is the time since the world began.

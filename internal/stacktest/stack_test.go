@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -60,7 +59,11 @@ func up(t *testing.T, profiles []string, services ...string) *stack {
 		s.compose = append(s.compose, "--profile", p)
 	}
 	for _, name := range []string{"HTTPEDGE_PORT", "BRIDGE_PORT", "NATS_PORT", "NGINX_PORT", "PROMETHEUS_PORT"} {
-		s.ports[name] = freePort(t)
+		port, err := testenv.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.ports[name] = port
 		s.env = append(s.env, fmt.Sprintf("%s=%d", name, s.ports[name]))
 	}
 	s.down()
@@ -89,16 +92,6 @@ func (s *stack) built(services []string) []string {
 		}
 	}
 	return []string{"nats", "bridge", "httpedge"}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // try runs a command of compose.

@@ -128,7 +128,7 @@ func (c *Cluster) tool(name string, args ...string) error {
 func (c *Cluster) startFirst() error {
 	var err error
 	for range 3 {
-		if c.port, err = freePort(); err != nil {
+		if c.port, err = FreePort(); err != nil {
 			return err
 		}
 		if err = c.launch(); err == nil {

@@ -82,7 +82,7 @@ func NATSCluster(t testing.TB, n int, cfg ...NATSConfig) []*ExternalNATS {
 	t.Helper()
 	routes, urls := make([]string, n), make([]string, n)
 	for i := range routes {
-		port, err := freePort()
+		port, err := FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func newExternal(t testing.TB, cfg NATSConfig, cluster string) *ExternalNATS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

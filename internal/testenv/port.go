@@ -16,9 +16,9 @@ var claims struct {
 	held []net.Listener
 }
 
-// freePort finds a TCP port on loopback for a server that may be killed and started again on it, below the range from
-// which the kernel takes the ports of outgoing connections.
-func freePort() (int, error) {
+// FreePort finds a TCP port on loopback for a server that may be killed and started again on it, below the range from
+// which the kernel takes the ports of outgoing connections. No other test gets it while this process lives.
+func FreePort() (int, error) {
 	for range 1000 {
 		port := 12000 + rand.IntN(20000)
 		claim, err := net.Listen("unix", "@lockstep-test-port-"+strconv.Itoa(port))
