@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"bridge/internal/broker"
+	"bridge/internal/capture"
 	"bridge/internal/poller"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -94,13 +96,13 @@ func captureAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pool, err := poller.OpenPool(os.Getenv("DATABASE_URL"), len(specs.List))
+	pool, err := source.Open(os.Getenv("DATABASE_URL"), len(specs.List))
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
 	listener := poller.NewListener(pool, log)
-	published, polled := publish.NewMetrics(), poller.NewMetrics()
+	published, polled := publish.NewMetrics(), capture.NewMetrics()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = listener.Run(ctx) })
 	for _, spec := range specs.List {

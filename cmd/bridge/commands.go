@@ -11,9 +11,9 @@ import (
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
 	"bridge/internal/doctor"
-	"bridge/internal/poller"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
@@ -162,7 +162,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	if cfg.validateDatabase(&inv); inv.Err() != nil {
 		return inv.Err()
 	}
-	pool, err := poller.OpenPool(cfg.DatabaseURL, 1)
+	pool, err := source.Open(cfg.DatabaseURL, 1)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err != nil {
 		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
 	}
-	pool, err := poller.OpenPool(cfg.DatabaseURL, 1)
+	pool, err := source.Open(cfg.DatabaseURL, 1)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 		Prefix: cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Log: spec.History == relation.HistoryLog,
 		Limits: stream.Limits{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes}, Holder: holder(),
 	}, publish.NewMetrics(), log)
-	if err := p.Adopt(ctx, poller.CaptureSource(src, rel)); err != nil {
+	if err := p.Adopt(ctx, source.Of(src, rel)); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(stdout, "the stream of %s begins anew from database %q of system %d; a running bridge takes it up by itself\n", spec.Name, src.Database, src.SystemID)

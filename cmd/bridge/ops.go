@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/poller"
 	"bridge/internal/relation"
 
@@ -128,14 +129,14 @@ func (o *ops) readiness(now time.Time) readiness {
 	return r
 }
 
-func (o *ops) relationReadiness(s poller.Status, now time.Time) relationReadiness {
+func (o *ops) relationReadiness(s capture.Status, now time.Time) relationReadiness {
 	rr := relationReadiness{State: string(s.State)}
 	switch {
 	case s.Err != nil:
 		rr.Reason = s.Err.Error()
-	case s.State == poller.StateStandby:
+	case s.State == capture.StateStandby:
 		rr.Ready, rr.Reason = true, "another bridge captures it"
-	case s.State == poller.StateFirstLoad:
+	case s.State == capture.StateFirstLoad:
 		rr.Reason = fmt.Sprintf("reading the whole relation: %d of about %d rows", s.LoadDone, s.LoadRows)
 	case s.Heartbeat.IsZero():
 		rr.Reason = "no heartbeat yet"

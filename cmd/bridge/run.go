@@ -16,6 +16,7 @@ import (
 	"bridge/internal/poller"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
@@ -67,7 +68,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	if cfg.specs.All {
 		relations = 0 // any number
 	}
-	pool, err := poller.OpenPool(cfg.DatabaseURL, relations)
+	pool, err := source.Open(cfg.DatabaseURL, relations)
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	ops.setWaiting("")
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
-		holder: holder(), published: publish.NewMetrics(), polled: poller.NewMetrics(),
+		holder: holder(), published: publish.NewMetrics(), polled: capture.NewMetrics(),
 		listener: poller.NewListener(pool, log),
 	}
 	ops.registry.MustRegister(c.published, c.polled)
@@ -92,12 +93,12 @@ type captures struct {
 	cfg       *Config
 	nc        *nats.Conn
 	js        jetstream.JetStream
-	pool      *poller.Pool
+	pool      *source.Pool
 	ops       *ops
 	log       zerolog.Logger
 	holder    string
 	published *publish.Metrics
-	polled    *poller.Metrics
+	polled    *capture.Metrics
 	listener  *poller.Listener
 }
 
@@ -172,7 +173,7 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 }
 
 // resolve finds out which relations are meant; * needs Postgres.
-func resolve(ctx context.Context, cfg *Config, pool *poller.Pool, ops *ops, log zerolog.Logger) ([]relation.Spec, error) {
+func resolve(ctx context.Context, cfg *Config, pool *source.Pool, ops *ops, log zerolog.Logger) ([]relation.Spec, error) {
 	if !cfg.specs.All {
 		return cfg.specs.List, nil
 	}

@@ -32,7 +32,7 @@ func homes() []home {
 	return []home{
 		{
 			"github.com/jackc",
-			[]string{"internal/relation", "internal/poller", "internal/wal", "internal/doctor", "cmd/bridge"},
+			[]string{"internal/relation", "internal/source", "internal/poller", "internal/wal", "internal/doctor", "cmd/bridge"},
 			"only captures talk to Postgres, so that what serves clients cannot come to depend on it",
 		},
 		{

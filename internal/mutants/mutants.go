@@ -91,8 +91,8 @@ var mutants = []mutant{
 	{
 		invariant: "I4", name: "lower-txids-dropped",
 		file: "internal/poller/rows.go",
-		old:  "\tdeleted := rel.Deleted >= 0",
-		new:  "\tif b.work.previous != nil && txid < b.work.previous.Xmax {\n\t\treturn nil\n\t}\n\tdeleted := rel.Deleted >= 0",
+		old:  "\tdeleted := b.s.form.Deleted(values)",
+		new:  "\tif b.work.previous != nil && txid < b.work.previous.Xmax {\n\t\treturn nil\n\t}\n\tdeleted := b.s.form.Deleted(values)",
 		pkg:  "./internal/simtest", test: "TestSchedule_LaterVersionWithLowerTxid_I4",
 	},
 	{
@@ -119,8 +119,8 @@ var mutants = []mutant{
 	{
 		invariant: "I7", name: "txids-given-out-again-missed",
 		file: "internal/poller/session.go",
-		old:  "if connectionOf(conn).number > s.connects {",
-		new:  "if connectionOf(conn).number < 0 {",
+		old:  "if source.ConnectionOf(conn).Number > s.connects {",
+		new:  "if source.ConnectionOf(conn).Number < 0 {",
 		pkg:  "./cmd/bridge", test: "TestBridge_PostgresGivesTxidsOutAgain_I7",
 	},
 	{
@@ -146,16 +146,16 @@ var mutants = []mutant{
 	},
 	{
 		invariant: "I1", name: "renamed-labels-unnoticed",
-		file: "internal/poller/shape.go",
+		file: "internal/relation/document.go",
 		old:  "among(p.Labels, now.Labels)",
 		new:  "len(p.Labels) <= len(now.Labels)",
 		pkg:  "./internal/poller", test: "TestSchema_TellsWhatChangesRows_I1",
 	},
 	{
 		invariant: "I1", name: "column-added-again-unnoticed",
-		file: "internal/poller/shape.go",
-		old:  "column{c.Num, c.Name,",
-		new:  "column{0, c.Name,",
+		file: "internal/relation/document.go",
+		old:  "documentColumn{c.Num, c.Name,",
+		new:  "documentColumn{0, c.Name,",
 		pkg:  "./cmd/bridge", test: "TestBridge_ChangedTypesArePublishedAnew_I1",
 	},
 	{
@@ -315,8 +315,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "key-changed-in-place",
 		file: "internal/poller/session.go",
-		old:  "if pos.Schema != nil && !sameKeys(pos.Schema, schema) {",
-		new:  "if pos.Schema != nil && !sameKeys(schema, schema) {",
+		old:  "if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {",
+		new:  "if pos.Schema != nil && !relation.SameKeys(schema, schema) {",
 		pkg:  "./cmd/bridge", test: "TestBridge_ChangedKeyBeginsAnew_I1",
 	},
 	{

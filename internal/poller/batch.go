@@ -9,6 +9,7 @@ import (
 
 	"bridge/internal/capture"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -61,7 +62,7 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 	if err := b.flush(ctx); err != nil {
 		return 0, err
 	}
-	s.p.metrics.batch(time.Since(b.begun), b.rows)
+	s.p.metrics.Batch(time.Since(b.begun), b.rows)
 	if b.foreign > 0 {
 		s.log.Warn().Int64("rows", b.foreign).
 			Msg("rows have a txid ahead of this cluster's (a restored dump?) and will not be seen to change; stamp them anew: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
@@ -75,19 +76,19 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 // readRows runs a batch's query under a new snapshot, and publishes rows as
 // they come once more are read than are held.
 func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
-	if src := connectionOf(conn).source; src != s.src {
+	if src := source.ConnectionOf(conn).Source; src != s.src {
 		_ = conn.Conn().Close(ctx) // so that the pool does not keep it
 		return fmt.Errorf("%w: the connection leads to another server or timeline (system %d, timeline %d, standby %t)",
 			errChanged, src.SystemID, src.Timeline, src.InRecovery)
 	}
-	if err := forgetStatements(ctx, conn); err != nil {
+	if err := source.ForgetStatements(ctx, conn); err != nil {
 		return err
 	}
-	statements := []statement{{}, {}, {params: [][]byte{[]byte(s.rel.Name.SQL())}}, {params: b.work.params}, {}}
+	statements := []source.Statement{{}, {}, {Params: [][]byte{[]byte(s.rel.Name.SQL())}}, {Params: b.work.params}, {}}
 	for i, sql := range []string{beginSQL, s.queries.lock, snapshotSQL, b.work.query, commitSQL} {
 		var err error
-		if statements[i].name, err = prepare(ctx, conn, s.shape, sql); err != nil {
-			if isLocked(err) {
+		if statements[i].Name, err = source.Prepare(ctx, conn, s.shape, sql); err != nil {
+			if source.IsLocked(err) {
 				return errLocked
 			}
 			return classify(fmt.Errorf("prepare: %w", err))
@@ -97,10 +98,10 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 }
 
 // exchange sends a batch's statements and reads what they return.
-func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements []statement, b *batch) error {
+func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements []source.Statement, b *batch) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pl, err := pipeline(ctx, conn, statements...)
+	pl, err := source.Pipeline(ctx, conn, statements...)
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
@@ -125,18 +126,12 @@ func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements 
 // errLocked says that a relation can't be read before another session ends.
 var errLocked = errors.New("another session has locked it (ALTER TABLE, TRUNCATE, VACUUM FULL), or waits to; see pg_locks")
 
-func isLocked(err error) bool {
-	const lockNotAvailable = "55P03"
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == lockNotAvailable
-}
-
 // readBatch reads the results of a batch's statements.
 func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) error {
-	if err := skipResult(pl); err != nil {
+	if err := source.SkipResult(pl); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	if err := skipResult(pl); isLocked(err) {
+	if err := source.SkipResult(pl); source.IsLocked(err) {
 		return errLocked
 	} else if err != nil {
 		return classify(fmt.Errorf("lock: %w", err))
@@ -155,7 +150,7 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 	if err := b.start(ctx, l); err != nil {
 		return err
 	}
-	rr, err := nextResult(pl)
+	rr, err := source.NextResult(pl)
 	if err != nil {
 		return classify(fmt.Errorf("read rows: %w", err))
 	}
@@ -170,11 +165,11 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 	if _, err := rr.Close(); err != nil {
 		return classify(fmt.Errorf("read rows: %w", err))
 	}
-	return skipResult(pl)
+	return source.SkipResult(pl)
 }
 
 func readLook(pl *pgconn.Pipeline) (look, error) {
-	rr, err := nextResult(pl)
+	rr, err := source.NextResult(pl)
 	if err != nil {
 		return look{}, err
 	}
@@ -276,7 +271,7 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	sn := b.look.snapshot
 	if b.rows == 0 && s.live && now.Before(s.nextHeartbeat) {
 		s.previous = &sn
-		s.p.metrics.fresh(b.begun)
+		s.p.metrics.Fresh(b.begun)
 		return nil
 	}
 	hb := capture.Heartbeat{Snapshot: b.look.taken.String(), Since: sn.Xmin, Durable: s.durable.text(), High: sn.Xmin}
@@ -286,7 +281,7 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	s.previous = &sn
 	s.nextHeartbeat = now.Add(s.p.opt.HeartbeatInterval)
 	s.live, s.overdue = true, false
-	s.p.update(func(st *Status) { *st = Status{State: StateLive, Heartbeat: now} })
-	s.p.metrics.heartbeat(now, b.begun, sn)
+	s.p.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateLive, Heartbeat: now} })
+	s.p.metrics.Heartbeat(now, b.begun, sn.Xmin)
 	return nil
 }

@@ -46,27 +46,5 @@ func Queries(rel *relation.Relation, serverSide []bool) map[string]string {
 	}
 }
 
-// KeyArrays and KeyName are the forms of keys in which repair asks for them.
-func KeyArrays(keys [][][]byte, columns int) [][]byte {
-	m := make(map[string][][]byte)
-	for _, k := range keys {
-		m[keyName(k)] = k
-	}
-	return keyArrays(m, columns)
-}
-
-func KeyName(key [][]byte) string { return keyName(key) }
-
-// ParseTxid, IsDeleted and XIDArray read and write values in text form.
-func ParseTxid(text string) (uint64, error) { return parseTxid([]byte(text)) }
-func IsDeleted(value []byte) bool           { return isDeleted(value) }
-func XIDArray(ids []uint64) string          { return string(xidArray(ids)) }
-
-// OneLine is oneLine for tests.
-var OneLine = oneLine
-
-// SchemaOf and SameRows make and compare schema documents.
-var (
-	SchemaOf = schemaOf
-	SameRows = sameRows
-)
+// XIDArray writes a parameter in text form.
+func XIDArray(ids []uint64) string { return string(xidArray(ids)) }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bridge/internal/relation"
+	"bridge/internal/source"
 
 	"github.com/rs/zerolog"
 )
@@ -20,7 +21,7 @@ const listenRetry = 5 * time.Second
 // time: the timer finds every row without it.
 type Listener struct {
 	// Static after construction.
-	pool *Pool
+	pool *source.Pool
 	log  zerolog.Logger
 
 	mu sync.Mutex
@@ -29,7 +30,7 @@ type Listener struct {
 }
 
 // NewListener returns a listener on a connection of the pool.
-func NewListener(pool *Pool, log zerolog.Logger) *Listener {
+func NewListener(pool *source.Pool, log zerolog.Logger) *Listener {
 	return &Listener{pool: pool, log: log.With().Str("component", "listener").Logger(), wakes: make(map[*Wake][]string)}
 }
 
@@ -59,11 +60,11 @@ func (l *Listener) Run(ctx context.Context) error {
 }
 
 func (l *Listener) listen(ctx context.Context) error {
-	conn, err := l.pool.acquire(ctx)
+	conn, err := l.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
-	if connectionOf(conn).source.InRecovery {
+	if source.ConnectionOf(conn).Source.InRecovery {
 		conn.Release()
 		return errors.New("a standby notifies nobody")
 	}

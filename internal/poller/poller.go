@@ -46,6 +46,7 @@ import (
 
 	"bridge/internal/capture"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 
 	"github.com/rs/zerolog"
 )
@@ -66,27 +67,27 @@ type Options struct {
 // Poller captures one relation.
 type Poller struct {
 	// Static after construction.
-	pool     *Pool
+	pool     *source.Pool
 	sink     capture.Sink
 	opt      Options
 	log      zerolog.Logger
-	metrics  relationMetrics
+	metrics  capture.RelationMetrics
 	listener *Listener
 	wake     *Wake
 
 	mu sync.Mutex
 	// Guarded by mu.
-	status Status
+	status capture.Status
 }
 
 // New returns a poller; nothing happens until Run. The listener wakes it.
-func New(pool *Pool, sink capture.Sink, opt Options, listener *Listener, m *Metrics, log zerolog.Logger) *Poller {
+func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, m *capture.Metrics, log zerolog.Logger) *Poller {
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, shapeEvery)
 	return &Poller{
 		pool: pool, sink: sink, opt: opt, listener: listener, wake: newWake(),
-		metrics: m.relation(opt.Spec.Name),
+		metrics: m.Relation(opt.Spec.Name.Payload()),
 		log:     log.With().Str("component", "poller").Str("table", opt.Spec.Name.String()).Logger(),
-		status:  Status{State: StateStarting},
+		status:  capture.Status{State: capture.StateStarting},
 	}
 }
 
@@ -124,7 +125,7 @@ func (p *Poller) Run(ctx context.Context) error {
 		case time.Since(failing) > yieldAfter:
 			p.sink.Yield(ctx)
 		}
-		p.metrics.errors.Inc()
+		p.metrics.Errors.Inc()
 		if s.live {
 			backoff, attempt = backoffMin, 1
 		}
@@ -141,45 +142,21 @@ func (p *Poller) Run(ctx context.Context) error {
 	}
 }
 
-// State is what a poller does.
-type State string
-
-// States of a poller.
-const (
-	StateStarting  State = "starting"
-	StateStandby   State = "standby"
-	StateFirstLoad State = "first load"
-	StateLive      State = "live"
-	StateFailing   State = "failing"
-)
-
-// Status is a poller's state for people and health checks.
-type Status struct {
-	State State
-	// Err is what keeps the relation from being captured, nil if nothing does.
-	Err error
-	// Heartbeat is when the last heartbeat was published, zero for never.
-	Heartbeat time.Time
-	// LoadDone and LoadRows are the progress of a batch that reads the whole
-	// relation: rows read and rows expected.
-	LoadDone, LoadRows int64
-}
-
 // Status returns the current status. It does not block.
-func (p *Poller) Status() Status {
+func (p *Poller) Status() capture.Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status
 }
 
-func (p *Poller) update(change func(*Status)) {
+func (p *Poller) update(change func(*capture.Status)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.status)
 }
 
 func (p *Poller) setError(err error) {
-	p.update(func(s *Status) { s.State, s.Err = StateFailing, err })
+	p.update(func(s *capture.Status) { s.State, s.Err = capture.StateFailing, err })
 }
 
 // errChanged ends a session because the relation is no longer the one that was

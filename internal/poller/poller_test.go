@@ -149,55 +149,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// Keys read from a stream reach Postgres as they are.
-func TestKeyArrays(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs servers")
-	}
-	t.Parallel()
-	conn := testenv.Conn(t, testenv.Postgres(t))
-	want := []string{"", "NULL", "null", `a"b`, `\`, "{,}", " ", "line\nbreak", "ümlaut", "'"}
-	var keys [][][]byte
-	for _, k := range want {
-		keys = append(keys, [][]byte{[]byte(k), []byte("7")})
-	}
-	arrays := poller.KeyArrays(keys, 2)
-	var got []string
-	if err := conn.QueryRow(t.Context(), "SELECT $1::text::text[]", string(arrays[0])).Scan(&got); err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(got)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if none := poller.KeyArrays(nil, 1); string(none[0]) != "{}" {
-		t.Errorf("no keys: got %q", none[0])
-	}
-	if poller.KeyName([][]byte{[]byte("a"), []byte("b")}) == poller.KeyName([][]byte{[]byte("a1:b"), {}}) {
-		t.Error("two keys have one name")
-	}
-}
-
-func TestText(t *testing.T) {
-	for text, want := range map[string]uint64{"0": 0, "18446744073709551615": 1<<64 - 1, "3": 3} {
-		if got, err := poller.ParseTxid(text); got != want || err != nil {
-			t.Errorf("ParseTxid(%q) = %d, %v; want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "-1", "99999999999999999999", "1x"} {
-		if got, err := poller.ParseTxid(text); err == nil {
-			t.Errorf("ParseTxid(%q) = %d, want an error", text, got)
-		}
-	}
-	for value, want := range map[string]bool{"t": true, "f": false, "2024-02-29 00:00:00": true} {
-		if got := poller.IsDeleted([]byte(value)); got != want {
-			t.Errorf("IsDeleted(%q) = %v", value, got)
-		}
-	}
-	if poller.IsDeleted(nil) {
-		t.Error("NULL is deleted")
-	}
+func TestXIDArray(t *testing.T) {
 	if got := poller.XIDArray([]uint64{7, 8}); got != "{7,8}" || poller.XIDArray(nil) != "{}" {
 		t.Errorf("got %s", got)
 	}

@@ -113,18 +113,8 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 		continueWholeAfter: from + wholeOfN + after(3) + order,
 		continueDelta:      from + deltaOfN + order,
 		continueDeltaAfter: from + deltaOfN + after(5) + order,
-		keys:               from + keysCondition(rel, keyEq) + " AND " + txid + " IS NOT NULL" + order,
+		keys:               from + relation.KeysCondition(rel, keyEq) + " AND " + txid + " IS NOT NULL" + order,
 		nulls: fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM %s r WHERE %s IS NULL LIMIT %d) n",
 			rel.Name.SQL(), txid, maxNulls),
 	}
-}
-
-// keysCondition compares the key's columns with the elements of one array
-// each: (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])).
-func keysCondition(rel *relation.Relation, columns string) string {
-	params := make([]string, len(rel.Key))
-	for n, i := range rel.Key {
-		params[n] = fmt.Sprintf("$%d::%s[]", n+1, rel.Columns[i].Type)
-	}
-	return fmt.Sprintf("(%s) IN (SELECT * FROM unnest(%s))", columns, strings.Join(params, ", "))
 }

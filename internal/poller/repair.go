@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -51,11 +52,11 @@ func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, rows []cap
 		if len(r.Key) != len(s.rel.Key) {
 			continue // of a key that the relation had before
 		}
-		missing[keyName(r.Key)] = r.Key
+		missing[relation.KeyName(r.Key)] = r.Key
 	}
-	b := newBatch(s, work{query: s.queries.keys, ceiling: low, params: keyArrays(missing, len(s.rel.Key))})
+	b := newBatch(s, work{query: s.queries.keys, ceiling: low, params: relation.KeyArrays(maps.Values(missing), len(s.rel.Key))})
 	b.announced = true // it belongs to no batch that could be continued
-	b.onRow = func(key [][]byte) { delete(missing, keyName(key)) }
+	b.onRow = func(key [][]byte) { delete(missing, relation.KeyName(key)) }
 	if err := s.readRows(ctx, conn, b); err != nil {
 		return err
 	}
@@ -83,42 +84,6 @@ func (b *batch) publishDelete(ctx context.Context, key [][]byte) error {
 	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: txid, Line: line})
 }
 
-func keyName(key [][]byte) string {
-	var name []byte
-	for _, k := range key {
-		name = fmt.Appendf(name, "%d:%s", len(k), k)
-	}
-	return string(name)
-}
-
-// keyArrays turns keys into one array literal per column.
-func keyArrays(keys map[string][][]byte, columns int) [][]byte {
-	arrays := make([][]byte, columns)
-	for _, key := range keys {
-		for i, value := range key {
-			sep := byte(',')
-			if arrays[i] == nil {
-				sep = '{'
-			}
-			arrays[i] = append(arrays[i], sep, '"')
-			for _, c := range value {
-				if c == '"' || c == '\\' {
-					arrays[i] = append(arrays[i], '\\')
-				}
-				arrays[i] = append(arrays[i], c)
-			}
-			arrays[i] = append(arrays[i], '"')
-		}
-	}
-	for i := range arrays {
-		if arrays[i] == nil {
-			arrays[i] = []byte{'{'}
-		}
-		arrays[i] = append(arrays[i], '}')
-	}
-	return arrays
-}
-
 // nullsEvery is how often rows without a txid are counted; in a view that may
 // take a look at every row.
 const (
@@ -144,7 +109,7 @@ func (s *session) countNulls(ctx context.Context) error {
 	if err != nil {
 		return classify(fmt.Errorf("count rows without a txid: %w", err))
 	}
-	s.p.metrics.nulls.Set(float64(n))
+	s.p.metrics.Nulls.Set(float64(n))
 	if n > 0 {
 		s.log.Warn().Int64("rows", n).
 			Msg("rows have no txid (NULL) and are not published; stamp them: UPDATE … SET txid = txid_current() WHERE txid IS NULL")

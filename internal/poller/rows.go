@@ -1,10 +1,8 @@
 package poller
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"math"
 	"strconv"
 	"time"
 
@@ -72,14 +70,14 @@ func (b *batch) start(ctx context.Context, l look) error {
 		b.xmin = min(b.xmin, b.work.ceiling)
 	}
 	b.s.durable.add(l)
-	b.s.p.metrics.look(l)
+	b.s.p.metrics.Next(l.next)
 	b.s.repeats.forgetBelow(l.snapshot.Xmin)
 	b.progress = b.begun.Add(progressEvery)
 	if !b.work.whole {
 		return nil
 	}
-	b.s.p.update(func(st *Status) {
-		*st = Status{State: StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
+	b.s.p.update(func(st *capture.Status) {
+		*st = capture.Status{State: capture.StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
 	})
 	if err := b.announce(ctx); err != nil || b.work.schema == nil {
 		return err
@@ -90,22 +88,21 @@ func (b *batch) start(ctx context.Context, l look) error {
 // add takes one row as Postgres sent it.
 func (b *batch) add(ctx context.Context, values [][]byte) error {
 	rel := b.s.rel
-	txid, err := parseTxid(values[rel.Txid])
+	txid, err := b.s.form.Txid(values)
 	if err != nil {
-		return fmt.Errorf("column %s: %w", rel.Columns[rel.Txid].Name, err)
+		return err
 	}
-	deleted := rel.Deleted >= 0 && isDeleted(values[rel.Deleted])
+	deleted := b.s.form.Deleted(values)
 	start := len(b.lines)
 	b.lines = lockstep.AppendRowHead(b.lines, txid, b.xmin, deleted)
 	data := len(b.lines)
-	if b.lines, err = b.s.encoder.AppendObject(b.lines, b.encodable(values)); err != nil {
+	if b.lines, err = b.s.form.AppendData(b.lines, b.encodable(values)); err != nil {
 		return stale(err)
 	}
 	if b.comesAgain(txid) && b.s.repeats.seen(values, rel.Key, txid, b.lines[data:]) && b.onRow == nil {
 		b.lines = b.lines[:start]
 		return nil
 	}
-	oneLine(b.lines[data:])
 	b.lines = lockstep.AppendRowTail(b.lines)
 	return b.hold(ctx, txid, values)
 }
@@ -113,22 +110,6 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 // comesAgain says whether the next look will show the row again, as it is.
 func (b *batch) comesAgain(txid uint64) bool {
 	return (b.look.inRecovery || b.s.rel.Kind == 'v') && txid >= b.look.snapshot.Xmin
-}
-
-// oneLine makes a row's JSON one line. The only line breaks in it are those
-// between the tokens of values of type json, which Postgres gives as they were
-// stored; a blank means the same. Left in, they would let a stored value forge
-// a document for whoever reads line by line.
-func oneLine(data []byte) {
-	for _, c := range [2]byte{'\n', '\r'} {
-		for {
-			i := bytes.IndexByte(data, c)
-			if i < 0 {
-				break
-			}
-			data[i] = ' '
-		}
-	}
 }
 
 // encodable returns the values that the encoder takes: those of SELECT *, but
@@ -244,24 +225,15 @@ func (b *batch) flush(ctx context.Context) error {
 }
 
 // keyJSON appends the key in b.key as a JSON object.
-func (b *batch) keyJSON(dst []byte) ([]byte, error) {
-	values := make([][]byte, len(b.s.rel.Columns))
-	for n, i := range b.s.rel.Key {
-		values[i] = b.key[n]
-	}
-	start := len(dst)
-	dst, err := b.s.keyEncoder.AppendObject(dst, values)
-	oneLine(dst[start:])
-	return dst, err
-}
+func (b *batch) keyJSON(dst []byte) ([]byte, error) { return b.s.form.AppendKey(dst, b.key) }
 
 // report shows the progress of a batch that reads the whole relation.
 func (b *batch) report() {
 	if !b.work.whole {
 		return
 	}
-	b.s.p.update(func(st *Status) { st.LoadDone = b.rows })
-	b.s.p.metrics.load(b.rows, b.s.rel.EstimatedRows)
+	b.s.p.update(func(st *capture.Status) { st.LoadDone = b.rows })
+	b.s.p.metrics.Load(b.rows, b.s.rel.EstimatedRows)
 	now := time.Now()
 	if now.Before(b.progress) {
 		return
@@ -273,25 +245,6 @@ func (b *batch) report() {
 		e = e.Dur("left", time.Duration(float64(dur)*float64(left)/float64(b.rows)).Round(time.Second))
 	}
 	e.Msg("reading the whole relation")
-}
-
-// isDeleted reads a deleted column: a boolean, or a timestamp that is not null.
-func isDeleted(value []byte) bool {
-	return value != nil && string(value) != "f"
-}
-
-func parseTxid(text []byte) (uint64, error) {
-	var n uint64
-	for _, c := range text {
-		if c < '0' || c > '9' || n > math.MaxUint64/10 {
-			return 0, fmt.Errorf("%q is not a transaction ID", text)
-		}
-		n = n*10 + uint64(c-'0')
-	}
-	if len(text) == 0 {
-		return 0, fmt.Errorf("%q is not a transaction ID", text)
-	}
-	return n, nil
 }
 
 // xid and xidArray are the text forms of parameters.

@@ -11,6 +11,7 @@ import (
 
 	"bridge/internal/capture"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
@@ -20,16 +21,14 @@ import (
 // the sink. It belongs to one goroutine.
 type session struct {
 	p    *Poller
-	pool *Pool
+	pool *source.Pool
 	sink capture.Sink
 	log  zerolog.Logger
 
 	rel     *relation.Relation
 	types   relation.Types
-	encoder *relation.Encoder
-	// keyEncoder appends the key's columns alone.
-	keyEncoder *relation.Encoder
-	queries    queries
+	form    *relation.Form
+	queries queries
 	// serverSide tells which columns only the server can turn into JSON.
 	serverSide []bool
 	// shape tells prepared statements of different shapes apart.
@@ -65,14 +64,14 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	pos, err := s.sink.Begin(ctx, CaptureSource(s.src, s.rel), func() {
-		s.p.update(func(st *Status) { *st = Status{State: StateStandby} })
+	pos, err := s.sink.Begin(ctx, source.Of(s.src, s.rel), func() {
+		s.p.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateStandby} })
 	})
 	if err != nil {
 		return err
 	}
 	s.begun = true
-	s.p.update(func(st *Status) { st.State, st.Err = StateStarting, nil })
+	s.p.update(func(st *capture.Status) { st.State, st.Err = capture.StateStarting, nil })
 	if err := s.resume(ctx, pos); err != nil {
 		return err
 	}
@@ -96,21 +95,11 @@ func (s *session) load(ctx context.Context) error {
 		return err
 	}
 	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
-	skip := func(i int) bool { return i == s.rel.Txid || i == s.rel.Deleted }
-	if s.encoder, err = relation.NewEncoder(s.types, s.rel.Columns, skip); err != nil {
+	if s.form, err = relation.NewForm(s.rel, s.types); err != nil {
 		return err
-	}
-	notKey := func(i int) bool { return !slices.Contains(s.rel.Key, i) }
-	if s.keyEncoder, err = relation.NewEncoder(s.types, s.rel.Columns, notKey); err != nil {
-		return err
-	}
-	for n, i := range s.rel.Key {
-		if s.keyEncoder.ServerSide()[i] {
-			return fmt.Errorf("key column %s: its type has a cast to json of its own, which a key can't have; name another key", s.rel.Columns[s.rel.Key[n]].Name)
-		}
 	}
 	s.p.listener.watch(s.p.wake, s.rel.Sources)
-	s.serverSide = s.encoder.ServerSide()
+	s.serverSide = s.form.ServerSide()
 	s.queries = newQueries(s.rel, s.serverSide)
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d %v %d", s.rel.OID, s.rel, time.Now().UnixNano())
@@ -118,16 +107,11 @@ func (s *session) load(ctx context.Context) error {
 	return nil
 }
 
-// CaptureSource names a relation of a source as streams do.
-func CaptureSource(src relation.Source, rel *relation.Relation) capture.Source {
-	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID}
-}
-
 // resume takes up what the stream holds: where the relation has another shape
 // than the stream's rows, all of it is published again, unless only labels came
 // to its enums; a batch that was announced and not ended is continued.
 func (s *session) resume(ctx context.Context, pos capture.Position) error {
-	schema, err := schemaOf(s.rel, s.types)
+	schema, err := relation.Document(s.rel, s.types)
 	if err != nil {
 		return err
 	}
@@ -144,7 +128,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		s.durable.durable = s.safe
 	}
 	s.connects = -1 // whatever happened to Postgres meanwhile
-	if pos.Schema != nil && !sameKeys(pos.Schema, schema) {
+	if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 		const reason = "the relation's key changed"
 		if err := s.sink.Restart(ctx, reason); err != nil {
 			return err
@@ -152,7 +136,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		return fmt.Errorf("%w: %s", errChanged, reason)
 	}
 	if string(pos.Schema) != string(schema) {
-		if !sameRows(pos.Schema, schema) {
+		if !relation.SameRows(pos.Schema, schema) {
 			return s.reshape(ctx, pos.Schema == nil, schema)
 		}
 		s.log.Info().Msg("the relation's schema changed, its rows did not")
@@ -196,7 +180,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	if s.previous == nil {
 		return 0, s.batch(ctx, work{query: s.queries.whole, whole: true})
 	}
-	conn, err := s.pool.acquire(ctx)
+	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -205,7 +189,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	// new connection, with a number above those of the last safe batch.
 	connects := s.pool.Connects()
 	p := *s.previous
-	if connectionOf(conn).number > s.connects {
+	if source.ConnectionOf(conn).Number > s.connects {
 		s.durable.reconnected()
 		p = s.safePrevious()
 		if err := s.repair(ctx, conn, p); err != nil {
@@ -238,7 +222,7 @@ func (s *session) waitsFor(err error) error {
 	if s.live && time.Now().Before(s.nextHeartbeat) {
 		return nil
 	}
-	s.p.update(func(st *Status) { st.Err = err })
+	s.p.update(func(st *capture.Status) { st.Err = err })
 	if !s.overdue {
 		s.log.Warn().Err(err).Msg("the relation can't be read now, trying again")
 	}
@@ -289,13 +273,13 @@ func (s *session) batch(ctx context.Context, w work) error {
 func (s *session) tryBatch(ctx context.Context, w work) error {
 	if w.whole {
 		select {
-		case s.pool.loads <- struct{}{}:
-			defer func() { <-s.pool.loads }()
+		case s.pool.Loads <- struct{}{}:
+			defer func() { <-s.pool.Loads }()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	conn, err := s.pool.acquire(ctx)
+	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}

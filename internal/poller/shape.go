@@ -3,141 +3,16 @@ package poller
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"bridge/internal/relation"
+	"bridge/internal/source"
 )
 
 // shapeEvery is how often the catalog is looked at again: neither plans nor
 // rows tell that an attribute or a label has another name.
 const shapeEvery = time.Minute
-
-// document tells consumers what the rows are made of, and the next session
-// which shape the stream's rows have.
-type document struct {
-	Relation string   `json:"relation"`
-	Columns  []column `json:"columns"`
-	Key      []string `json:"key"`
-	Txid     string   `json:"txid"`
-	Deleted  string   `json:"deleted,omitempty"`
-	// Definition is relation.Relation's.
-	Definition string `json:"definition,omitempty"`
-}
-
-type column struct {
-	// ID tells a column from one that was dropped, whatever its name.
-	ID       int    `json:"id"`
-	Name     string `json:"name"`
-	Type     string `json:"type"`
-	Dims     int    `json:"dims,omitempty"`
-	Nullable bool   `json:"nullable"`
-	parts
-}
-
-// parts is what ALTER TYPE can change in values: that of the type below domains,
-// arrays and ranges. A composite may have no attributes and an enum no labels;
-// nil stands for other types.
-type parts struct {
-	Attributes []attribute `json:"attributes,omitzero"`
-	Labels     []string    `json:"labels,omitzero"`
-}
-
-type attribute struct {
-	ID   int    `json:"id"`
-	Name string `json:"name"`
-	Type string `json:"type"`
-	parts
-}
-
-// schemaOf returns the relation's document.
-func schemaOf(rel *relation.Relation, types relation.Types) ([]byte, error) {
-	doc := document{Relation: rel.Name.Schema + "." + rel.Name.Table, Txid: rel.Columns[rel.Txid].Name, Definition: rel.Definition}
-	for _, c := range rel.Columns {
-		doc.Columns = append(doc.Columns, column{c.Num, c.Name, c.Type, c.Dims, c.Nullable, partsOf(types, c.TypeOID)})
-	}
-	for _, i := range rel.Key {
-		doc.Key = append(doc.Key, rel.Columns[i].Name)
-	}
-	if rel.Deleted >= 0 {
-		doc.Deleted = rel.Columns[rel.Deleted].Name
-	}
-	return json.Marshal(doc)
-}
-
-// sameKeys says whether rows of the stored document's shape have the keys that
-// they have now: else the stream has each row under its old key, too.
-func sameKeys(stored, now []byte) bool {
-	type keyColumn struct{ name, typ string }
-	keys := func(text []byte) (key []keyColumn) {
-		var d document
-		if json.Unmarshal(text, &d) != nil {
-			return nil
-		}
-		for _, name := range d.Key {
-			for _, c := range d.Columns {
-				if c.Name == name {
-					key = append(key, keyColumn{name, c.Type})
-				}
-			}
-		}
-		return key
-	}
-	return slices.Equal(keys(stored), keys(now))
-}
-
-func partsOf(types relation.Types, oid uint32) parts {
-	t := types.Under(oid)
-	if t.Kind != relation.TypeComposite {
-		return parts{Labels: t.Labels}
-	}
-	p := parts{Attributes: make([]attribute, len(t.Attributes))}
-	for i, a := range t.Attributes {
-		p.Attributes[i] = attribute{a.Num, a.Name, a.Type, partsOf(types, a.TypeOID)}
-	}
-	return p
-}
-
-// sameRows says whether rows of the stored document's shape are good under the
-// new one: nothing but constraints changed, or labels were added. A stored document with fields that
-// this version does not know says something that it can't compare.
-func sameRows(stored, now []byte) bool {
-	var was, is document
-	d := json.NewDecoder(bytes.NewReader(stored))
-	d.DisallowUnknownFields()
-	if d.Decode(&was) != nil || json.Unmarshal(now, &is) != nil {
-		return false
-	}
-	for i := range min(len(was.Columns), len(is.Columns)) {
-		was.Columns[i].Nullable = is.Columns[i].Nullable // a constraint changes no row
-		was.Columns[i].grow(is.Columns[i].parts)
-	}
-	grown, err := json.Marshal(was)
-	return err == nil && bytes.Equal(grown, now)
-}
-
-// grow takes the labels of now where these are p's and more. ALTER TYPE can't
-// move a label: in another order, some have each other's names.
-func (p *parts) grow(now parts) {
-	if p.Labels != nil && now.Labels != nil && among(p.Labels, now.Labels) {
-		p.Labels = now.Labels
-	}
-	for i := range min(len(p.Attributes), len(now.Attributes)) {
-		p.Attributes[i].grow(now.Attributes[i].parts)
-	}
-}
-
-// among says whether all has each of some, in the same order.
-func among(some, all []string) bool {
-	for _, s := range all {
-		if len(some) > 0 && some[0] == s {
-			some = some[1:]
-		}
-	}
-	return len(some) == 0
-}
 
 // checkShape ends the session when the catalog has another shape than it loaded.
 func (s *session) checkShape(ctx context.Context) error {
@@ -146,7 +21,7 @@ func (s *session) checkShape(ctx context.Context) error {
 	}
 	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
 	rel, _, err := relation.Load(ctx, s.pool, s.p.opt.Spec)
-	if isLocked(err) {
+	if source.IsLocked(err) {
 		return nil // what changes it has not ended
 	}
 	if err != nil {
@@ -156,11 +31,11 @@ func (s *session) checkShape(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	was, err := schemaOf(s.rel, s.types)
+	was, err := relation.Document(s.rel, s.types)
 	if err != nil {
 		return err
 	}
-	is, err := schemaOf(rel, types)
+	is, err := relation.Document(rel, types)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"bridge/internal/capture"
 	"bridge/internal/poller"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/internal/testenv"
 
 	"github.com/jackc/pgx/v5"
@@ -37,7 +38,7 @@ func schemaOf(t *testing.T, conn *pgx.Conn) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := poller.SchemaOf(rel, types)
+	doc, err := relation.Document(rel, types)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func TestSchema_TellsWhatChangesRows_I1(t *testing.T) {
 		if is == was {
 			t.Errorf("%s: does not show in %s", c.change, is)
 		}
-		if got := poller.SameRows([]byte(was), []byte(is)); got != c.same {
+		if got := relation.SameRows([]byte(was), []byte(is)); got != c.same {
 			t.Errorf("%s: rows are as before: %t, want %t", c.change, got, c.same)
 		}
 		was = is
@@ -113,7 +114,7 @@ func TestSchema_TellsWhatChangesRows_I1(t *testing.T) {
 		if stored == was {
 			t.Fatal("the stored document is the new one")
 		}
-		if poller.SameRows([]byte(stored), []byte(was)) {
+		if relation.SameRows([]byte(stored), []byte(was)) {
 			t.Errorf("rows are as those of %q", stored)
 		}
 	}
@@ -128,7 +129,7 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	t.Parallel()
 	db := testenv.Postgres(t)
 	testenv.Exec(t, db, append(shapeSQL, "INSERT INTO t (id, m) VALUES (1, '[sad,ok]')")...)
-	pool, err := poller.OpenPool(db, 1)
+	pool, err := source.Open(db, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	sink := &memory{}
 	p := poller.New(pool, sink, poller.Options{
 		Spec: spec(t, "t"), Interval: 10 * time.Millisecond, HeartbeatInterval: time.Second, ShapeInterval: 50 * time.Millisecond,
-	}, poller.NewListener(pool, zerolog.Nop()), poller.NewMetrics(), zerolog.Nop())
+	}, poller.NewListener(pool, zerolog.Nop()), capture.NewMetrics(), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

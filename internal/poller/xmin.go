@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/source"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
 )
@@ -29,12 +31,12 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text,
 // XminWatcher logs who keeps Postgres' xmin, and with it every client's
 // position, from moving.
 type XminWatcher struct {
-	pool *Pool
+	pool *source.Pool
 	log  zerolog.Logger
 }
 
 // NewXminWatcher returns a watcher; Run starts it.
-func NewXminWatcher(pool *Pool, log zerolog.Logger) *XminWatcher {
+func NewXminWatcher(pool *source.Pool, log zerolog.Logger) *XminWatcher {
 	return &XminWatcher{pool: pool, log: log.With().Str("component", "xmin").Logger()}
 }
 

@@ -1,15 +1,13 @@
-package poller
+package capture
 
 import (
 	"sync"
 	"time"
 
-	"bridge/internal/relation"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are the collectors of every poller of a process.
+// Metrics are the collectors of all captures of a process, by relation.
 type Metrics struct {
 	vecs                                     []prometheus.Collector
 	polls, rows                              *prometheus.HistogramVec
@@ -85,53 +83,61 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-type relationMetrics struct {
+// RelationMetrics are one relation's. Its methods may be called at once.
+type RelationMetrics struct {
 	m    *Metrics
 	name string
 
-	polls, rows                   prometheus.Observer
-	errors                        prometheus.Counter
-	loadRows, loadEstimate, nulls prometheus.Gauge
+	polls, rows            prometheus.Observer
+	loadRows, loadEstimate prometheus.Gauge
+	// Errors counts sessions that ended in an error.
+	Errors prometheus.Counter
+	// Nulls is the number of rows without a txid.
+	Nulls prometheus.Gauge
 }
 
-func (m *Metrics) relation(n relation.Name) relationMetrics {
-	name := n.Schema + "." + n.Table
+// Relation returns the metrics of the relation with the name schema.table.
+func (m *Metrics) Relation(name string) RelationMetrics {
 	m.mu.Lock()
 	m.seen[name] = &observed{}
 	m.mu.Unlock()
-	return relationMetrics{
-		m: m, name: name, polls: m.polls.WithLabelValues(name), rows: m.rows.WithLabelValues(name), errors: m.errors.WithLabelValues(name),
-		loadRows: m.loadRows.WithLabelValues(name), loadEstimate: m.loadEstimate.WithLabelValues(name), nulls: m.nulls.WithLabelValues(name),
+	return RelationMetrics{
+		m: m, name: name, polls: m.polls.WithLabelValues(name), rows: m.rows.WithLabelValues(name), Errors: m.errors.WithLabelValues(name),
+		loadRows: m.loadRows.WithLabelValues(name), loadEstimate: m.loadEstimate.WithLabelValues(name), Nulls: m.nulls.WithLabelValues(name),
 	}
 }
 
-func (r relationMetrics) observe(change func(*observed)) {
+func (r RelationMetrics) observe(change func(*observed)) {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
 	change(r.m.seen[r.name])
 }
 
-func (r relationMetrics) look(l look) {
-	r.observe(func(o *observed) { o.next = l.next })
+// Next says which transaction ID Postgres gives out next.
+func (r RelationMetrics) Next(txid uint64) {
+	r.observe(func(o *observed) { o.next = txid })
 }
 
-func (r relationMetrics) heartbeat(published, read time.Time, sn relation.Snapshot) {
-	r.observe(func(o *observed) { o.published, o.read, o.since = published, read, sn.Xmin })
+// Heartbeat says that one with the since was published, of what was read then.
+func (r RelationMetrics) Heartbeat(published, read time.Time, since uint64) {
+	r.observe(func(o *observed) { o.published, o.read, o.since = published, read, since })
 }
 
-// fresh says that a poll found nothing newer than the last heartbeat.
-func (r relationMetrics) fresh(read time.Time) {
+// Fresh says that a poll found nothing newer than the last heartbeat.
+func (r RelationMetrics) Fresh(read time.Time) {
 	r.observe(func(o *observed) { o.read = read })
 }
 
-func (r relationMetrics) batch(took time.Duration, rows int64) {
+// Batch counts a poll with its rows.
+func (r RelationMetrics) Batch(took time.Duration, rows int64) {
 	r.polls.Observe(took.Seconds())
 	if rows > 0 {
 		r.rows.Observe(float64(rows))
 	}
 }
 
-func (r relationMetrics) load(done, estimate int64) {
+// Load shows the progress of what reads the whole relation.
+func (r RelationMetrics) Load(done, estimate int64) {
 	r.loadRows.Set(float64(done))
 	r.loadEstimate.Set(float64(estimate))
 }

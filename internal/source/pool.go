@@ -1,7 +1,11 @@
-package poller
+// Package source is the connections to Postgres that the captures of a process
+// share, set up so that the text form of every value is the one that
+// relation.Encoder reads.
+package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -9,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/relation"
 
 	"github.com/jackc/pgx/v5"
@@ -25,20 +30,21 @@ const (
 	keepAlive      = 15 * time.Second
 )
 
-// Pool is the connections to Postgres that the pollers of a process share.
+// Pool is the connections to Postgres that the captures of a process share.
 type Pool struct {
 	pool *pgxpool.Pool
 	// connects counts connections ever made: after a new one, Postgres may
 	// have crashed and forgotten transactions since the last look.
 	connects atomic.Int64
-	// loads holds one token for each batch that reads a whole relation, so
-	// that some connections are always left for the others (I10).
-	loads chan struct{}
+	// Loads holds one token for each batch that reads a whole relation, so
+	// that some connections are always left for the others (I10): who begins
+	// one sends, and receives when it has ended.
+	Loads chan struct{}
 }
 
-// OpenPool returns a pool for the given number of relations, 0 where it is not
+// Open returns a pool for the given number of relations, 0 where it is not
 // yet known. It connects only when it is used.
-func OpenPool(url string, relations int) (*Pool, error) {
+func Open(url string, relations int) (*Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
@@ -48,7 +54,7 @@ func OpenPool(url string, relations int) (*Pool, error) {
 	if relations > 0 {
 		cfg.MaxConns = int32(min(relations+spareConns, maxConns))
 	}
-	p.loads = make(chan struct{}, cfg.MaxConns-spareConns)
+	p.Loads = make(chan struct{}, cfg.MaxConns-spareConns)
 	// The text form of values depends on these; the encoder relies on them.
 	for name, value := range map[string]string{
 		"application_name": "lockstep bridge", "client_encoding": "UTF8",
@@ -71,7 +77,7 @@ func OpenPool(url string, relations int) (*Pool, error) {
 		if err != nil {
 			return err
 		}
-		c.PgConn().CustomData()[connectionKey] = &connection{number: p.connects.Add(1), source: src, prepared: make(map[string]bool)}
+		c.PgConn().CustomData()[connectionKey] = &Connection{Number: p.connects.Add(1), Source: src, prepared: make(map[string]bool)}
 		return nil
 	}
 	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
@@ -80,13 +86,13 @@ func OpenPool(url string, relations int) (*Pool, error) {
 	return p, nil
 }
 
-// connection is what the pool knows of each of its connections.
-type connection struct {
-	// number counts connections from 1 on, in the order they were made.
-	number int64
-	// source is where it leads, as it was when it was made: a name may lead to
+// Connection is what the pool knows of each of its connections.
+type Connection struct {
+	// Number counts connections from 1 on, in the order they were made.
+	Number int64
+	// Source is where it leads, as it was when it was made: a name may lead to
 	// another server later.
-	source relation.Source
+	Source relation.Source
 	// prepared are the names of its statements.
 	prepared map[string]bool
 }
@@ -97,10 +103,11 @@ const maxPrepared = 1000
 
 const connectionKey = "lockstep"
 
-func connectionOf(c *pgxpool.Conn) *connection {
-	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(*connection)
+// ConnectionOf returns what the pool knows of a connection that Acquire returned.
+func ConnectionOf(c *pgxpool.Conn) *Connection {
+	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(*Connection)
 	if !ok {
-		panic("poller: I7 violated: a connection that the pool did not make")
+		panic("source: I7 violated: a connection that the pool did not make")
 	}
 	return conn
 }
@@ -116,7 +123,8 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 // Connects counts the connections made so far.
 func (p *Pool) Connects() int64 { return p.connects.Load() }
 
-func (p *Pool) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+// Acquire returns a connection, which the caller releases. It waits for one.
+func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
@@ -124,14 +132,14 @@ func (p *Pool) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// prepare makes sure that the connection has the statement, and returns its
+// Prepare makes sure that the connection has the statement, and returns its
 // name. shape changes with the relation, so that a plan that Postgres refuses
 // is never asked for again.
-func prepare(ctx context.Context, conn *pgxpool.Conn, shape uint64, sql string) (string, error) {
+func Prepare(ctx context.Context, conn *pgxpool.Conn, shape uint64, sql string) (string, error) {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(sql))
 	name := "lockstep_" + strconv.FormatUint(shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
-	known := connectionOf(conn).prepared
+	known := ConnectionOf(conn).prepared
 	if known[name] {
 		return name, nil
 	}
@@ -140,10 +148,10 @@ func prepare(ctx context.Context, conn *pgxpool.Conn, shape uint64, sql string) 
 	return name, err
 }
 
-// forgetStatements forgets a connection's statements when they are many. It
+// ForgetStatements forgets a connection's statements when they are many. It
 // must not be called between those of one batch.
-func forgetStatements(ctx context.Context, conn *pgxpool.Conn) error {
-	known := connectionOf(conn).prepared
+func ForgetStatements(ctx context.Context, conn *pgxpool.Conn) error {
+	known := ConnectionOf(conn).prepared
 	if len(known) < maxPrepared {
 		return nil
 	}
@@ -154,18 +162,19 @@ func forgetStatements(ctx context.Context, conn *pgxpool.Conn) error {
 	return nil
 }
 
-// statement is one of those that travel together.
-type statement struct {
-	name   string
-	params [][]byte
+// Statement is one of those that travel together: the name that Prepare
+// returned, and its parameters in text form.
+type Statement struct {
+	Name   string
+	Params [][]byte
 }
 
-// pipeline sends the statements in one round trip. The caller reads the
+// Pipeline sends the statements in one round trip. The caller reads the
 // results in order and closes the pipeline.
-func pipeline(ctx context.Context, conn *pgconn.PgConn, statements ...statement) (*pgconn.Pipeline, error) {
+func Pipeline(ctx context.Context, conn *pgconn.PgConn, statements ...Statement) (*pgconn.Pipeline, error) {
 	pl := conn.StartPipeline(ctx)
 	for _, s := range statements {
-		pl.SendQueryPrepared(s.name, s.params, nil, nil)
+		pl.SendQueryPrepared(s.Name, s.Params, nil, nil)
 	}
 	if err := pl.Sync(); err != nil {
 		_ = pl.Close() // the connection is gone, which the error says
@@ -174,8 +183,8 @@ func pipeline(ctx context.Context, conn *pgconn.PgConn, statements ...statement)
 	return pl, nil
 }
 
-// nextResult returns the next statement's result reader.
-func nextResult(pl *pgconn.Pipeline) (*pgconn.ResultReader, error) {
+// NextResult returns the next statement's result reader.
+func NextResult(pl *pgconn.Pipeline) (*pgconn.ResultReader, error) {
 	res, err := pl.GetResults()
 	if err != nil {
 		return nil, err
@@ -187,12 +196,24 @@ func nextResult(pl *pgconn.Pipeline) (*pgconn.ResultReader, error) {
 	return rr, nil
 }
 
-// skipResult reads a result that has no rows.
-func skipResult(pl *pgconn.Pipeline) error {
-	rr, err := nextResult(pl)
+// SkipResult reads a result that has no rows.
+func SkipResult(pl *pgconn.Pipeline) error {
+	rr, err := NextResult(pl)
 	if err != nil {
 		return err
 	}
 	_, err = rr.Close()
 	return err
+}
+
+// IsLocked says whether Postgres refused a lock because another session has it.
+func IsLocked(err error) bool {
+	const lockNotAvailable = "55P03"
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == lockNotAvailable
+}
+
+// Of names a relation of a source as streams do.
+func Of(src relation.Source, rel *relation.Relation) capture.Source {
+	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID}
 }

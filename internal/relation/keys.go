@@ -1,0 +1,54 @@
+package relation
+
+import (
+	"fmt"
+	"iter"
+	"strings"
+)
+
+// KeyName returns a string that tells one key from another.
+func KeyName(key [][]byte) string {
+	var name []byte
+	for _, k := range key {
+		name = fmt.Appendf(name, "%d:%s", len(k), k)
+	}
+	return string(name)
+}
+
+// KeyArrays turns keys into one array literal per column.
+func KeyArrays(keys iter.Seq[[][]byte], columns int) [][]byte {
+	arrays := make([][]byte, columns)
+	for key := range keys {
+		for i, value := range key {
+			sep := byte(',')
+			if arrays[i] == nil {
+				sep = '{'
+			}
+			arrays[i] = append(arrays[i], sep, '"')
+			for _, c := range value {
+				if c == '"' || c == '\\' {
+					arrays[i] = append(arrays[i], '\\')
+				}
+				arrays[i] = append(arrays[i], c)
+			}
+			arrays[i] = append(arrays[i], '"')
+		}
+	}
+	for i := range arrays {
+		if arrays[i] == nil {
+			arrays[i] = []byte{'{'}
+		}
+		arrays[i] = append(arrays[i], '}')
+	}
+	return arrays
+}
+
+// KeysCondition returns the SQL that compares the key's columns with the elements of one array
+// each: (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])).
+func KeysCondition(rel *Relation, columns string) string {
+	params := make([]string, len(rel.Key))
+	for n, i := range rel.Key {
+		params[n] = fmt.Sprintf("$%d::%s[]", n+1, rel.Columns[i].Type)
+	}
+	return fmt.Sprintf("(%s) IN (SELECT * FROM unnest(%s))", columns, strings.Join(params, ", "))
+}
