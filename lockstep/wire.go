@@ -20,6 +20,10 @@ type Row struct {
 	Deleted bool `json:"deleted"`
 	// Data is the JSON object of the row's columns.
 	Data json.RawMessage `json:"data"`
+	// Action and Old are set in streams that keep every change, filled from the
+	// WAL: what changed the row, and the columns it had before.
+	Action Action          `json:"action,omitempty"`
+	Old    json.RawMessage `json:"old,omitempty"`
 }
 
 // Types of control rows.
@@ -27,6 +31,7 @@ const (
 	SnapshotCompleted = "snapshot_completed"
 	HeartbeatType     = "heartbeat"
 	Oversize          = "oversize"
+	Truncate          = "truncate"
 )
 
 // Control is a document that is not a row. Which fields are set depends on
@@ -108,6 +113,31 @@ func AppendRowHead(dst []byte, txid, currentXmin uint64, deleted bool) []byte {
 	return append(dst, rowData...)
 }
 
+// Action says what changed a row, in streams that keep every change.
+type Action string
+
+// Actions.
+const (
+	ActionInsert   Action = "insert"
+	ActionUpdate   Action = "update"
+	ActionDelete   Action = "delete"
+	ActionTruncate Action = "truncate"
+	// ActionRead is a row that was found when the relation was read.
+	ActionRead Action = "read"
+)
+
+// AppendChangeHead is AppendRowHead with the action and, if not nil, the JSON
+// object of the row before it.
+func AppendChangeHead(dst []byte, txid, currentXmin uint64, deleted bool, action Action, old []byte) []byte {
+	dst = AppendRowHead(dst, txid, currentXmin, deleted)
+	dst = dst[:len(dst)-len(rowData)]
+	dst = append(append(append(dst, `,"action":"`...), action...), '"')
+	if old != nil {
+		dst = append(append(dst, `,"old":`...), old...)
+	}
+	return append(dst, rowData...)
+}
+
 // AppendRowTail ends the document that AppendRowHead began.
 func AppendRowTail(dst []byte) []byte {
 	return append(dst, '}', '\n')
@@ -144,6 +174,16 @@ func AppendOversize(dst []byte, txid, currentXmin uint64, key []byte, size, limi
 	dst = strconv.AppendInt(dst, size, 10)
 	dst = append(dst, `,"limit":`...)
 	dst = strconv.AppendInt(dst, limit, 10)
+	return append(dst, '}', '\n')
+}
+
+// AppendTruncate appends the control row that says that all rows were removed
+// at once, with its newline.
+func AppendTruncate(dst []byte, txid, currentXmin uint64) []byte {
+	dst = append(dst, `{"control":true,"type":"truncate","txid":`...)
+	dst = strconv.AppendUint(dst, txid, 10)
+	dst = append(dst, rowSince...)
+	dst = strconv.AppendUint(dst, min(txid, currentXmin), 10)
 	return append(dst, '}', '\n')
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -35,6 +36,8 @@ type Config struct {
 	Listen            string `default:"127.0.0.1:8081" desc:"/healthz, /readyz and /metrics"`
 	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"what names of streams and subjects begin with"`
 	StreamReplicas    string `split_words:"true" desc:"replicas of its streams, 1 to 5; empty: 3 where the broker has three servers, else 1, and never lowered"`
+	Name              string `default:"lockstep" desc:"replication slot and publication of relations with capture=wal; one for each bridge of a database, the same for those that stand by for each other"`
+	SlotMaxLag        string `split_words:"true" default:"10GiB" desc:"WAL that Postgres may keep for the slot before the bridge drops it and compares every relation with its stream instead; 0: any"`
 	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
 	// What Validate made of them.
@@ -42,6 +45,7 @@ type Config struct {
 	pollInterval      time.Duration
 	heartbeatInterval time.Duration
 	replicas          int
+	slotMaxLag        int64
 }
 
 // Validate reads the text of every setting. Its error names each bad one, and
@@ -78,11 +82,22 @@ func (c *Config) invalid() program.Invalid {
 			inv.Add("BRIDGE_STREAM_REPLICAS", "the embedded server is a single one; name a cluster in NATS_URL")
 		}
 	}
+	if !slotName.MatchString(c.Name) {
+		inv.Add("BRIDGE_NAME", fmt.Sprintf("%q can't name a replication slot: 1 to 63 of a-z, 0-9 and _", c.Name))
+	}
+	if c.SlotMaxLag != "0" {
+		if c.slotMaxLag, err = relation.ParseBytes(c.SlotMaxLag); err != nil {
+			inv.Add("BRIDGE_SLOT_MAX_LAG", err.Error()+", or 0 for no limit")
+		}
+	}
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
 		inv.Add("LOG_LEVEL", err.Error())
 	}
 	return inv
 }
+
+// slotName is what Postgres takes as the name of a replication slot.
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
 // validateEmbedded looks at what the embedded server needs, and at what it has
 // no use for.

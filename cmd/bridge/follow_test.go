@@ -255,6 +255,10 @@ func (f *follower) state() []string {
 	defer f.mu.Unlock()
 	list := make([]string, 0, len(f.rows))
 	for _, r := range f.rows {
+		if f.rel.txid == "" {
+			list = append(list, string(r.Data))
+			continue
+		}
 		list = append(list, fmt.Sprintf("%d %s", r.Txid, r.Data))
 	}
 	slices.Sort(list)

@@ -247,6 +247,9 @@ func (r table) layout() stream.Layout {
 	return stream.NewLayout(stream.DefaultPrefix, r.schema, r.name, r.log)
 }
 
+// bare returns a table of schema public without a txid column.
+func bare(name string) table { return table{schema: "public", name: name} }
+
 // named returns a table of schema public.
 func named(name string) table { return table{schema: "public", name: name, txid: "txid"} }
 
@@ -260,8 +263,12 @@ func (r table) rows(t *testing.T, conn *pgx.Conn) []string {
 	if r.deleted != "" {
 		where = fmt.Sprintf(" WHERE COALESCE(nullif(%s::text, 'false'), '') = ''", pgx.Identifier{r.deleted}.Sanitize())
 	}
-	rows, err := conn.Query(t.Context(), fmt.Sprintf("SELECT %s::text || ' ' || (SELECT row_to_json(d)::text FROM (SELECT %s) d) FROM %s%s",
-		pgx.Identifier{r.txid}.Sanitize(), "r."+strings.Join(columns, ", r."), r.sql()+" r", where))
+	txid := "''"
+	if r.txid != "" {
+		txid = pgx.Identifier{r.txid}.Sanitize() + "::text || ' '"
+	}
+	rows, err := conn.Query(t.Context(), fmt.Sprintf("SELECT %s || (SELECT row_to_json(d)::text FROM (SELECT %s) d) FROM %s%s",
+		txid, "r."+strings.Join(columns, ", r."), r.sql()+" r", where))
 	if err != nil {
 		t.Fatal(err)
 	}

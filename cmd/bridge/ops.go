@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"bridge/internal/capture"
-	"bridge/internal/poller"
 	"bridge/internal/relation"
 
 	"github.com/nats-io/nats.go"
@@ -31,14 +31,15 @@ type ops struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	waiting string
-	broker  *nats.Conn
-	pollers []namedPoller
+	waiting  string
+	broker   *nats.Conn
+	captured []captured
 }
 
-type namedPoller struct {
+// captured is a relation and what captures it.
+type captured struct {
 	name relation.Name
-	p    *poller.Poller
+	by   interface{ Status() capture.Status }
 }
 
 // newOps listens at once, so that an address in use is a start-up error.
@@ -85,10 +86,10 @@ func (o *ops) setBroker(nc *nats.Conn) {
 	o.broker = nc
 }
 
-func (o *ops) add(name relation.Name, p *poller.Poller) {
+func (o *ops) add(c captured) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.pollers = append(o.pollers, namedPoller{name, p})
+	o.captured = append(o.captured, c)
 }
 
 // readiness is the body of /readyz.
@@ -121,10 +122,10 @@ func (o *ops) readiness(now time.Time) readiness {
 	if r.Ready && o.broker != nil && !o.broker.IsConnected() {
 		r.Ready, r.Reason = false, "the broker is away"
 	}
-	for _, np := range o.pollers {
-		rr := o.relationReadiness(np.p.Status(), now)
+	for _, c := range o.captured {
+		rr := o.relationReadiness(c.by.Status(), now)
 		r.Ready = r.Ready && rr.Ready
-		r.Relations[np.name.String()] = rr
+		r.Relations[c.name.String()] = rr
 	}
 	return r
 }
@@ -135,7 +136,7 @@ func (o *ops) relationReadiness(s capture.Status, now time.Time) relationReadine
 	case s.Err != nil:
 		rr.Reason = s.Err.Error()
 	case s.State == capture.StateStandby:
-		rr.Ready, rr.Reason = true, "another bridge captures it"
+		rr.Ready, rr.Reason = true, cmp.Or(s.Note, "another bridge captures it")
 	case s.State == capture.StateFirstLoad:
 		rr.Reason = fmt.Sprintf("reading the whole relation: %d of about %d rows", s.LoadDone, s.LoadRows)
 	case s.Heartbeat.IsZero():

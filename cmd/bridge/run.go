@@ -18,6 +18,7 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 	"bridge/internal/stream"
+	"bridge/internal/wal"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -80,10 +81,10 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	ops.setWaiting("")
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
-		holder: holder(), published: publish.NewMetrics(), polled: capture.NewMetrics(),
+		holder: holder(), published: publish.NewMetrics(), captured: capture.NewMetrics(),
 		listener: poller.NewListener(pool, log),
 	}
-	ops.registry.MustRegister(c.published, c.polled)
+	ops.registry.MustRegister(c.published, c.captured)
 	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
 	return c.run(ctx, specs)
 }
@@ -98,7 +99,7 @@ type captures struct {
 	log       zerolog.Logger
 	holder    string
 	published *publish.Metrics
-	polled    *capture.Metrics
+	captured  *capture.Metrics
 	listener  *poller.Listener
 }
 
@@ -110,6 +111,10 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	wg.Go(func() { _ = c.listener.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
+	walMetrics, fromWAL := wal.NewMetrics(), 0
+	log := wal.New(c.pool, wal.Options{
+		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval, MaxLag: c.cfg.slotMaxLag,
+	}, walMetrics, c.log)
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
@@ -117,12 +122,21 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
 			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Holder: c.holder,
 		}, c.published, c.log)
-		p := poller.New(c.pool, pub, poller.Options{
-			Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,
-		}, c.listener, c.polled, c.log)
-		c.ops.add(spec.Name, p)
-		wg.Go(func() { _ = p.Run(ctx) })
+		if spec.Capture == relation.CaptureWAL {
+			fromWAL++
+			c.ops.add(captured{spec.Name, log.Add(spec, pub, c.captured)})
+		} else {
+			p := poller.New(c.pool, pub, poller.Options{
+				Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,
+			}, c.listener, c.captured, c.log)
+			c.ops.add(captured{spec.Name, p})
+			wg.Go(func() { _ = p.Run(ctx) })
+		}
 		wg.Go(func() { _ = pub.Run(ctx) })
+	}
+	if fromWAL > 0 {
+		c.ops.registry.MustRegister(walMetrics)
+		wg.Go(func() { _ = log.Run(ctx) })
 	}
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
 	<-ctx.Done()

@@ -38,12 +38,22 @@ type Sink interface {
 	// returned, for those that follow, and is zero at the end. What is stored
 	// after the first call is not among them.
 	Suspects(ctx context.Context, txid uint64, page Page, limit int) (rows []RowPosition, next Page, err error)
+	// Get returns the document of the last version of a row that the stream
+	// holds, once everything sent for its key is stored; nil where it holds
+	// none. Not for streams that keep every version.
+	Get(ctx context.Context, key [][]byte) ([]byte, error)
+	// Stored returns the LSN of the last heartbeat or announcement of this
+	// epoch that is known to be stored, 0 for none. It does not block, and may
+	// be called at the same time as the other methods.
+	Stored() uint64
 	// Yield lets another process write, because this one can't read; a new
 	// Begin must follow.
 	Yield(ctx context.Context)
 	// Restart ends the stream's incarnation, because what it holds can't be
-	// continued, for the reason given; a new Begin must follow.
-	Restart(ctx context.Context, reason string) error
+	// continued, for the reason given; a new Begin must follow. shown is a
+	// position above which none can have been shown, where the stream itself
+	// may have lost some; else 0.
+	Restart(ctx context.Context, reason string, shown uint64) error
 }
 
 // Source identifies where rows come from.
@@ -108,6 +118,16 @@ type Batch struct {
 	Snapshot, Previous string
 	// Durable is as in Heartbeat, when the batch was announced.
 	Durable string
+	// LSN, if not 0, says that the relation is read in parts beside the WAL, of
+	// which the stream holds what committed before it. Such a batch has no
+	// Snapshot; it is announced again as it goes on.
+	LSN uint64
+	// After is the key up to which, in the key's order, such a batch has been
+	// read, nil for none.
+	After [][]byte
+	// Compare says that such a batch compares the relation with the stream,
+	// which can't be continued in its middle.
+	Compare bool
 }
 
 // Heartbeat ends a batch.
@@ -121,6 +141,9 @@ type Heartbeat struct {
 	Durable string
 	// High is as in Change.
 	High uint64
+	// LSN is the place in the WAL up to which the stream holds every commit, 0
+	// where it was not filled from the WAL.
+	LSN uint64
 }
 
 // Page is a place in a list that comes in parts.

@@ -17,6 +17,8 @@ const (
 // Status is a capture's state for people and health checks.
 type Status struct {
 	State State
+	// Note says more of the state, empty for nothing.
+	Note string
 	// Err is what keeps the relation from being captured, nil if nothing does.
 	Err error
 	// Heartbeat is when the last heartbeat was published, zero for never.

@@ -56,7 +56,7 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "floor-forgotten",
 		file: "internal/publish/incarnation.go",
-		old:  "meta := p.newMeta(src, t.high+1)",
+		old:  "meta := p.newMeta(src, max(t.high, shown)+1)",
 		new:  "meta := p.newMeta(src, min(t.high, 0))",
 		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation",
 	},

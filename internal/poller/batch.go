@@ -229,7 +229,7 @@ func (s *session) check(ctx context.Context, b *batch, l look) error {
 		return nil
 	}
 	reason := fmt.Sprintf("Postgres is at transaction %d, and %d was durable before: it was restored from an older copy", l.next, s.durable.durable.Xmax)
-	if err := s.sink.Restart(ctx, reason); err != nil {
+	if err := s.sink.Restart(ctx, reason, 0); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %s", errChanged, reason)

@@ -130,7 +130,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 	s.connects = -1 // whatever happened to Postgres meanwhile
 	if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 		const reason = "the relation's key changed"
-		if err := s.sink.Restart(ctx, reason); err != nil {
+		if err := s.sink.Restart(ctx, reason, 0); err != nil {
 			return err
 		}
 		return fmt.Errorf("%w: %s", errChanged, reason)
@@ -313,6 +313,9 @@ func (s *session) reshape(ctx context.Context, first bool, schema []byte) error 
 // continueBatch publishes what is left of an announced batch; the heartbeat
 // comes with the ordinary batch that follows.
 func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *capture.RowPosition) error {
+	if b.LSN != 0 { // begun by reading the WAL
+		return s.batch(ctx, work{query: s.queries.whole, whole: true})
+	}
 	n, err := relation.ParseSnapshot(b.Snapshot)
 	if err != nil {
 		return fmt.Errorf("announced batch: %w", err)

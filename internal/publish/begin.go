@@ -97,7 +97,7 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 		reason = t.foreign
 	}
 	if reason != "" {
-		if meta, err = p.newIncarnation(ctx, src, reason); err != nil {
+		if meta, err = p.newIncarnation(ctx, src, reason, 0); err != nil {
 			return capture.Position{}, err
 		}
 		if t, err = p.readTail(ctx); err != nil {
@@ -278,6 +278,9 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 		return capture.Position{}, fmt.Errorf("announcement in stream %s: %w", p.layout.Stream, err)
 	}
 	pos.Batch = &b
+	if b.LSN != 0 { // it says itself how far it came
+		return pos, nil
+	}
 	pos.After, err = p.lastRow(ctx, seq, t.last)
 	return pos, err
 }

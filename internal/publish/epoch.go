@@ -49,6 +49,16 @@ type epoch struct {
 	windowSeq   uint64
 	unconfirmed int
 
+	// stored is the highest sequence known to be stored, marks are those behind
+	// it that say how far in the WAL the stream has come, and storedLSN is what
+	// the last mark that is stored says.
+	stored, storedLSN uint64
+	marks             []mark
+	// unsettled are the subjects of rows sent since everything sent was known
+	// to be stored, while tracked is set; nil before the first Get.
+	unsettled map[string]struct{}
+	tracked   bool
+
 	// schema is the last one stored; schemaAt and schemaBytes say when, and
 	// how much was sent since. A log must not let it expire.
 	schema      []byte
@@ -139,6 +149,7 @@ func (e *epoch) addRow(c capture.Change, line []byte) error {
 	e.expected[0] = strconv.FormatUint(e.seq, 10)
 	e.row.Subject = string(e.subject)
 	e.row.Data = line
+	e.track(e.row.Subject)
 	return e.addMsg(&e.row)
 }
 

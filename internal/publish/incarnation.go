@@ -69,7 +69,7 @@ func foreign(meta stream.Meta, src capture.Source, log bool) string {
 }
 
 // Restart implements capture.Sink.
-func (p *Publisher) Restart(ctx context.Context, reason string) error {
+func (p *Publisher) Restart(ctx context.Context, reason string, shown uint64) error {
 	p.mu.Lock()
 	e := p.epoch
 	p.mu.Unlock()
@@ -78,7 +78,7 @@ func (p *Publisher) Restart(ctx context.Context, reason string) error {
 	}
 	src := e.src
 	p.end(ctx)
-	_, err := p.newIncarnation(ctx, src, reason)
+	_, err := p.newIncarnation(ctx, src, reason, shown)
 	return err
 }
 
@@ -86,7 +86,7 @@ func (p *Publisher) Restart(ctx context.Context, reason string) error {
 // decided. It needs no lease: the writer, if there is one, stopped when it saw
 // the other source.
 func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
-	_, err := p.newIncarnation(ctx, src, "adopted from another source")
+	_, err := p.newIncarnation(ctx, src, "adopted from another source", 0)
 	return err
 }
 
@@ -157,7 +157,7 @@ func (p *Publisher) changeConfig(ctx context.Context, limits stream.Limits, chan
 // old one may have shown, is written to the stream's configuration; what the
 // stream holds is purged by the next epoch, which sees that the last fence
 // names another incarnation. In this order a crash in between loses neither.
-func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reason string) (stream.Meta, error) {
+func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reason string, shown uint64) (stream.Meta, error) {
 	t, err := p.readTail(ctx)
 	if err != nil {
 		return stream.Meta{}, err
@@ -169,7 +169,7 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 	if err := p.fence(ctx, old, t.epochs.Append(stream.Epoch{ID: nuid.Next(), First: t.last + 1}), t.high); err != nil {
 		return stream.Meta{}, err
 	}
-	meta := p.newMeta(src, t.high+1)
+	meta := p.newMeta(src, max(t.high, shown)+1)
 	err = p.changeConfig(ctx, p.unchanged(), func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
 		meta.Floor = max(meta.Floor, have.Floor)
 		*have = meta

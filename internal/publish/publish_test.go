@@ -450,7 +450,7 @@ func TestPublish_NewIncarnation(t *testing.T) {
 	w.mustRow(t, 1, 5)
 	w.mustHeartbeat(t, 9)
 	w.awaitContents(t, "fence 1@5 heartbeat")
-	if err := w.Restart(t.Context(), "a test"); err != nil {
+	if err := w.Restart(t.Context(), "a test", 0); err != nil {
 		t.Fatal(err)
 	}
 	// Here a crash would leave the old rows under the new incarnation.

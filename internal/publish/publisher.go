@@ -95,7 +95,13 @@ func (p *Publisher) Schema(_ context.Context, schema []byte) error {
 
 // Announce implements capture.Sink.
 func (p *Publisher) Announce(_ context.Context, b capture.Batch) error {
-	return p.send(func(e *epoch) error { return e.add(stream.NewBatch(p.layout, b), 0) })
+	return p.send(func(e *epoch) error {
+		if err := e.add(stream.NewBatch(p.layout, b), 0); err != nil {
+			return err
+		}
+		e.mark(b.LSN)
+		return nil
+	})
 }
 
 // Heartbeat implements capture.Sink.
@@ -109,6 +115,7 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 		if err := e.add(msg, hb.High); err != nil {
 			return err
 		}
+		e.mark(hb.LSN)
 		p.metrics.heartbeats.Inc()
 		return nil
 	})
@@ -130,41 +137,19 @@ func (p *Publisher) Row(ctx context.Context, c capture.Change) error {
 	full := err == nil && e.unconfirmed > windowBytes
 	p.mu.Unlock()
 	if full {
-		return p.awaitStored(ctx, e)
+		return p.awaitWindow(ctx, e)
 	}
 	return err
 }
 
-// awaitStored waits until the stream holds what was sent up to the last time
-// that the window was full. Flow control counts messages; the broker refuses
-// what would take more than 128 MiB in its queue of one stream.
-func (p *Publisher) awaitStored(ctx context.Context, e *epoch) error {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-pause.C:
-		}
-		if err := e.fault(); err != nil {
-			return err
-		}
-		step, cancel := context.WithTimeout(ctx, requestTimeout)
-		s, err := p.js.Stream(step, p.layout.Stream)
-		cancel()
-		if err != nil {
-			e.fail(err)
-			return e.fault()
-		}
-		if s.CachedInfo().State.LastSeq >= e.windowSeq { // written by this goroutine only
-			p.mu.Lock()
-			e.windowSeq, e.unconfirmed = e.seq, 0
-			p.mu.Unlock()
-			return nil
-		}
-		pause.Reset(5 * time.Millisecond)
+// Stored implements capture.Sink.
+func (p *Publisher) Stored() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch == nil {
+		return 0
 	}
+	return p.epoch.storedLSN
 }
 
 // rowFailed sends the control row in the place of one that is too large; any

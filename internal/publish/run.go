@@ -102,6 +102,9 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 	if !p.layout.Log() && info.State.FirstSeq > e.epochs[len(e.epochs)-1].First {
 		return errors.New("the stream was purged")
 	}
+	p.mu.Lock()
+	e.confirmed(info.State.LastSeq)
+	p.mu.Unlock()
 	return c.confirm(e, sent, info.State.LastSeq, time.Now())
 }
 

@@ -160,6 +160,12 @@ func (e *Encoder) ServerSide() []bool { return slices.Clone(e.server) }
 // a different number of attributes now. (That an attribute got another name, or
 // another took its place, does not show in the text: compare Types for that.)
 func (e *Encoder) AppendObject(dst []byte, values [][]byte) ([]byte, error) {
+	return e.appendPatched(dst, values, nil)
+}
+
+// appendPatched is AppendObject where raw, if not nil, has for some columns
+// the JSON that stands for their values.
+func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 	if len(values) != len(e.columns) {
 		return dst, fmt.Errorf("encode row: got %d values for %d columns", len(values), len(e.columns))
 	}
@@ -170,6 +176,10 @@ func (e *Encoder) AppendObject(dst []byte, values [][]byte) ([]byte, error) {
 			continue
 		}
 		dst = append(dst, c.key...)
+		if raw != nil && raw[i] != nil {
+			dst = append(dst, raw[i]...)
+			continue
+		}
 		if values[i] == nil {
 			dst = append(dst, "null"...)
 			continue

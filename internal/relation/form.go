@@ -39,8 +39,14 @@ func (f *Form) ServerSide() []bool { return f.data.ServerSide() }
 
 // AppendData appends a row's JSON object on one line; see Encoder.AppendObject.
 func (f *Form) AppendData(dst []byte, values [][]byte) ([]byte, error) {
+	return f.AppendPatched(dst, values, nil)
+}
+
+// AppendPatched is AppendData where raw, if not nil, has for some columns the
+// JSON that stands for their values.
+func (f *Form) AppendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 	start := len(dst)
-	dst, err := f.data.AppendObject(dst, values)
+	dst, err := f.data.appendPatched(dst, values, raw)
 	onOneLine(dst[start:])
 	return dst, err
 }

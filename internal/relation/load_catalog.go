@@ -31,7 +31,7 @@ WITH RECURSIVE src(oid, relkind, col) AS (
 )
 SELECT json_build_object(
   'schema', n.nspname, 'table', c.relname, 'oid', c.oid::int8, 'kind', c.relkind,
-  'database', current_database(), 'search_path', current_setting('search_path'), 'persistence', c.relpersistence, 'tuples', c.reltuples, 'used', o.used, 'role', current_user,
+  'database', current_database(), 'search_path', current_setting('search_path'), 'persistence', c.relpersistence, 'identity', c.relreplident, 'tuples', c.reltuples, 'used', o.used, 'role', current_user,
   'usage', has_schema_privilege(n.oid, 'USAGE'),
   'definition', CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END,
   'children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
@@ -48,7 +48,7 @@ SELECT json_build_object(
                SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
                 WHERE co.oid = a.attcollation AND co.collname <> 'default'),
-             'dims', a.attndims, 'not_null', a.attnotnull,
+             'dims', a.attndims, 'not_null', a.attnotnull, 'generated', a.attgenerated <> '',
              'select', has_column_privilege(c.oid, a.attnum, 'SELECT')) ORDER BY a.attnum)
       FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL (
         WITH RECURSIVE d(oid, typname, typlen, typtype, typbasetype) AS (
@@ -59,7 +59,7 @@ SELECT json_build_object(
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'indexes', (
     SELECT json_agg(json_build_object('name', ic.relname, 'method', am.amname, 'unique', i.indisunique,
-             'primary', i.indisprimary, 'valid', i.indisvalid, 'immediate', i.indimmediate,
+             'primary', i.indisprimary, 'valid', i.indisvalid, 'immediate', i.indimmediate, 'identity', i.indisreplident,
              'whole', i.indpred IS NULL AND i.indexprs IS NULL, 'columns', ARRAY(
                SELECT k FROM unnest(i.indkey::int2[]) WITH ORDINALITY u(k, place)
                 WHERE place <= i.indnkeyatts ORDER BY place)) ORDER BY i.indisprimary DESC, ic.relname)
@@ -80,7 +80,9 @@ type object struct {
 	OID           uint32
 	Kind          string
 	Persistence   string
-	Tuples        float64
+	// Identity is pg_class.relreplident.
+	Identity string
+	Tuples   float64
 	// Used are the column numbers that the view reads, 0 among them.
 	Used           []int
 	Role, Database string
@@ -116,12 +118,16 @@ type column struct {
 	Fixed   bool
 	Dims    int
 	NotNull bool `json:"not_null"`
-	Select  bool
+	// Generated is set where the column is computed from others.
+	Generated bool
+	Select    bool
 }
 
 type index struct {
 	Name, Method                      string
 	Unique, Primary, Valid, Immediate bool
+	// Identity is set for the index of REPLICA IDENTITY USING INDEX.
+	Identity bool
 	// Whole is set where the index is on columns, of all rows.
 	Whole bool
 	// Columns are column numbers, without those that are only INCLUDEd.

@@ -1,6 +1,7 @@
 package relation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,15 +66,12 @@ func (l *looked) bridgeSQL() string {
 func (l *looked) check() *Relation {
 	o := l.self
 	rel := &Relation{Name: l.spec.Name, OID: o.OID, Kind: o.Kind[0], Policies: o.Policies, Definition: l.definition, Txid: -1, Deleted: -1, EstimatedRows: int64(o.Tuples)}
-	if l.spec.Capture == CaptureWAL {
-		l.fail("capture=wal is not built yet", "remove capture=wal from BRIDGE_TABLES: the relation is polled then")
-	}
 	if !l.checkKind() {
 		return rel
 	}
 	for _, c := range o.Columns {
 		rel.Columns = append(rel.Columns, Column{
-			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull,
+			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull, Generated: c.Generated,
 		})
 	}
 	for _, s := range l.sources {
@@ -81,12 +79,21 @@ func (l *looked) check() *Relation {
 			rel.Sources = append(rel.Sources, s.name())
 		}
 	}
-	rel.Txid = l.checkTxid()
+	wal := l.spec.Capture == CaptureWAL
+	if wal {
+		rel.Txid = l.stampedTxid()
+	} else {
+		rel.Txid = l.checkTxid()
+	}
 	rel.Deleted = l.checkDeleted()
 	rel.Key = l.checkKey()
 	l.checkRights()
-	for _, s := range l.sources {
-		l.checkSource(s)
+	if wal {
+		l.checkWAL(rel)
+	} else {
+		for _, s := range l.sources {
+			l.checkSource(s)
+		}
 	}
 	if l.spec.History == HistoryLog && l.spec.MaxAge == 0 && l.spec.MaxBytes == 0 {
 		l.warn(o, "its log has no bound and grows for ever", "add max_age or max_bytes to its options in BRIDGE_TABLES")
@@ -259,7 +266,11 @@ func (l *looked) checkKey() []int {
 		return nil
 	}
 	var reasons []string
-	for _, ix := range o.Indexes {
+	indexes := slices.Clone(o.Indexes)
+	if l.spec.Capture == CaptureWAL { // its columns are in the WAL
+		slices.SortStableFunc(indexes, func(a, b index) int { return cmp.Compare(boolInt(b.Identity), boolInt(a.Identity)) })
+	}
+	for _, ix := range indexes {
 		if !ix.Unique {
 			continue
 		}
@@ -304,6 +315,13 @@ func (l *looked) indexUnfit(ix index) string {
 		}
 	}
 	return ""
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (l *looked) isMark(name string) bool {

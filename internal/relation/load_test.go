@@ -82,7 +82,15 @@ func TestLoad_Finds(t *testing.T) {
 		{name: "case", sql: `CREATE TABLE "Lines" ()`, spec: "Lines", fails: []string{`did you mean "Lines"? Write it so in BRIDGE_TABLES, with the double quotes: without`}},
 		{name: "other schema", sql: `CREATE SCHEMA s; CREATE TABLE s.lines ()`, spec: "lines", fails: []string{`did you mean s.lines?`}},
 		{name: "nothing near", spec: "zzzzzzzz", fails: []string{"create it, or correct the name"}},
-		{name: "wal", spec: "users(capture=wal)", fails: []string{"capture=wal is not built yet"}},
+		{name: "wal", sql: `CREATE TABLE a (id int PRIMARY KEY, v text)`, spec: "a(capture=wal)"},
+		{name: "wal unique", sql: `CREATE TABLE a (id int UNIQUE NOT NULL)`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", "ALTER TABLE \"public\".\"a\" REPLICA IDENTITY USING INDEX \"a_id_key\""}},
+		{name: "wal nothing", sql: `ALTER TABLE users REPLICA IDENTITY NOTHING`, spec: "users(capture=wal)", fails: []string{"REPLICA IDENTITY DEFAULT"}},
+		{name: "wal full", sql: `CREATE TABLE a (id int NOT NULL, v text); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"nothing makes its key unique"}},
+		{name: "wal no identity", sql: `CREATE TABLE a (id int NOT NULL)`, spec: "a(capture=wal;key=id)", fails: []string{"or ALTER TABLE \"public\".\"a\" REPLICA IDENTITY FULL"}, warns: []string{"nothing makes its key unique"}},
+		{name: "wal inserts", sql: `CREATE TABLE a (id int UNIQUE NOT NULL)`, spec: "a(capture=wal;actions=insert)"},
+		{name: "wal log", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"a log of its changes needs old rows in full"}},
+		{name: "wal view", sql: `CREATE VIEW v AS SELECT * FROM users`, spec: "v(capture=wal;key=id)", fails: []string{"it is a view, of which the WAL knows nothing"}},
+		{name: "wal unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users(capture=wal)", fails: []string{"it is unlogged: its rows are not in the WAL"}},
 		{name: "materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`, spec: "m", fails: []string{"materialized view: REFRESH copies rows after their transactions ended"}},
 		{name: "sequence", sql: `CREATE SEQUENCE m`, spec: "m", fails: []string{"it is a sequence"}},
 		{name: "index", spec: "users_pkey", fails: []string{"it is an index"}},
@@ -158,7 +166,7 @@ func TestLoad_NotFound(t *testing.T) {
 	if !errors.Is(err, relation.ErrNotFound) {
 		t.Errorf("got %v, want ErrNotFound", err)
 	}
-	_, _, err = relation.Load(context.Background(), conn, mustParse(t, "users(capture=wal)").List[0])
+	_, _, err = relation.Load(context.Background(), conn, mustParse(t, "users(key=none)").List[0])
 	if err == nil || errors.Is(err, relation.ErrNotFound) {
 		t.Errorf("got %v, want an error other than ErrNotFound", err)
 	}

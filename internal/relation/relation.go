@@ -44,7 +44,8 @@ type Relation struct {
 	Columns []Column
 	// Key holds the places in Columns of the key's columns, in key order.
 	Key []int
-	// Txid is the place in Columns of the txid column.
+	// Txid is the place in Columns of the txid column, -1 for none, which only a
+	// relation that is captured from the WAL may have.
 	Txid int
 	// Deleted is the place in Columns of the deleted column, -1 for none.
 	Deleted int
@@ -75,6 +76,8 @@ type Column struct {
 	BaseOID uint32
 	// Dims is the number of declared array dimensions, 0 for a scalar.
 	Dims int
+	// Generated is set where the column is computed from others.
+	Generated bool
 	// Nullable is false only where the catalog promises NOT NULL.
 	Nullable bool
 }

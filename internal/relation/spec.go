@@ -222,8 +222,8 @@ var byteUnits = []struct {
 	{"B", 1},
 }
 
-// parseBytes reads a whole number of bytes with a unit: 10GiB, 500MB, 1048576.
-func parseBytes(s string) (int64, error) {
+// ParseBytes reads a whole number of bytes with a unit: 10GiB, 500MB, 1048576.
+func ParseBytes(s string) (int64, error) {
 	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 	name := strings.TrimSpace(s[len(digits):])
 	unit := int64(1)

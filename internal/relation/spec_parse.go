@@ -281,7 +281,7 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 	case "tombstones":
 		spec.Tombstones, err = parseDuration(v)
 	case "max_bytes":
-		spec.MaxBytes, err = parseBytes(v)
+		spec.MaxBytes, err = ParseBytes(v)
 	default:
 		if near := nearest(name, optionNames); near != "" {
 			p.fail(at, "unknown option %s: did you mean %s?", name, near)

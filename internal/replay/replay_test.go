@@ -261,7 +261,7 @@ func TestReplay_Floor(t *testing.T) {
 	h := newHub(t, url, replay.Options{})
 	old := open(t, h, request(0))
 	old.until(t, 9)
-	if err := w.Restart(t.Context(), "a test"); err != nil {
+	if err := w.Restart(t.Context(), "a test", 0); err != nil {
 		t.Fatal(err)
 	}
 	w.begin(t)

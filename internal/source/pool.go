@@ -55,23 +55,7 @@ func Open(url string, relations int) (*Pool, error) {
 		cfg.MaxConns = int32(min(relations+spareConns, maxConns))
 	}
 	p.Loads = make(chan struct{}, cfg.MaxConns-spareConns)
-	// The text form of values depends on these; the encoder relies on them.
-	for name, value := range map[string]string{
-		"application_name": "lockstep bridge", "client_encoding": "UTF8",
-		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
-		"bytea_output": "hex", "extra_float_digits": "1", "quote_all_identifiers": "off",
-		// A first load takes as long as it takes.
-		"statement_timeout": "0",
-		// Only what looks at the catalog waits at all; see lockSQL.
-		"lock_timeout": "2s",
-	} {
-		cfg.ConnConfig.RuntimeParams[name] = value
-	}
-	if cfg.ConnConfig.ConnectTimeout == 0 {
-		cfg.ConnConfig.ConnectTimeout = connectTimeout
-	}
-	// A server that vanished without a word is noticed.
-	cfg.ConnConfig.DialFunc = (&net.Dialer{KeepAlive: keepAlive}).DialContext
+	Configure(&cfg.ConnConfig.Config)
 	cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		src, err := relation.LoadSource(ctx, c)
 		if err != nil {
@@ -84,6 +68,27 @@ func Open(url string, relations int) (*Pool, error) {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
 	return p, nil
+}
+
+// Configure sets a connection up as the pool's are, on which the encoder relies:
+// the text form of values depends on its settings.
+func Configure(cfg *pgconn.Config) {
+	for name, value := range map[string]string{
+		"application_name": "lockstep bridge", "client_encoding": "UTF8",
+		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
+		"bytea_output": "hex", "extra_float_digits": "1", "quote_all_identifiers": "off",
+		// A first load takes as long as it takes.
+		"statement_timeout": "0",
+		// Only what looks at the catalog waits at all.
+		"lock_timeout": "2s",
+	} {
+		cfg.RuntimeParams[name] = value
+	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	// A server that vanished without a word is noticed.
+	cfg.DialFunc = (&net.Dialer{KeepAlive: keepAlive}).DialContext
 }
 
 // Connection is what the pool knows of each of its connections.

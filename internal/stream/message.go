@@ -27,6 +27,8 @@ const (
 	// SnapshotHeader and DurableHeader, on heartbeats, are capture.Heartbeat's.
 	SnapshotHeader = "Lockstep-Snapshot"
 	DurableHeader  = "Lockstep-Durable"
+	// LSNHeader, on heartbeats, is capture.Heartbeat's, as a number.
+	LSNHeader = "Lockstep-LSN"
 	// SourceHeader, on heartbeats, is the capture.Source.
 	SourceHeader = "Lockstep-Source"
 )
@@ -130,14 +132,17 @@ func ParseEpochs(text string) (Epochs, error) {
 
 // NewHeartbeat returns a heartbeat's message. cursor names its own place.
 func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epochs, timestamp int64, cursor lockstep.Cursor) *nats.Msg {
+	header := nats.Header{
+		SnapshotHeader: {hb.Snapshot},
+		DurableHeader:  {hb.Durable},
+		SourceHeader:   {src.String()},
+		EpochsHeader:   {epochs.String()},
+	}
+	if hb.LSN != 0 {
+		header[LSNHeader] = []string{strconv.FormatUint(hb.LSN, 10)}
+	}
 	return &nats.Msg{
-		Subject: l.Heartbeat(),
-		Header: nats.Header{
-			SnapshotHeader: {hb.Snapshot},
-			DurableHeader:  {hb.Durable},
-			SourceHeader:   {src.String()},
-			EpochsHeader:   {epochs.String()},
-		},
+		Subject: l.Heartbeat(), Header: header,
 		Data: lockstep.AppendHeartbeat(nil, timestamp, hb.Since, cursor),
 	}
 }
@@ -154,6 +159,11 @@ func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 	hb := capture.Heartbeat{Snapshot: h.Get(SnapshotHeader), Since: m.Control.Since, Durable: h.Get(DurableHeader)}
 	if hb.High, err = High(h); err != nil {
 		return capture.Heartbeat{}, err
+	}
+	if text := h.Get(LSNHeader); text != "" {
+		if hb.LSN, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return capture.Heartbeat{}, fmt.Errorf("%w: header %s: %w", ErrLayout, LSNHeader, err)
+		}
 	}
 	return hb, nil
 }
@@ -172,18 +182,21 @@ func Incarnation(heartbeat *nats.Msg) (string, error) {
 }
 
 type batchDoc struct {
-	Control  bool   `json:"control"`
-	Type     string `json:"type"`
-	Snapshot string `json:"snapshot"`
-	Previous string `json:"previous,omitempty"`
-	Durable  string `json:"durable,omitempty"`
+	Control  bool     `json:"control"`
+	Type     string   `json:"type"`
+	Snapshot string   `json:"snapshot,omitempty"`
+	Previous string   `json:"previous,omitempty"`
+	Durable  string   `json:"durable,omitempty"`
+	LSN      uint64   `json:"lsn,omitempty"`
+	After    [][]byte `json:"after,omitempty"`
+	Compare  bool     `json:"compare,omitempty"`
 }
 
 // NewBatch returns an announcement's message.
 func NewBatch(l Layout, b capture.Batch) *nats.Msg {
-	data, err := json.Marshal(batchDoc{Control: true, Type: "batch", Snapshot: b.Snapshot, Previous: b.Previous, Durable: b.Durable})
+	data, err := json.Marshal(batchDoc{true, "batch", b.Snapshot, b.Previous, b.Durable, b.LSN, b.After, b.Compare})
 	if err != nil {
-		panic("stream: a batch of strings does not encode: " + err.Error())
+		panic("stream: a batch does not encode: " + err.Error())
 	}
 	return &nats.Msg{Subject: l.Batch(), Header: nats.Header{}, Data: append(data, '\n')}
 }
@@ -194,7 +207,7 @@ func ParseBatch(data []byte) (capture.Batch, error) {
 	if err := json.Unmarshal(data, &d); err != nil || d.Type != "batch" {
 		return capture.Batch{}, fmt.Errorf("%w: batch: %w", ErrLayout, err)
 	}
-	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous, Durable: d.Durable}, nil
+	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous, Durable: d.Durable, LSN: d.LSN, After: d.After, Compare: d.Compare}, nil
 }
 
 // NewFence returns a fence's message.

@@ -273,8 +273,8 @@ func TestMessages_RoundTrip(t *testing.T) {
 	if _, err := stream.ParseHeartbeat(msg.Header, []byte(`{"control":true,"type":"other"}`)); !errors.Is(err, stream.ErrLayout) {
 		t.Errorf("another type: %v", err)
 	}
-	b := capture.Batch{Snapshot: "9:9:", Previous: "5:9:7", Durable: "4:4:"}
-	if got, err := stream.ParseBatch(stream.NewBatch(l, b).Data); err != nil || got != b {
+	b := capture.Batch{Snapshot: "9:9:", Previous: "5:9:7", Durable: "4:4:", LSN: 1 << 40, After: [][]byte{[]byte("a"), {}}, Compare: true}
+	if got, err := stream.ParseBatch(stream.NewBatch(l, b).Data); err != nil || !reflect.DeepEqual(got, b) {
 		t.Errorf("batch %+v came back as %+v, %v", b, got, err)
 	}
 	for _, bad := range []string{"", "{}", "[]", `{"type":"other"}`} {

@@ -1,0 +1,151 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// mark is a message that says how far in the WAL the stream has come.
+type mark struct{ seq, lsn uint64 }
+
+// mark remembers that the message just sent stands for the LSN, 0 for none.
+func (e *epoch) mark(lsn uint64) {
+	if lsn == 0 {
+		return
+	}
+	e.marks = append(e.marks, mark{e.seq, lsn})
+	if len(e.marks) > maxMarks { // every other one: none of the last is lost
+		kept := e.marks[:0]
+		for i := 1; i < len(e.marks); i += 2 {
+			kept = append(kept, e.marks[i])
+		}
+		e.marks = kept
+	}
+}
+
+// maxMarks bounds the marks that are not known to be stored.
+const maxMarks = 1024
+
+// confirmed says that the stream holds what was sent up to the sequence.
+func (e *epoch) confirmed(seq uint64) {
+	e.stored = max(e.stored, seq)
+	n := 0
+	for n < len(e.marks) && e.marks[n].seq <= seq {
+		e.storedLSN = max(e.storedLSN, e.marks[n].lsn)
+		n++
+	}
+	e.marks = append(e.marks[:0], e.marks[n:]...)
+	if e.unsettled != nil && e.stored >= e.seq {
+		clear(e.unsettled)
+		e.tracked = true
+	}
+}
+
+// settled says whether what was sent for the subject is known to be stored.
+func (e *epoch) settled(subject string) bool {
+	_, sent := e.unsettled[subject]
+	return e.tracked && !sent
+}
+
+// maxUnsettled bounds the subjects that are remembered; past it all count as
+// sent.
+const maxUnsettled = 100_000
+
+// track remembers a row's subject for settled. It begins with the first Get:
+// who never asks pays nothing.
+func (e *epoch) track(subject string) {
+	if !e.tracked {
+		return
+	}
+	if len(e.unsettled) >= maxUnsettled {
+		e.tracked = false
+		return
+	}
+	e.unsettled[subject] = struct{}{}
+}
+
+// Get implements capture.Sink.
+func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
+	subject, _ := p.layout.AppendRowSubject(nil, key)
+	p.mu.Lock()
+	e, err := p.current()
+	wait := err == nil && !e.settled(string(subject))
+	if wait && e.unsettled == nil {
+		e.unsettled = make(map[string]struct{})
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if wait {
+		if err := p.awaitStored(ctx, e, p.sent(e)); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	msg, _, err := stream.Last(ctx, p.nc, p.layout.Stream, string(subject))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read a row of stream %s: %w", p.layout.Stream, err)
+	}
+	return msg.Data, nil
+}
+
+func (p *Publisher) sent(e *epoch) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return e.seq
+}
+
+// awaitStored waits until the stream holds what was sent up to the sequence.
+func (p *Publisher) awaitStored(ctx context.Context, e *epoch, seq uint64) error {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-pause.C:
+		}
+		if err := e.fault(); err != nil {
+			return err
+		}
+		step, cancel := context.WithTimeout(ctx, requestTimeout)
+		s, err := p.js.Stream(step, p.layout.Stream)
+		cancel()
+		if err != nil {
+			e.fail(err)
+			return e.fault()
+		}
+		last := s.CachedInfo().State.LastSeq
+		p.mu.Lock()
+		e.confirmed(last)
+		p.mu.Unlock()
+		if last >= seq {
+			return nil
+		}
+		pause.Reset(wait)
+	}
+}
+
+// awaitWindow waits until what was sent up to the last time that the window was
+// full is stored. Flow control counts messages; the broker refuses what would
+// take more than 128 MiB in its queue of one stream.
+func (p *Publisher) awaitWindow(ctx context.Context, e *epoch) error {
+	if err := p.awaitStored(ctx, e, e.windowSeq); err != nil { // written by this goroutine only
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.windowSeq, e.unconfirmed = e.seq, 0
+	return nil
+}

@@ -1,0 +1,346 @@
+package wal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+	"bridge/lockstep"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// transaction is the one that is being read.
+type transaction struct {
+	xid uint64
+	// commit is the place of its commit record.
+	commit uint64
+}
+
+// apply publishes what an event says. Its error ends the session; what is one
+// relation's own fault takes only that out.
+func (s *session) apply(ctx context.Context, e *event) error {
+	switch m := e.msg.(type) {
+	case nil:
+		s.passed(e.lsn)
+	case *pglogrepl.BeginMessage:
+		s.tx = &transaction{xid: s.fullXid(m.Xid), commit: uint64(m.FinalLSN)}
+	case *pglogrepl.CommitMessage:
+		s.commit(uint64(m.TransactionEndLSN))
+	case *pglogrepl.LogicalDecodingMessage:
+		return s.message(ctx, m, e.lsn)
+	case *pglogrepl.RelationMessage:
+		return s.relation(ctx, m)
+	case *pglogrepl.InsertMessage:
+		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.insert(ctx, f, sh, m) })
+	case *pglogrepl.UpdateMessage:
+		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.update(ctx, f, sh, m) })
+	case *pglogrepl.DeleteMessage:
+		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.delete(ctx, f, sh, m) })
+	case *pglogrepl.TruncateMessage:
+		for _, oid := range m.RelationIDs {
+			s.change(ctx, oid, func(f *feed, _ *shape) error { return s.truncate(ctx, f) })
+		}
+	}
+	return nil
+}
+
+// fullXid returns the 64-bit ID of a transaction near those of now: the slot
+// keeps Postgres from being 2^31 transactions ahead of what it sends.
+func (s *session) fullXid(xid uint32) uint64 {
+	return s.xidNear + uint64(int64(int32(xid-uint32(s.xidNear))))
+}
+
+// passed says that every commit before the place was read.
+func (s *session) passed(at uint64) {
+	if s.tx != nil || at <= s.pos {
+		return
+	}
+	s.pos = at
+	for _, f := range s.feeds {
+		f.pos = max(f.pos, at)
+	}
+}
+
+// commit ends the transaction.
+func (s *session) commit(end uint64) {
+	s.recent.add(s.tx.xid)
+	s.tx = nil
+	s.passed(end)
+	s.c.metrics.transactions.Inc()
+	for _, f := range s.feeds {
+		if f.dirty {
+			s.owed = true
+			signal(s.wanted)
+			return
+		}
+	}
+}
+
+// change runs a change of a relation that takes part, unless its stream has it.
+func (s *session) change(ctx context.Context, oid uint32, do func(*feed, *shape) error) {
+	f := s.feeds[oid]
+	if f == nil || s.tx.commit < f.pos {
+		return
+	}
+	sh := s.shapes[oid]
+	if sh == nil {
+		s.leave(f, errors.New("Postgres sent a row of a relation without its columns"))
+		return
+	}
+	if sh.old { // read by SQL, all of it, after this
+		return
+	}
+	if err := do(f, sh); err != nil {
+		if errors.Is(err, relation.ErrStaleTypes) {
+			err = fmt.Errorf("%w: %w", errChanged, err)
+		}
+		s.leave(f, err)
+	}
+}
+
+func (s *session) insert(ctx context.Context, f *feed, sh *shape, m *pglogrepl.InsertMessage) error {
+	if err := sh.take(m.Tuple, nil); err != nil {
+		return err
+	}
+	s.note(f, sh.key)
+	if !f.r.does(lockstep.ActionInsert) {
+		return nil
+	}
+	return s.publishNew(ctx, f, sh, lockstep.ActionInsert, sh.key, nil)
+}
+
+func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.UpdateMessage) error {
+	old, err := s.oldRow(f, sh, m.OldTupleType, m.OldTuple)
+	if err != nil {
+		return err
+	}
+	if err := sh.take(m.NewTuple, m.OldTuple); err != nil {
+		return err
+	}
+	moved := old.key != nil && !sameKey(old.key, sh.key)
+	base := sh.key
+	if moved {
+		base = old.key
+		s.note(f, old.key)
+	}
+	s.note(f, sh.key)
+	if !f.r.does(lockstep.ActionUpdate) {
+		return nil
+	}
+	// The delete of the old key comes first, so that a stream of states never
+	// has the row twice; what is unchanged of it is read before.
+	if moved && !f.r.keepsAll() {
+		if err := s.fill(ctx, f, sh, base); err != nil {
+			return err
+		}
+		if err := f.remove(ctx, s.tx.xid, old.key, nil); err != nil {
+			return err
+		}
+	}
+	return s.publishNew(ctx, f, sh, lockstep.ActionUpdate, base, old.data)
+}
+
+// publishNew publishes the row in sh. base is the key under which the stream
+// has the row's version before this one.
+func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action lockstep.Action, base [][]byte, old []byte) error {
+	if err := s.fill(ctx, f, sh, base); err != nil {
+		return err
+	}
+	if sh.incomplete {
+		f.suspect(sh.key)
+		signal(s.wanted)
+		s.startLook(ctx, f)
+		return nil
+	}
+	var err error
+	if sh.data, err = sh.form.AppendPatched(sh.data[:0], sh.values, sh.raw); err != nil {
+		return fmt.Errorf("encode a row of transaction %d: %w", s.tx.xid, err)
+	}
+	return f.row(ctx, s.tx.xid, sh.key, sh.form.Deleted(sh.values), action, sh.data, old)
+}
+
+func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.DeleteMessage) error {
+	old, err := s.oldRow(f, sh, m.OldTupleType, m.OldTuple)
+	if err != nil {
+		return err
+	}
+	s.note(f, old.key)
+	if !f.r.does(lockstep.ActionDelete) {
+		return nil
+	}
+	return f.remove(ctx, s.tx.xid, old.key, old.data)
+}
+
+// oldRow is what a change says of the row before it.
+type oldRow struct {
+	// key is nil where the change does not say.
+	key [][]byte
+	// data is its JSON object where the stream shows it, nil elsewhere.
+	data []byte
+}
+
+func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleData) (oldRow, error) {
+	if tuple == nil {
+		return oldRow{}, nil
+	}
+	if err := sh.takeOld(tuple); err != nil {
+		return oldRow{}, err
+	}
+	o := oldRow{key: cloneKey(sh.key)}
+	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() {
+		return o, nil
+	}
+	var err error
+	if o.data, err = sh.form.AppendData(nil, sh.values); err != nil {
+		return oldRow{}, fmt.Errorf("encode the old row of transaction %d: %w", s.tx.xid, err)
+	}
+	return o, nil
+}
+
+// fill finds the values that an UPDATE left alone and Postgres did not send: in
+// the row's version before this one, as the stream has it. Where that is not to
+// be had, the row is incomplete.
+func (s *session) fill(ctx context.Context, f *feed, sh *shape, base [][]byte) error {
+	if !sh.unchanged {
+		return nil
+	}
+	sh.unchanged = false
+	if f.task == taskCompare || f.r.keepsAll() { // what the stream has may be stale
+		sh.incomplete = true
+		return nil
+	}
+	line, err := f.r.sink.Get(ctx, base)
+	if err != nil {
+		return err
+	}
+	var before lockstep.Row
+	var data map[string]json.RawMessage
+	if line == nil || json.Unmarshal(line, &before) != nil || before.Deleted || json.Unmarshal(before.Data, &data) != nil {
+		sh.incomplete = true
+		return nil
+	}
+	for i, c := range sh.rel.Columns {
+		if !sh.missing[i] || i == sh.rel.Txid || i == sh.rel.Deleted {
+			continue
+		}
+		value, ok := data[c.Name]
+		if !ok {
+			sh.incomplete = true
+			return nil
+		}
+		sh.raw[i] = value
+	}
+	return nil
+}
+
+// truncate publishes that all rows are gone.
+func (s *session) truncate(ctx context.Context, f *feed) error {
+	if f.look != nil {
+		f.look.noteAll(s.tx.xid)
+	}
+	if !f.r.does(lockstep.ActionTruncate) {
+		return nil
+	}
+	if f.r.keepsAll() {
+		f.dirty = true
+		line := lockstep.AppendTruncate(nil, s.tx.xid, f.wm)
+		return f.r.sink.Row(ctx, capture.Change{Txid: s.tx.xid, Xmin: f.wm, High: s.tx.xid, Line: line})
+	}
+	begun, rows := time.Now(), 0
+	var page capture.Page
+	for {
+		list, next, err := f.r.sink.Suspects(ctx, 0, page, truncatePage)
+		if err != nil {
+			return err
+		}
+		for _, row := range list {
+			if err := f.remove(ctx, s.tx.xid, row.Key, nil); err != nil {
+				return err
+			}
+		}
+		if rows += len(list); next == (capture.Page{}) {
+			break
+		}
+		page = next
+	}
+	f.r.log.Info().Int("rows", rows).Dur("dur", time.Since(begun)).Msg("the relation was truncated, its rows were deleted one by one")
+	return nil
+}
+
+// truncatePage is how many keys of a truncated relation are read at once.
+const truncatePage = 10_000
+
+// message takes a message that this bridge wrote into the WAL.
+func (s *session) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessage, at uint64) error {
+	if m.Prefix != s.prefix() {
+		return nil
+	}
+	text, id, marked := strings.Cut(string(m.Content), " ")
+	xmin, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return fmt.Errorf("the watermark %q is not a transaction ID", m.Content)
+	}
+	s.xidNear = xmin
+	for _, f := range s.feeds {
+		if at < f.pos { // from before what the stream has
+			continue
+		}
+		f.wm = max(f.wm, xmin)
+		f.r.metrics.Next(xmin)
+		if f.lastTxid >= f.beatSince && f.wm > f.beatSince && f.lastTxid != 0 {
+			f.dirty, s.owed = true, true
+		}
+	}
+	s.passed(at)
+	if marked {
+		s.marked(ctx, id)
+	}
+	return nil
+}
+
+// prefix is that of the messages which this bridge writes into the WAL; other
+// slots of the database are sent them, too.
+func (s *session) prefix() string { return "lockstep." + s.c.opt.Name }
+
+// watermarks writes the xmin of snapshots into the WAL, as often as is wanted
+// and at least once in a heartbeat interval; that also moves the slot of an
+// idle database.
+func (s *session) watermarks(ctx context.Context) {
+	idle := time.NewTicker(s.c.opt.HeartbeatInterval)
+	defer idle.Stop()
+	for {
+		if err := s.mark(ctx); err != nil && ctx.Err() == nil {
+			s.c.log.Warn().Err(err).Msg("the watermark could not be written, trying again")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(markEvery):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wanted:
+		case <-idle.C:
+		}
+	}
+}
+
+// mark writes a watermark. Its snapshot is taken before the message is written:
+// what that shows as ended has its commit record before the message.
+func (s *session) mark(ctx context.Context) error {
+	conn, err := s.c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	_, err = conn.Exec(ctx, `SELECT pg_logical_emit_message(false, $1, pg_snapshot_xmin(pg_current_snapshot())::text)`, s.prefix())
+	return err
+}

@@ -1,0 +1,306 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+	"bridge/lockstep"
+)
+
+// feed is a relation's part in a session. It belongs to the goroutine of
+// session.run.
+type feed struct {
+	r      *Relation
+	src    relation.Source
+	rel    *relation.Relation
+	types  relation.Types
+	form   *relation.Form
+	schema []byte
+	// server are the columns that only the server can turn into JSON.
+	server []bool
+	// filter is the publication's WHERE, empty for none.
+	filter string
+	// published is set where the publication had the relation before.
+	published bool
+
+	// position and verdict are what Begin returned and what it came to.
+	position capture.Position
+	verdict  verdict
+
+	// pos is the place before which the stream has every commit; commits that
+	// stand before it are skipped.
+	pos uint64
+	// wm is the watermark.
+	wm uint64
+	// task is what must be done before heartbeats are true.
+	task  task
+	after [][]byte
+	// unsettled is set until the task may begin; see settle.
+	unsettled bool
+	// rows counts what a load has read since loading.
+	rows              int64
+	loading, progress time.Time
+
+	// look is the one under way, nil for none.
+	look *look
+	// suspects are keys to look at, and suspected is where the stream stood
+	// before the first of them: no heartbeat goes beyond it meanwhile.
+	suspects  map[string][][]byte
+	suspected *hold
+
+	// dirty is set where something was published since the last heartbeat,
+	// lastTxid the highest published since then.
+	dirty         bool
+	lastTxid      uint64
+	beatSince     uint64
+	nextHeartbeat time.Time
+
+	line, keyText []byte
+}
+
+// hold is where a stream stood: it holds back what heartbeats say.
+type hold struct{ lsn, since uint64 }
+
+// load looks at the relation.
+func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
+	f := &feed{r: r, src: s.src, suspects: make(map[string][][]byte)}
+	var warnings []relation.Problem
+	var err error
+	if f.rel, warnings, err = relation.Load(ctx, s.c.pool, r.spec); err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		r.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
+	}
+	return f, nil
+}
+
+// shape finds the types and forms of what is published of the relation.
+func (f *feed) shape(ctx context.Context, q relation.Querier) error {
+	var err error
+	if f.types, err = relation.LoadTypes(ctx, q, f.rel.Columns); err != nil {
+		return err
+	}
+	if f.form, err = relation.NewForm(f.rel, f.types); err != nil {
+		return err
+	}
+	f.server = f.form.ServerSide()
+	f.schema, err = relation.Document(f.rel, f.types)
+	return err
+}
+
+// start takes up what the stream holds.
+func (s *session) start(ctx context.Context, f *feed) error {
+	f.r.joined()
+	pos, v := f.position, f.verdict
+	f.pos = max(position(pos), s.began.confirmed)
+	if pos.Heartbeat != nil {
+		f.wm, f.beatSince = pos.Heartbeat.Since, pos.Heartbeat.Since
+	}
+	f.task, f.after = v.task, v.after
+	switch {
+	case v.reason != "" && pos.Batch == nil:
+		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is compared with it")
+	case v.reason != "":
+		f.r.log.Info().Str("reason", v.reason).Msg("going on")
+	}
+	if string(pos.Schema) != string(f.schema) {
+		if pos.Schema != nil && !relation.SameRows(pos.Schema, f.schema) {
+			f.r.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
+			f.task, f.after = taskLoad, nil
+		}
+		if err := f.announce(ctx); err != nil {
+			return err
+		}
+		if err := f.r.sink.Schema(ctx, f.schema); err != nil {
+			return err
+		}
+	}
+	if f.task != taskNone {
+		if err := f.announce(ctx); err != nil {
+			return err
+		}
+		s.settle(ctx, f)
+	}
+	f.r.released = false
+	f.r.tries = 0
+	return nil
+}
+
+// announce says in the stream how far the task has come, if there is one.
+func (f *feed) announce(ctx context.Context) error {
+	if f.task == taskNone {
+		return nil
+	}
+	return f.r.sink.Announce(ctx, capture.Batch{LSN: f.pos, After: f.after, Compare: f.task == taskCompare})
+}
+
+// stored is the place in the WAL that the feed's stream is known to hold.
+func (f *feed) stored() uint64 { return max(f.r.sink.Stored(), position(f.position)) }
+
+// at returns what heartbeats may say now.
+func (f *feed) at() hold {
+	h := hold{f.pos, f.wm}
+	if f.look != nil && f.look.held != nil {
+		h = hold{min(h.lsn, f.look.held.lsn), min(h.since, f.look.held.since)}
+	}
+	if f.suspected != nil {
+		h = hold{min(h.lsn, f.suspected.lsn), min(h.since, f.suspected.since)}
+	}
+	return h
+}
+
+// beat sends the heartbeats that are owed, all for the same commit.
+func (s *session) beat(ctx context.Context) {
+	now := time.Now()
+	s.lastBeat, s.owed = now, false
+	for _, f := range s.feeds {
+		if f.dirty {
+			s.heartbeat(ctx, f, now)
+		}
+	}
+}
+
+// heartbeat publishes one; while a task is under way it only says how far the
+// stream has come.
+func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
+	f.nextHeartbeat = now.Add(s.c.opt.HeartbeatInterval)
+	f.dirty = false
+	if f.task != taskNone || f.wm == 0 {
+		if err := f.announce(ctx); err != nil {
+			s.leave(f, err)
+		}
+		return
+	}
+	h := f.at()
+	sn := relation.Snapshot{Xmin: h.since, Xmax: h.since}.String()
+	err := f.r.sink.Heartbeat(ctx, capture.Heartbeat{Snapshot: sn, Since: h.since, Durable: sn, High: h.since, LSN: h.lsn})
+	if err != nil {
+		s.leave(f, err)
+		return
+	}
+	f.beatSince = h.since
+	if f.lastTxid < h.since {
+		f.lastTxid = 0
+	}
+	f.r.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateLive, Heartbeat: now} })
+	f.r.metrics.Heartbeat(now, now, h.since)
+}
+
+// row publishes a change. data is the row's JSON object, and old, if not nil,
+// that of the row before it.
+func (f *feed) row(ctx context.Context, txid uint64, key [][]byte, deleted bool, action lockstep.Action, data, old []byte) error {
+	return f.publish(ctx, txid, f.wm, key, deleted, action, data, old)
+}
+
+func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, deleted bool, action lockstep.Action, data, old []byte) error {
+	if f.r.keepsAll() {
+		f.line = lockstep.AppendChangeHead(f.line[:0], txid, xmin, deleted, action, old)
+	} else {
+		f.line = lockstep.AppendRowHead(f.line[:0], txid, xmin, deleted)
+	}
+	f.line = lockstep.AppendRowTail(append(f.line, data...))
+	f.dirty = true
+	f.lastTxid = max(f.lastTxid, txid)
+	return f.r.sink.Row(ctx, capture.Change{
+		Key: key, KeyJSON: func(dst []byte) ([]byte, error) { return f.form.AppendKey(dst, key) },
+		Txid: txid, Xmin: xmin, High: txid, Line: f.line,
+	})
+}
+
+// remove publishes that there is no row with the key.
+func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, old []byte) error {
+	var err error
+	if f.keyText, err = f.form.AppendKey(f.keyText[:0], key); err != nil {
+		return fmt.Errorf("encode key: %w", err)
+	}
+	return f.row(ctx, txid, key, true, lockstep.ActionDelete, f.keyText, old)
+}
+
+// suspect has a key looked at again.
+func (f *feed) suspect(key [][]byte) {
+	name := relation.KeyName(key)
+	if _, ok := f.suspects[name]; ok {
+		return
+	}
+	if f.suspected == nil {
+		h := f.at()
+		f.suspected = &h
+	}
+	kept := make([][]byte, len(key))
+	for i, k := range key {
+		kept[i] = append([]byte{}, k...)
+	}
+	f.suspects[name] = kept
+}
+
+// settle begins the feed's task once every transaction has ended that runs now.
+// What such a transaction wrote may be missing from the WAL that is read: it
+// wrote before the relation was in the publication, or committed before the
+// slot began and shows in no snapshot yet.
+func (s *session) settle(ctx context.Context, f *feed) {
+	f.unsettled = true
+	s.work.Go(func() {
+		err := s.awaitXmin(ctx, f)
+		s.call(ctx, func(ctx context.Context) error {
+			if err != nil {
+				s.leave(f, err)
+				return nil
+			}
+			f.unsettled, f.loading = false, time.Now()
+			f.progress = f.loading.Add(progressEvery)
+			if f.task == taskCompare {
+				s.compare(ctx, f)
+			}
+			s.startLook(ctx, f)
+			return nil
+		})
+	})
+}
+
+func (s *session) awaitXmin(ctx context.Context, f *feed) error {
+	target, err := s.snapshotEdge(ctx, "xmax")
+	if err != nil {
+		return err
+	}
+	pause, begun, logged := 5*time.Millisecond, time.Now(), false
+	for {
+		xmin, err := s.snapshotEdge(ctx, "xmin")
+		if err != nil || xmin >= target {
+			return err
+		}
+		if !logged && time.Since(begun) > 5*time.Second {
+			logged = true
+			f.r.log.Warn().Uint64("txid", xmin).Msg("reading the relation waits for a transaction that has written to end; see pg_stat_activity and pg_prepared_xacts")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// snapshotEdge returns xmin or xmax of a new snapshot.
+func (s *session) snapshotEdge(ctx context.Context, edge string) (uint64, error) {
+	rows, err := s.c.pool.Query(ctx, "SELECT pg_snapshot_"+edge+"(pg_current_snapshot())::text")
+	if err != nil {
+		return 0, fmt.Errorf("take snapshot: %w", err)
+	}
+	defer rows.Close()
+	var text string
+	for rows.Next() {
+		if err := rows.Scan(&text); err != nil {
+			return 0, fmt.Errorf("take snapshot: %w", err)
+		}
+	}
+	if rows.Err() != nil {
+		return 0, fmt.Errorf("take snapshot: %w", rows.Err())
+	}
+	return strconv.ParseUint(text, 10, 64)
+}

@@ -1,0 +1,188 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"bridge/internal/relation"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ours marks a publication that the bridge made itself, of which it may also
+// take tables out.
+const ours = "made by the lockstep bridge"
+
+const publicationSQL = `
+SELECT p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate,
+       COALESCE(obj_description(p.oid, 'pg_publication') = $2, false) AND pg_has_role(p.pubowner, 'USAGE')
+  FROM pg_catalog.pg_publication p WHERE p.pubname = $1`
+
+// publishedSQL lists a publication's tables. Postgres 14 has no columns and
+// filters.
+const publishedSQL = `
+SELECT schemaname::text, tablename::text, COALESCE(to_jsonb(t)->'attnames', '[]'), COALESCE(to_jsonb(t)->>'rowfilter', '')
+  FROM pg_catalog.pg_publication_tables t WHERE pubname = $1`
+
+// publication is the one that the slot is read with.
+type publication struct {
+	exists, all, viaRoot, own bool
+	actions                   []string
+	tables                    map[relation.Name]published
+}
+
+// published is a table of a publication: all its columns where none are named,
+// all its rows where there is no filter.
+type published struct {
+	columns []string
+	filter  string
+}
+
+func (s *session) loadPublication(ctx context.Context) (*publication, error) {
+	p := &publication{tables: make(map[relation.Name]published)}
+	rows, err := s.c.pool.Query(ctx, publicationSQL, s.c.opt.Name, ours)
+	if err != nil {
+		return nil, fmt.Errorf("look up publication: %w", err)
+	}
+	var ins, upd, del, trunc bool
+	_, err = pgx.ForEachRow(rows, []any{&p.all, &p.viaRoot, &ins, &upd, &del, &trunc, &p.own}, func() error {
+		p.exists = true
+		for action, yes := range map[string]bool{"insert": ins, "update": upd, "delete": del, "truncate": trunc} {
+			if yes {
+				p.actions = append(p.actions, action)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up publication: %w", err)
+	}
+	if rows, err = s.c.pool.Query(ctx, publishedSQL, s.c.opt.Name); err != nil {
+		return nil, fmt.Errorf("look up publication's tables: %w", err)
+	}
+	var n relation.Name
+	var t published
+	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &t.filter}, func() error {
+		p.tables[n] = published{slices.Clone(t.columns), t.filter}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up publication's tables: %w", err)
+	}
+	return p, nil
+}
+
+// publish makes the publication, or brings it up to date with the relations
+// that were found fit for it. A relation that can't be added is taken out.
+func (s *session) publish(ctx context.Context) error {
+	var err error
+	if s.publication, err = s.loadPublication(ctx); err != nil {
+		return err
+	}
+	p := s.publication
+	name := pgx.Identifier{s.c.opt.Name}.Sanitize()
+	if !p.exists {
+		if err := s.exec(ctx, "CREATE PUBLICATION "+name+" WITH (publish_via_partition_root = true)"); err != nil {
+			return fmt.Errorf("make publication %s: %w; a role that may not runs what this prints as the tables' owner: bridge sql 'TABLE(capture=wal)'", s.c.opt.Name, err)
+		}
+		if err := s.exec(ctx, "COMMENT ON PUBLICATION "+name+" IS '"+ours+"'"); err != nil {
+			return fmt.Errorf("make publication %s: %w", s.c.opt.Name, err)
+		}
+		s.c.log.Info().Str("reason", s.c.opt.Name).Msg("publication made")
+	}
+	for _, f := range s.feedsByName() {
+		n := f.r.spec.Name
+		if _, ok := p.tables[n]; ok {
+			f.published = true
+			continue
+		}
+		if err := s.exec(ctx, "ALTER PUBLICATION "+name+" ADD TABLE "+n.SQL()); err != nil {
+			s.leave(f, publicationError(err, n, s.c.opt.Name))
+			continue
+		}
+		f.r.log.Info().Msg("added to the publication")
+	}
+	s.unpublish(ctx, name)
+	if s.publication, err = s.loadPublication(ctx); err != nil {
+		return err
+	}
+	for _, f := range s.feedsByName() {
+		if err := s.publication.check(f); err != nil {
+			s.leave(f, err)
+		}
+	}
+	return nil
+}
+
+// unpublish takes tables out of a publication of the bridge's own that are no
+// longer captured, so that they cost nothing and keep no duty.
+func (s *session) unpublish(ctx context.Context, name string) {
+	if !s.publication.own || s.publication.all {
+		return
+	}
+	for n := range s.publication.tables {
+		if slices.ContainsFunc(s.c.relations, func(r *Relation) bool { return r.spec.Name == n }) {
+			continue
+		}
+		if err := s.exec(ctx, "ALTER PUBLICATION "+name+" DROP TABLE "+n.SQL()); err != nil {
+			s.c.log.Warn().Err(err).Str("table", n.String()).Msg("a table that is no longer captured could not be taken out of the publication")
+			continue
+		}
+		s.c.log.Info().Str("table", n.String()).Msg("no longer captured, taken out of the publication")
+	}
+}
+
+func (s *session) exec(ctx context.Context, sql string) error {
+	conn, err := s.c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+// publicationError says what to do where the role may not change publications.
+func publicationError(err error, n relation.Name, publication string) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42501" {
+		return fmt.Errorf("it is not in publication %s, and this role may not add it (%s); run what this prints as the table's owner: bridge sql '%s(capture=wal)'", publication, pg.Message, n.Quoted())
+	}
+	return fmt.Errorf("add it to publication %s: %w", publication, err)
+}
+
+// check says whether the publication has what the feed needs, and leaves the
+// feed's relation with the columns that are published.
+func (p *publication) check(f *feed) error {
+	t, ok := p.tables[f.r.spec.Name]
+	if !ok {
+		return fmt.Errorf("it is not in the publication: a partition is published through its root; name that in BRIDGE_TABLES")
+	}
+	if f.rel.Kind == 'p' && !p.viaRoot {
+		return errors.New("its publication names partitions instead of it; to do: ALTER PUBLICATION … SET (publish_via_partition_root = true)")
+	}
+	for _, action := range f.r.actions() {
+		if !slices.Contains(p.actions, action) {
+			f.r.log.Warn().Str("reason", action).Msg("the publication leaves an action out that the relation is to publish")
+		}
+	}
+	columns := t.columns
+	if len(columns) == 0 {
+		for _, c := range f.rel.Columns {
+			columns = append(columns, c.Name)
+		}
+	}
+	columns = slices.DeleteFunc(slices.Clone(columns), func(name string) bool {
+		i := slices.IndexFunc(f.rel.Columns, func(c relation.Column) bool { return c.Name == name })
+		return i < 0 || f.rel.Columns[i].Generated && f.src.Version < 180000
+	})
+	rel, err := f.rel.Only(columns)
+	if err != nil {
+		return err
+	}
+	f.rel, f.filter = rel, t.filter
+	return nil
+}

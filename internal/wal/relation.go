@@ -1,0 +1,210 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+	"bridge/lockstep"
+
+	"github.com/rs/zerolog"
+)
+
+// Relation is one relation of a capture, over all sessions.
+type Relation struct {
+	// Static after construction.
+	spec    relation.Spec
+	sink    capture.Sink
+	metrics capture.RelationMetrics
+	log     zerolog.Logger
+
+	// Owned by Capture.Run and the sessions it runs.
+
+	// err is what keeps the relation out of the session, since failing; it is
+	// tried again at retry.
+	err            error
+	failing, retry time.Time
+	tries          int
+	// stored is where its stream was last known to end, 0 for unknown.
+	stored uint64
+	// released says that the slot was made anew, or moved on without it, by this
+	// bridge: its stream lacks what came since, but nothing that it once held.
+	released bool
+
+	mu sync.Mutex
+	// Guarded by mu.
+	status capture.Status
+}
+
+// Status returns the current status. It does not block.
+func (r *Relation) Status() capture.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
+func (r *Relation) update(change func(*capture.Status)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.status)
+}
+
+// Pauses between two tries to take a relation that fails into the session: each
+// makes the others begin anew, too.
+const (
+	retryMin = 500 * time.Millisecond
+	retryMax = time.Minute
+)
+
+// fail takes the relation out until retry.
+func (r *Relation) fail(err error) {
+	now := time.Now()
+	if r.err == nil || r.err.Error() != err.Error() {
+		r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
+	}
+	if r.err == nil {
+		r.failing = now
+	}
+	pause := min(retryMin<<min(r.tries, 10), retryMax)
+	if errors.Is(err, errChanged) {
+		pause = 0
+	}
+	r.err, r.retry, r.tries = err, now.Add(pause), r.tries+1
+	r.metrics.Errors.Inc()
+	r.update(func(st *capture.Status) { st.State, st.Err = capture.StateFailing, err })
+}
+
+// keepsAll says whether the stream keeps every change.
+func (r *Relation) keepsAll() bool { return r.spec.History == relation.HistoryLog }
+
+// actions returns those that are published.
+func (r *Relation) actions() []string {
+	if len(r.spec.Actions) > 0 {
+		return r.spec.Actions
+	}
+	return []string{"insert", "update", "delete", "truncate"}
+}
+
+// does says whether an action is published.
+func (r *Relation) does(action lockstep.Action) bool {
+	return len(r.spec.Actions) == 0 || slices.Contains(r.spec.Actions, string(action))
+}
+
+// joined says that the relation is in the session.
+func (r *Relation) joined() {
+	r.err, r.failing = nil, time.Time{}
+	r.update(func(st *capture.Status) { st.State, st.Err, st.Note = capture.StateStarting, nil, "" })
+}
+
+// errChanged ends a relation's part in a session because the relation is no
+// longer the one that was loaded.
+var errChanged = errors.New("the relation changed")
+
+// task says what must be read by SQL before heartbeats are true.
+type task byte
+
+const (
+	taskNone task = iota
+	// taskLoad reads the whole relation in the order of its key.
+	taskLoad
+	// taskCompare compares the relation with the stream and looks at what
+	// differs.
+	taskCompare
+)
+
+// verdict is what the comparison of a stream with the slot comes to.
+type verdict struct {
+	task task
+	// after is the key behind which the load goes on.
+	after [][]byte
+	// restart, if not empty, is why the stream's incarnation must end.
+	restart string
+	// reason, if not empty, is logged.
+	reason string
+}
+
+// began is where the slot is when relations join.
+type began struct {
+	// confirmed is where the slot begins, end where the WAL ends, xmax the
+	// first transaction ID not given out.
+	confirmed, end, xmax uint64
+	// published is set where the relation was in the publication before.
+	published bool
+}
+
+// judge says how a stream is continued: not at all by the WAL alone, unless the
+// slot begins where the stream ends or before.
+func (r *Relation) judge(pos capture.Position, b began) verdict {
+	at := position(pos)
+	log := r.keepsAll() || len(r.spec.Actions) > 0
+	gap := func(reason string) verdict {
+		if log { // no mirror of the relation that could be compared, or purged
+			return verdict{task: taskLoad, reason: reason + "; changes between are missing from its stream"}
+		}
+		return verdict{task: taskCompare, reason: reason}
+	}
+	switch {
+	case pos.Heartbeat == nil && pos.Batch == nil:
+		return verdict{task: taskLoad}
+	case at == 0 && pos.Heartbeat == nil:
+		return gap("its first load was interrupted under another capture")
+	case at == 0:
+		return gap("it was polled before")
+	case at > b.end:
+		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
+	case !b.published:
+		return gap("it was not in the publication")
+	case at < b.confirmed && r.released:
+		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
+	case at < b.confirmed && log:
+		return gap(fmt.Sprintf("the slot begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
+	case at < b.confirmed:
+		return verdict{restart: fmt.Sprintf("the slot begins at %s, behind the stream's end at %s: the broker lost what it held, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
+	case pos.Batch != nil && pos.Batch.Compare:
+		return verdict{task: taskCompare, reason: "the comparison was interrupted"}
+	case pos.Batch != nil && pos.Batch.LSN != 0:
+		return verdict{task: taskLoad, after: pos.Batch.After, reason: "the load was interrupted"}
+	}
+	return verdict{}
+}
+
+// position returns the place in the WAL up to which a stream holds every
+// commit, 0 where it does not say.
+func position(pos capture.Position) uint64 {
+	var at uint64
+	if pos.Heartbeat != nil {
+		at = pos.Heartbeat.LSN
+	}
+	if pos.Batch != nil && pos.Batch.LSN != 0 {
+		at = max(at, pos.Batch.LSN)
+	}
+	return at
+}
+
+// begin begins the relation's epoch, and a new incarnation where its key
+// changed.
+func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte, b began) (capture.Position, error) {
+	for {
+		pos, err := r.sink.Begin(ctx, src, func() {
+			r.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateStandby} })
+		})
+		if err != nil {
+			return capture.Position{}, err
+		}
+		reason := r.judge(pos, b).restart
+		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
+			reason = "the relation's key changed"
+		}
+		if reason == "" {
+			return pos, nil
+		}
+		if err := r.sink.Restart(ctx, reason, b.xmax); err != nil {
+			return capture.Position{}, err
+		}
+	}
+}

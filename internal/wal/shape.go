@@ -1,0 +1,225 @@
+package wal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"bridge/internal/relation"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// shape is how the tuples that Postgres sends of a relation become rows. It
+// holds one row at a time.
+type shape struct {
+	rel  *relation.Relation
+	form *relation.Form
+	// at is the place in rel.Columns of each column sent, -1 for none.
+	at []int
+	// server are the columns that only the server can turn into JSON.
+	server []bool
+	// old is set where the columns are those of before a change that the
+	// relation's task makes good: rows of this shape need not be published.
+	old bool
+
+	// The row: its values, or the JSON that stands for them, and its key.
+	values, raw, key [][]byte
+	// missing are the columns whose values were not sent, unchanged says that
+	// there are some, incomplete that the row can't be published without a look.
+	missing               []bool
+	unchanged, incomplete bool
+	data                  []byte
+}
+
+func newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.RelationMessage) *shape {
+	n := len(rel.Columns)
+	sh := &shape{
+		rel: rel, form: form, server: form.ServerSide(),
+		values: make([][]byte, n), raw: make([][]byte, n), key: make([][]byte, len(rel.Key)), missing: make([]bool, n),
+	}
+	for _, c := range m.Columns {
+		sh.at = append(sh.at, slices.IndexFunc(rel.Columns, func(have relation.Column) bool { return have.Name == c.Name }))
+	}
+	return sh
+}
+
+// relation takes the columns that the rows to come have.
+func (s *session) relation(ctx context.Context, m *pglogrepl.RelationMessage) error {
+	f := s.feeds[m.RelationID]
+	if f == nil { // another bridge's, or a partition
+		return nil
+	}
+	sh, err := s.shapeOf(ctx, f, m)
+	if err != nil {
+		s.leave(f, err)
+		return nil
+	}
+	s.shapes[m.RelationID] = sh
+	return nil
+}
+
+// shapeOf returns the shape of the columns sent. Where they are not those that
+// were found in the catalog, either the catalog has changed since, or these
+// rows are from before it changed.
+func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMessage) (*shape, error) {
+	if fits(f.rel, m) {
+		return newShape(f.rel, f.form, m), nil
+	}
+	if err := s.checkShape(ctx, f); err != nil {
+		return nil, err
+	}
+	if f.task == taskNone {
+		return nil, fmt.Errorf("%w: its columns in the WAL are not those in the catalog", errChanged)
+	}
+	rel := &relation.Relation{Name: f.rel.Name, OID: f.rel.OID, Kind: f.rel.Kind, Txid: -1, Deleted: -1}
+	place := func(i int) int {
+		if i < 0 {
+			return -1
+		}
+		return slices.IndexFunc(m.Columns, func(c *pglogrepl.RelationMessageColumn) bool { return c.Name == f.rel.Columns[i].Name })
+	}
+	for _, c := range m.Columns {
+		rel.Columns = append(rel.Columns, relation.Column{Name: c.Name, TypeOID: c.DataType, BaseOID: c.DataType})
+	}
+	rel.Txid, rel.Deleted = place(f.rel.Txid), place(f.rel.Deleted)
+	for _, i := range f.rel.Key {
+		at := place(i)
+		if at < 0 {
+			return &shape{old: true}, nil
+		}
+		rel.Key = append(rel.Key, at)
+	}
+	types, err := relation.LoadTypes(ctx, s.c.pool, rel.Columns)
+	if err != nil {
+		return nil, err
+	}
+	form, err := relation.NewForm(rel, types)
+	if errors.Is(err, relation.ErrStaleTypes) { // a type that was dropped
+		return &shape{old: true}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newShape(rel, form, m), nil
+}
+
+// fits says whether the columns sent are the relation's.
+func fits(rel *relation.Relation, m *pglogrepl.RelationMessage) bool {
+	if len(m.Columns) != len(rel.Columns) {
+		return false
+	}
+	for _, c := range m.Columns {
+		if !slices.ContainsFunc(rel.Columns, func(have relation.Column) bool { return have.Name == c.Name && have.TypeOID == c.DataType }) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkShape returns errChanged where the catalog has another shape than the
+// feed was begun with.
+func (s *session) checkShape(ctx context.Context, f *feed) error {
+	now, err := s.load(ctx, f.r)
+	if err != nil {
+		return err
+	}
+	p, err := s.loadPublication(ctx)
+	if err != nil {
+		return err
+	}
+	if err := p.check(now); err != nil {
+		return err
+	}
+	if err := now.shape(ctx, s.c.pool); err != nil {
+		return err
+	}
+	if now.rel.OID != f.rel.OID || now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
+		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
+	}
+	return nil
+}
+
+// watchShapes looks at the catalog from time to time: a change that no row
+// follows is not in the WAL.
+func (s *session) watchShapes(ctx context.Context) {
+	t := time.NewTicker(s.c.opt.ShapeInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		var feeds []*feed
+		if !s.call(ctx, func(context.Context) error { feeds = s.feedsByName(); return nil }) {
+			return
+		}
+		for _, f := range feeds {
+			err := s.checkShape(ctx, f)
+			if !errors.Is(err, errChanged) && !isProblem(err) {
+				continue // Postgres is away, or what changes it has not ended
+			}
+			s.call(ctx, func(context.Context) error { s.leave(f, err); return nil })
+		}
+	}
+}
+
+// take reads a new row. Values that were not sent are taken from the old row,
+// if that is at hand.
+func (sh *shape) take(tuple, old *pglogrepl.TupleData) error {
+	sh.unchanged, sh.incomplete = false, false
+	if len(tuple.Columns) != len(sh.at) {
+		return fmt.Errorf("a row of %d columns, %d were announced", len(tuple.Columns), len(sh.at))
+	}
+	for n, c := range tuple.Columns {
+		i := sh.at[n]
+		if i < 0 {
+			continue
+		}
+		sh.values[i], sh.raw[i], sh.missing[i] = nil, nil, false
+		if c.DataType == pglogrepl.TupleDataTypeToast && old != nil && old.Columns[n].DataType == pglogrepl.TupleDataTypeText {
+			c = old.Columns[n]
+		}
+		switch c.DataType {
+		case pglogrepl.TupleDataTypeText:
+			sh.values[i] = c.Data
+			sh.incomplete = sh.incomplete || sh.server[i]
+		case pglogrepl.TupleDataTypeToast:
+			sh.missing[i], sh.unchanged = true, true
+		}
+	}
+	return sh.takeKey()
+}
+
+// takeOld reads what was sent of an old row.
+func (sh *shape) takeOld(tuple *pglogrepl.TupleData) error {
+	if len(tuple.Columns) != len(sh.at) {
+		return fmt.Errorf("an old row of %d columns, %d were announced", len(tuple.Columns), len(sh.at))
+	}
+	for n, c := range tuple.Columns {
+		if i := sh.at[n]; i >= 0 {
+			sh.values[i] = nil
+			if c.DataType == pglogrepl.TupleDataTypeText {
+				sh.values[i] = c.Data
+			}
+		}
+	}
+	return sh.takeKey()
+}
+
+func (sh *shape) takeKey() error {
+	for n, i := range sh.rel.Key {
+		if sh.key[n] = sh.values[i]; sh.key[n] == nil {
+			return fmt.Errorf("%w: key column %s is not in the WAL; its replica identity must hold the key", errChanged, sh.rel.Columns[i].Name)
+		}
+	}
+	return nil
+}
+
+func sameKey(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
+
+func cloneKey(key [][]byte) [][]byte { return slices.Clone(key) }

@@ -1,0 +1,197 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"bridge/internal/source"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// slot is what Postgres says of the bridge's slot.
+type slot struct {
+	exists           bool
+	Plugin, Database string
+	PID              int64
+	Confirmed        uint64
+	Lost             bool
+	// Kept is the WAL that Postgres keeps for it, Behind that since Confirmed.
+	Kept, Behind int64
+}
+
+const slotSQL = `
+SELECT COALESCE(plugin, '')::text, COALESCE(database, '')::text, COALESCE(active_pid, 0)::int8,
+       COALESCE(confirmed_flush_lsn - '0/0', 0)::int8, COALESCE(wal_status = 'lost', false),
+       COALESCE(pg_current_wal_lsn() - restart_lsn, 0)::int8, COALESCE(pg_current_wal_lsn() - confirmed_flush_lsn, 0)::int8
+  FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`
+
+func (c *Capture) slot(ctx context.Context) (slot, error) {
+	rows, err := c.pool.Query(ctx, slotSQL, c.opt.Name)
+	if err != nil {
+		return slot{}, fmt.Errorf("look up slot: %w", err)
+	}
+	var s slot
+	var confirmed int64
+	_, err = pgx.ForEachRow(rows, []any{&s.Plugin, &s.Database, &s.PID, &confirmed, &s.Lost, &s.Kept, &s.Behind}, func() error {
+		s.exists, s.Confirmed = true, uint64(confirmed)
+		return nil
+	})
+	if err != nil {
+		return slot{}, fmt.Errorf("look up slot: %w", err)
+	}
+	c.metrics.lag.Set(float64(s.Kept))
+	c.metrics.confirmed.Set(float64(s.Behind))
+	return s, nil
+}
+
+// errSlotInUse says that another connection reads the slot.
+var errSlotInUse = errors.New("the replication slot is in use")
+
+func (c *Capture) inUse(pid int64) error {
+	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting", errSlotInUse, c.opt.Name, pid)
+}
+
+// claimSlot makes sure that the slot exists and can be read.
+func (s *session) claimSlot(ctx context.Context) error {
+	c := s.c
+	sl, err := c.slot(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case sl.exists && (sl.Plugin != "pgoutput" || sl.Database != s.src.Database):
+		return fmt.Errorf("replication slot %s is another's (plugin %q, database %q); choose another BRIDGE_NAME, or drop it: SELECT pg_drop_replication_slot('%[1]s')",
+			c.opt.Name, sl.Plugin, sl.Database)
+	case sl.PID != 0:
+		return c.inUse(sl.PID)
+	case sl.Lost:
+		c.log.Error().Str("reason", c.opt.Name).Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size): the slot is made anew, and every relation compared with its stream")
+	case sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag:
+		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
+			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG: it is dropped and made anew, and every relation compared with its stream")
+	case sl.exists:
+		s.began.confirmed = sl.Confirmed
+		return nil
+	}
+	if sl.exists {
+		if err := c.dropSlot(ctx); err != nil {
+			return err
+		}
+	}
+	return s.createSlot(ctx)
+}
+
+func (c *Capture) dropSlot(ctx context.Context) error {
+	rows, err := c.pool.Query(ctx, "SELECT pg_drop_replication_slot($1)", c.opt.Name)
+	if err == nil {
+		_, err = pgx.CollectRows(rows, pgx.RowTo[any])
+	}
+	if err != nil {
+		return fmt.Errorf("drop slot %s: %w", c.opt.Name, err)
+	}
+	return nil
+}
+
+// createSlot makes the slot. Postgres waits for every running transaction that
+// has written.
+func (s *session) createSlot(ctx context.Context) error {
+	conn, err := s.c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	slow := time.AfterFunc(3*time.Second, func() {
+		s.c.log.Warn().Str("reason", s.c.opt.Name).Msg("the replication slot waits for running transactions that have written to end; see pg_stat_activity and pg_prepared_xacts")
+	})
+	defer slow.Stop()
+	var confirmed int64
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = 0"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, "SELECT (lsn - '0/0')::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')", s.c.opt.Name).Scan(&confirmed)
+	})
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == "42501":
+		return fmt.Errorf("make replication slot %s: %s; to do: run what bridge sql prints, or ALTER ROLE … REPLICATION: %w", s.c.opt.Name, pg.Message, err)
+	case errors.As(err, &pg) && pg.Code == "55000":
+		return fmt.Errorf("make replication slot %s: %s; to do: ALTER SYSTEM SET wal_level = logical, and restart Postgres: %w", s.c.opt.Name, pg.Message, err)
+	case err != nil:
+		return fmt.Errorf("make replication slot %s: %w", s.c.opt.Name, err)
+	}
+	s.began.confirmed = uint64(confirmed)
+	for _, r := range s.c.relations {
+		r.released = true
+	}
+	s.c.log.Info().Str("reason", s.c.opt.Name).Stringer("lsn", lsn(confirmed)).Msg("replication slot made")
+	return nil
+}
+
+// connect opens the replication connection and starts reading the slot.
+func (s *session) connect(ctx context.Context) error {
+	cfg, err := pgconn.ParseConfig(s.c.opt.URL)
+	if err != nil {
+		return fmt.Errorf("parse DATABASE_URL: %w", err)
+	}
+	source.Configure(cfg)
+	cfg.RuntimeParams["replication"] = "database"
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("connect for replication (a role with REPLICATION, and no pooler in between): %w", err)
+	}
+	s.conn = conn
+	args := []string{"proto_version '1'", "publication_names '" + quotePublication(s.c.opt.Name) + "'", "messages 'true'"}
+	err = pglogrepl.StartReplication(ctx, conn, pgx.Identifier{s.c.opt.Name}.Sanitize(), 0,
+		pglogrepl.StartReplicationOptions{Mode: pglogrepl.LogicalReplication, PluginArgs: args})
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "55006" { // object_in_use
+		sl, _ := s.c.slot(ctx)
+		return s.c.inUse(sl.PID)
+	}
+	if err != nil {
+		return fmt.Errorf("read slot %s: %w", s.c.opt.Name, err)
+	}
+	return nil
+}
+
+// quotePublication writes a name as an element of publication_names, inside of
+// a string literal.
+func quotePublication(name string) string {
+	quoted := pgx.Identifier{name}.Sanitize()
+	return strings.ReplaceAll(quoted, "'", "''")
+}
+
+// closeConn closes the connection, so that the slot is free at once.
+func closeConn(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
+
+// watchSlot keeps an eye on the WAL that the slot keeps, until ctx ends, also
+// while no session can be had.
+func (c *Capture) watchSlot(ctx context.Context, tooFar func()) {
+	t := time.NewTicker(slotEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		sl, err := c.slot(ctx)
+		if err == nil && sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag {
+			tooFar()
+		}
+	}
+}
+
+// slotEvery is how often the slot is looked at.
+const slotEvery = 5 * time.Second

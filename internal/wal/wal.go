@@ -1,0 +1,188 @@
+// Package wal captures tables by reading Postgres' write-ahead log through
+// logical replication (plugin pgoutput, protocol 1, text). Nothing has to be
+// added to a table, hard deletes arrive, and rows come in the order of commits.
+//
+// # How nothing is lost
+//
+// One replication slot serves all relations of a bridge. Postgres sends each
+// transaction after its commit, and begins, after a reconnect, where the slot
+// was confirmed. The slot is confirmed only up to what every relation's stream
+// is known to hold; each relation's position, the LSN in its last heartbeat or
+// announcement, is in its stream and nowhere else. So a session begins at or
+// before the position of each relation, and each skips the commits that its
+// stream has (I7). A stream that ends before the slot begins has a gap, and is
+// never continued as if it had none (Relation.judge).
+//
+// # Watermark
+//
+// A row's since is min(txid, watermark). The watermark comes in band: the
+// bridge writes the xmin of a snapshot into the WAL (pg_logical_emit_message).
+// A transaction below that xmin had ended, so its commit stands before the
+// message; what comes behind it has a higher ID (I5).
+//
+// # Looks
+//
+// What the WAL does not tell is read by SQL: a relation's first load, rows of a
+// changed shape, keys that must be looked at again. A look reads rows under a
+// snapshot and then writes a marker into the WAL. When the marker comes, the
+// stream holds every transaction that the snapshot shows, and the rows are
+// published, but for keys of which an event has come that the snapshot does not
+// show: nothing is ever replaced by an older version (I4). See look.
+//
+// # Failures
+//
+// A session is one replication connection and the relations that have begun.
+// Whatever goes wrong with Postgres ends the session, and the next begins every
+// relation anew. What goes wrong with one relation takes only that one out
+// (I10); it is tried again, and holds the slot for a limited time.
+package wal
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+	"bridge/internal/source"
+
+	"github.com/rs/zerolog"
+)
+
+// Options are those of a bridge's capture.
+type Options struct {
+	// URL is the DATABASE_URL.
+	URL string
+	// Name is the slot's and the publication's.
+	Name string
+	// HeartbeatInterval is the longest time between two heartbeats.
+	HeartbeatInterval time.Duration
+	// ShapeInterval is how often the catalog is asked whether the relations'
+	// shape is still what it was; 0 means a minute.
+	ShapeInterval time.Duration
+	// HoldFor is how long a relation that fails keeps the slot from moving; 0
+	// means 5 minutes.
+	HoldFor time.Duration
+	// MaxLag is how many bytes of WAL the slot may keep, 0 for any number.
+	MaxLag int64
+}
+
+// Capture reads the WAL for all relations of a bridge.
+type Capture struct {
+	// Static after the last Add.
+	pool      *source.Pool
+	opt       Options
+	log       zerolog.Logger
+	metrics   *Metrics
+	relations []*Relation
+
+	// Owned by Run.
+
+	// begun is when Run was called.
+	begun time.Time
+}
+
+// New returns a capture; nothing happens until Run.
+func New(pool *source.Pool, opt Options, m *Metrics, log zerolog.Logger) *Capture {
+	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, time.Minute)
+	opt.HoldFor = cmp.Or(opt.HoldFor, 5*time.Minute)
+	return &Capture{pool: pool, opt: opt, metrics: m, log: log.With().Str("component", "wal").Logger()}
+}
+
+// Add adds a relation, before Run.
+func (c *Capture) Add(spec relation.Spec, sink capture.Sink, m *capture.Metrics) *Relation {
+	r := &Relation{
+		spec: spec, sink: sink, metrics: m.Relation(spec.Name.Payload()),
+		log:    c.log.With().Str("table", spec.Name.String()).Logger(),
+		status: capture.Status{State: capture.StateStarting},
+	}
+	c.relations = append(c.relations, r)
+	return r
+}
+
+const (
+	// Backoff between sessions that fail.
+	backoffMin = 100 * time.Millisecond
+	backoffMax = 2 * time.Second
+	// yieldAfter is how long Postgres may be out of reach before another
+	// bridge may take the relations.
+	yieldAfter = 3 * time.Second
+	// logEvery is how often a failure that goes on is logged.
+	logEvery = time.Minute
+)
+
+// errRejoin ends a session so that the next begins with more relations.
+var errRejoin = errors.New("a relation joins")
+
+// Run captures until ctx ends, and returns its error. Every failure is retried
+// for ever with backoff; it is logged at once and then once a minute, and the
+// relations' Status shows it.
+func (c *Capture) Run(ctx context.Context) error {
+	c.begun = time.Now()
+	backoff := backoffMin
+	var failing, lastLog time.Time
+	var lastErr string
+	for attempt := 1; ; attempt++ {
+		s := newSession(c)
+		err := s.run(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if s.live {
+			backoff, attempt, failing = backoffMin, 1, time.Time{}
+		}
+		if errors.Is(err, errRejoin) {
+			continue
+		}
+		c.failed(err)
+		switch {
+		case failing.IsZero():
+			failing = time.Now()
+		case time.Since(failing) > yieldAfter:
+			c.yield(ctx)
+		}
+		if text := err.Error(); text != lastErr || time.Since(lastLog) > logEvery {
+			lastErr, lastLog = text, time.Now()
+			c.log.Warn().Err(err).Int("attempt", attempt).Msg("the WAL is not being read, trying again")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		}
+		backoff = min(2*backoff, backoffMax)
+	}
+}
+
+// failed shows what ended a session in the status of every relation that has
+// nothing of its own to tell.
+func (c *Capture) failed(err error) {
+	for _, r := range c.relations {
+		if r.err != nil {
+			continue
+		}
+		r.metrics.Errors.Inc()
+		r.update(func(st *capture.Status) {
+			if errors.Is(err, errSlotInUse) {
+				*st = capture.Status{State: capture.StateStandby, Heartbeat: st.Heartbeat, Note: err.Error()}
+			} else {
+				st.State, st.Err = capture.StateFailing, err
+			}
+		})
+	}
+}
+
+// yield lets another bridge write what this one can't read.
+func (c *Capture) yield(ctx context.Context) {
+	for _, r := range c.relations {
+		r.sink.Yield(ctx)
+	}
+}
+
+// lsn is a place in the WAL, for people.
+type lsn uint64
+
+func (l lsn) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
