@@ -2,6 +2,8 @@
 
 SHELL := /bin/bash
 GO ?= go
+# The major versions of Postgres that test-pg takes.
+PG ?= 16 17 18
 # How long each fuzz target runs, how long and from which seed the simulation runs.
 FUZZTIME ?= 20s
 SECONDS ?= 60
@@ -9,7 +11,7 @@ SEED ?= $(shell date +%s)
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz check fmt sim mutants bench up down deps stack-test stack-test-cluster
+.PHONY: help demo test test-pg fuzz check fmt sim mutants bench up down deps stack-test stack-test-cluster
 
 help: ## show this list
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -22,6 +24,9 @@ demo: deps ## run Postgres, the bridge, the edge and a writer, and show rows arr
 test: deps ## run all tests with the race detector, then each fuzz target for FUZZTIME (20s)
 	$(GO) test -race -timeout 20m ./...
 	scripts/fuzz.sh $(FUZZTIME)
+
+test-pg: deps ## run the tests that depend most on Postgres against each version in PG (16 17 18), installing it
+	scripts/test-pg.sh $(PG)
 
 fuzz: deps ## run each fuzz target longer (FUZZTIME, here 5m)
 	scripts/fuzz.sh $(if $(filter file,$(origin FUZZTIME)),5m,$(FUZZTIME))

@@ -209,6 +209,10 @@ func TestEncode_CatalogRows(t *testing.T) {
 	for _, name := range s.strings(`SELECT oid::regclass::text FROM pg_class c WHERE reltype <> 0 AND relkind IN ('r', 'v')
 		AND relnamespace::regnamespace::text IN ('pg_catalog', 'information_schema')
 		AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND atttypid IN ('anyarray'::regtype, 'pg_statistic[]'::regtype)) ORDER BY 1`) {
+		if name == "pg_shmem_allocations_numa" { // can't be read on a machine without NUMA; Postgres 18 and later
+			exprs = append(exprs, "json_populate_record(NULL::"+name+`, '{"name": "x,\"", "size": 1}')`)
+			continue
+		}
 		exprs = append(exprs, "(SELECT r FROM "+name+" r LIMIT 1)", "ARRAY(SELECT r FROM "+name+" r LIMIT 2)")
 	}
 	if server := s.compare(exprs...); server != nil {

@@ -1,13 +1,11 @@
 package testenv
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // password is the superuser's in every cluster. Tests may look for it in logs, where it must never be.
@@ -132,7 +128,7 @@ func (c *Cluster) startFirst() error {
 			return err
 		}
 		if err = c.launch(); err == nil {
-			return nil
+			return checkVersion(c.URL("postgres"))
 		}
 	}
 	return err
@@ -293,39 +289,6 @@ func (c *Cluster) signalAll(sig syscall.Signal) {
 	}
 }
 
-// Standby makes and starts a hot standby that streams from the cluster.
-func (c *Cluster) Standby(t testing.TB, set ...string) *Cluster {
-	t.Helper()
-	s, err := newCluster(slices.Concat(c.set[len(settings):], set))
-	if err == nil {
-		err = s.tool("pg_basebackup", "-D", s.dir, "-d", c.URL(""), "-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
-	}
-	if err == nil {
-		err = s.startFirst()
-	}
-	if err != nil {
-		t.Fatalf("make a standby: %v", err)
-	}
-	return s.forTest(t)
-}
-
-// Promote makes a standby a primary, on a new timeline, and returns when it takes writes.
-func (c *Cluster) Promote() {
-	c.t.Helper()
-	Exec(c.t, c.URL("postgres"), "SELECT pg_promote(true, 60)")
-	Eventually(c.t, time.Minute, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		conn, err := pgx.Connect(ctx, c.URL("postgres"))
-		if err != nil {
-			return err
-		}
-		defer conn.Close(ctx)
-		_, err = conn.Exec(ctx, "SELECT txid_current()")
-		return err
-	})
-}
-
 func (c *Cluster) mustRun(running bool) {
 	c.t.Helper()
 	if running != (c.proc != nil) {
@@ -344,55 +307,6 @@ func (c *Cluster) quit(sig syscall.Signal) error {
 		return err
 	}
 	return nil
-}
-
-// postgresBin is the directory of Postgres' server programs.
-//
-// Debian keeps them off the PATH, in a directory for each version.
-func postgresBin() (string, error) {
-	var dirs []string
-	if p, err := exec.LookPath("postgres"); err == nil {
-		if real, err := filepath.EvalSymlinks(p); err == nil {
-			dirs = append(dirs, filepath.Dir(real))
-		}
-	}
-	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	slices.SortFunc(debian, func(a, b string) int { return version(b) - version(a) })
-	for _, dir := range append(dirs, debian...) {
-		_, noPostgres := os.Stat(filepath.Join(dir, "postgres"))
-		_, noInitdb := os.Stat(filepath.Join(dir, "initdb"))
-		if noPostgres == nil && noInitdb == nil {
-			return dir, nil
-		}
-	}
-	return "", errors.New("the tests need Postgres 13 or later: neither the PATH nor /usr/lib/postgresql/*/bin has " +
-		"initdb and postgres; on Debian: apt-get install postgresql postgresql-contrib (or run make deps)")
-}
-
-func version(debianDir string) int {
-	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(debianDir)))
-	return n
-}
-
-// postgresUser is the user under whom Postgres runs: nil for the test process's own, another one for root's, whom
-// Postgres refuses.
-func postgresUser() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("the tests run as root, and Postgres does not run as root but as the user postgres: %w", err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
 // childrenOf lists the child processes of a process.

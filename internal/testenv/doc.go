@@ -7,6 +7,9 @@
 // a server takes one of its own: [NewCluster], [NATSProcess], [NATSCluster]. [Build] and [Start] run a command of this
 // module as a process that can be killed, paused and waited for. [Run] offers all of it to programs that are not tests.
 //
+// LOCKSTEP_TEST_POSTGRES_BIN names a directory with the server programs to take; without it they are Debian's, or those
+// on the PATH. LOCKSTEP_TEST_POSTGRES_VERSION is the major version that the servers must have.
+//
 // Shared and own clusters have settings that a careless client trips over: the time zone is Asia/Kolkata, dates are
 // printed German style, bytea in the escape format, floats rounded, intervals the SQL standard's way.
 //

@@ -36,7 +36,7 @@ func Postgres(t testing.TB) string {
 // sharedCluster starts this process's cluster at its first call. The watchdog ends it.
 var sharedCluster = sync.OnceValues(func() (string, error) {
 	if u := os.Getenv("LOCKSTEP_TEST_DATABASE_URL"); u != "" {
-		return u, nil
+		return u, checkVersion(u)
 	}
 	c, err := newCluster(nil)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,6 +57,42 @@ func TestPostgres_GivesFreshDatabases(t *testing.T) {
 			testenv.Exec(t, url, "CREATE TABLE same_name (i int)", "CREATE EXTENSION hstore")
 			if got := query[string](t, url, "SHOW timezone"); got != "Asia/Kolkata" && os.Getenv("LOCKSTEP_TEST_DATABASE_URL") == "" {
 				t.Errorf("got time zone %s, want Asia/Kolkata", got)
+			}
+		})
+	}
+}
+
+// fatal keeps what ended a test.
+type fatal struct {
+	testing.TB
+	cause string
+}
+
+func (f *fatal) Fatal(args ...any) {
+	f.cause = fmt.Sprint(args...)
+	runtime.Goexit()
+}
+
+// What the environment asks for is what a test gets, or it fails.
+func TestNewCluster_IsTheOneAskedFor(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	for name, value := range map[string]string{
+		"LOCKSTEP_TEST_POSTGRES_VERSION": "9",
+		"LOCKSTEP_TEST_POSTGRES_BIN":     t.TempDir(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, value)
+			f := &fatal{TB: t}
+			ended := make(chan struct{}) // closed when NewCluster has returned or ended its goroutine
+			go func() {
+				defer close(ended)
+				testenv.NewCluster(f)
+			}()
+			<-ended
+			if !strings.Contains(f.cause, name) {
+				t.Errorf("with %s=%s it ended with %q", name, value, f.cause)
 			}
 		})
 	}
