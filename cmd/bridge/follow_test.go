@@ -30,6 +30,7 @@ type seen struct {
 	high     uint64
 	snapshot relation.Snapshot // of a heartbeat
 	durable  uint64
+	lsn      uint64
 	at       time.Time
 }
 
@@ -49,6 +50,10 @@ type follower struct {
 	high, since uint64
 	heartbeats  relation.Snapshot // the last one's
 	faults      []string
+	// keep has every version of every row kept, with its document.
+	keep      bool
+	kept      []lockstep.Row
+	truncated int
 	// crashes allows a heartbeat's since to fall: Postgres crashes, and gives
 	// transaction IDs out again.
 	crashes bool
@@ -57,16 +62,29 @@ type follower struct {
 // follow begins to follow a stream as soon as it exists.
 func follow(t *testing.T, nc *nats.Conn, rel table) *follower {
 	t.Helper()
+	f := newFollower(t, nc, rel)
+	f.begin()
+	return f
+}
+
+func newFollower(t *testing.T, nc *nats.Conn, rel table) *follower {
+	t.Helper()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &follower{t: t, rel: rel, layout: rel.layout(), js: js, rows: map[string]lockstep.Row{}}
+	return &follower{t: t, rel: rel, layout: rel.layout(), js: js, rows: map[string]lockstep.Row{}}
+}
+
+func (f *follower) begin() {
+	f.t.Helper()
+	t := f.t
 	var c jetstream.Consumer
+	var err error
 	testenv.Eventually(t, long, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		c, err = js.OrderedConsumer(ctx, f.layout.Stream, jetstream.OrderedConsumerConfig{})
+		c, err = f.js.OrderedConsumer(ctx, f.layout.Stream, jetstream.OrderedConsumerConfig{})
 		return err
 	})
 	cc, err := c.Consume(f.take, jetstream.ConsumeErrHandler(func(jetstream.ConsumeContext, error) {}))
@@ -81,7 +99,6 @@ func follow(t *testing.T, nc *nats.Conn, rel table) *follower {
 			t.Errorf("stream %s: %s", f.layout.Stream, fault)
 		}
 	})
-	return f
 }
 
 // take notes one message and checks what is true of every stream.
@@ -116,6 +133,7 @@ func (f *follower) take(msg jetstream.Msg) {
 		if err != nil {
 			fault("%v", err)
 		}
+		s.lsn = hb.LSN
 		s.since, s.durable = hb.Since, durable(msg.Headers().Get(stream.DurableHeader))
 		if s.since < f.since && !f.crashes {
 			fault("I5: a heartbeat's since falls from %d to %d", f.since, s.since)
@@ -123,6 +141,11 @@ func (f *follower) take(msg jetstream.Msg) {
 		f.since, f.heartbeats = s.since, s.snapshot
 	case stream.KindRow:
 		m, err := lockstep.Decode(msg.Data())
+		if m.Control != nil && m.Control.Type == lockstep.Truncate {
+			f.rows = map[string]lockstep.Row{}
+			f.truncated++
+			break
+		}
 		if err != nil || m.Row == nil {
 			fault("not a row: %s (%v)", msg.Data(), err)
 			return
@@ -139,6 +162,9 @@ func (f *follower) take(msg jetstream.Msg) {
 		}
 		if f.rows[s.key] = s.row; s.row.Deleted {
 			delete(f.rows, s.key)
+		}
+		if f.keep {
+			f.kept = append(f.kept, s.row)
 		}
 		s.row.Data = nil // kept in rows; all may be long
 	}
@@ -195,6 +221,20 @@ func (f *follower) end() uint64 {
 		return err
 	})
 	return last
+}
+
+// floor is the oldest since that the stream honours.
+func (f *follower) floor() uint64 {
+	f.t.Helper()
+	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return meta.Floor
 }
 
 // caughtUp waits until everything stored now is read.
@@ -263,6 +303,35 @@ func (f *follower) state() []string {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// versions returns the documents of every version whose document holds the
+// text.
+func (f *follower) versions(text string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []string
+	for _, r := range f.kept {
+		if strings.Contains(string(r.Data), text) {
+			list = append(list, string(r.Data))
+		}
+	}
+	return list
+}
+
+// awaitKept waits until n versions of rows were read, and returns them.
+func (f *follower) awaitKept(n int) []lockstep.Row {
+	f.t.Helper()
+	var kept []lockstep.Row
+	testenv.Eventually(f.t, long, func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if kept = slices.Clone(f.kept); len(kept) < n {
+			return fmt.Errorf("%d changes, want %d", len(kept), n)
+		}
+		return nil
+	})
+	return kept
 }
 
 // converge waits until a heartbeat covers what is visible now, and then
