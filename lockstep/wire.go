@@ -96,6 +96,7 @@ const (
 	rowSince   = `,"since":`
 	rowDeleted = `,"deleted":`
 	rowData    = `,"data":`
+	rowTail    = "}\n"
 )
 
 // AppendRowHead appends a row's document up to the value of data. The caller
@@ -140,7 +141,7 @@ func AppendChangeHead(dst []byte, txid, currentXmin uint64, deleted bool, action
 
 // AppendRowTail ends the document that AppendRowHead began.
 func AppendRowTail(dst []byte) []byte {
-	return append(dst, '}', '\n')
+	return append(dst, rowTail...)
 }
 
 // AppendHeartbeat appends a heartbeat's document with its newline.
@@ -203,4 +204,48 @@ func Txid(line []byte) (uint64, bool) {
 	}
 	txid, err := strconv.ParseUint(string(rest[:n]), 10, 64)
 	return txid, err == nil
+}
+
+// Parts reads whether a row's document, as the bridge encodes it, is of a
+// deleted row, and returns its data, which shares the line's memory; false for
+// anything else. It does not look into the data, and does not allocate.
+func Parts(line []byte) (deleted bool, data []byte, ok bool) {
+	rest, ok := line, true
+	for _, name := range [...]string{rowTxid, rowXmin, rowSince} {
+		if rest, ok = cutNumber(rest, name); !ok {
+			return false, nil, false
+		}
+	}
+	if rest, ok = cutPrefix(rest, rowDeleted); !ok {
+		return false, nil, false
+	}
+	if rest, deleted = cutPrefix(rest, "true"); !deleted {
+		if rest, ok = cutPrefix(rest, "false"); !ok {
+			return false, nil, false
+		}
+	}
+	rest, ok = cutPrefix(rest, rowData)
+	if end := len(rest) - len(rowTail); ok && end >= len("{}") && rest[0] == '{' && rest[end-1] == '}' && string(rest[end:]) == rowTail {
+		return deleted, rest[:end], true
+	}
+	return false, nil, false
+}
+
+// cutNumber cuts a member's name and the digits behind it off.
+func cutNumber(line []byte, name string) (rest []byte, ok bool) {
+	if rest, ok = cutPrefix(line, name); !ok {
+		return line, false
+	}
+	n := 0
+	for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
+		n++
+	}
+	return rest[n:], n > 0
+}
+
+func cutPrefix(line []byte, prefix string) (rest []byte, ok bool) {
+	if len(line) < len(prefix) || string(line[:len(prefix)]) != prefix {
+		return line, false
+	}
+	return line[len(prefix):], true
 }

@@ -38,13 +38,14 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 	code, stdout, stderr := command(t, []string{
 		"DATABASE_URL=postgres://app:" + secret + "@host:port/db", "NATS_URL=http://nats:" + secret + "@127.0.0.1", "BRIDGE_TABLES=a(b", "LOG_LEVEL=loud",
 		"BRIDGE_POLL_INTERVAL=10", "BRIDGE_HEARTBEAT_INTERVAL=2h", "BRIDGE_LISTEN=nowhere", "BRIDGE_STREAM_PREFIX=A.b", "BRIDGE_STREAM_REPLICAS=3x",
+		"BRIDGE_RECONCILE_INTERVAL=0.5s",
 	})
 	if code != 2 || stdout != "" {
 		t.Errorf("exit status %d, want 2; stdout %q", code, stdout)
 	}
 	for _, name := range []string{
 		"DATABASE_URL", "NATS_URL", "BRIDGE_TABLES", "LOG_LEVEL", "BRIDGE_POLL_INTERVAL", "BRIDGE_HEARTBEAT_INTERVAL", "BRIDGE_LISTEN",
-		"BRIDGE_STREAM_PREFIX", "BRIDGE_STREAM_REPLICAS",
+		"BRIDGE_STREAM_PREFIX", "BRIDGE_STREAM_REPLICAS", "BRIDGE_RECONCILE_INTERVAL",
 	} {
 		if !strings.Contains(stderr, name+":") {
 			t.Errorf("%s is not named", name)
@@ -63,6 +64,7 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 		{[]string{"DATABASE_URL=", "BRIDGE_TABLES="}, nil},
 		{nil, []string{"frobnicate"}},
 		{nil, []string{"tail"}},
+		{nil, []string{"reconcile"}},
 		{nil, []string{"sql", "a,b"}},
 	} {
 		if code, _, stderr := command(t, c.env, c.args...); code != 2 || stderr == "" {
@@ -79,7 +81,7 @@ func TestBridge_HelpAndVersion(t *testing.T) {
 			t.Errorf("--help: exit status %d, and %s is missing", code, word)
 		}
 	}
-	for _, c := range []string{"check", "sql", "tail", "adopt", "healthcheck"} {
+	for _, c := range []string{"check", "sql", "tail", "reconcile", "adopt", "healthcheck"} {
 		if code, help, _ := command(t, nil, c, "--help"); code != 0 || !strings.Contains(help, "bridge "+c) {
 			t.Errorf("%s --help: exit status %d, %q", c, code, help)
 		}

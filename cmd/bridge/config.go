@@ -33,6 +33,7 @@ type Config struct {
 	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the client's key"`
 	PollInterval      string `split_words:"true" default:"100ms" desc:"how often an idle relation is polled"`
 	HeartbeatInterval string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
+	ReconcileInterval string `split_words:"true" default:"24h" desc:"how often each stream is compared with its relation, and repaired; 0: only when asked"`
 	Listen            string `default:"127.0.0.1:8081" desc:"/healthz, /readyz and /metrics"`
 	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"what names of streams and subjects begin with"`
 	StreamReplicas    string `split_words:"true" desc:"replicas of its streams, 1 to 5; empty: 3 where the broker has three servers, else 1, and never lowered"`
@@ -44,6 +45,7 @@ type Config struct {
 	specs             relation.Specs
 	pollInterval      time.Duration
 	heartbeatInterval time.Duration
+	reconcileInterval time.Duration
 	replicas          int
 	slotMaxLag        int64
 }
@@ -64,6 +66,7 @@ func (c *Config) invalid() program.Invalid {
 	}
 	c.pollInterval = inv.Duration("BRIDGE_POLL_INTERVAL", c.PollInterval, time.Millisecond, time.Minute)
 	c.heartbeatInterval = inv.Duration("BRIDGE_HEARTBEAT_INTERVAL", c.HeartbeatInterval, 100*time.Millisecond, time.Minute)
+	c.validateReconcile(&inv)
 	if err := program.CheckAddress(c.Listen); err != nil {
 		inv.Add("BRIDGE_LISTEN", err.Error())
 	}
@@ -98,6 +101,22 @@ func (c *Config) invalid() program.Invalid {
 
 // slotName is what Postgres takes as the name of a replication slot.
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+// maxReconcileInterval keeps what is so rare that it is never from looking as
+// if it was on.
+const maxReconcileInterval = 366 * 24 * time.Hour
+
+func (c *Config) validateReconcile(inv *program.Invalid) {
+	if c.ReconcileInterval == "0" {
+		c.reconcileInterval = 0
+		return
+	}
+	var err error
+	c.reconcileInterval, err = relation.ParseDuration(c.ReconcileInterval)
+	if err != nil || c.reconcileInterval > maxReconcileInterval {
+		inv.Add("BRIDGE_RECONCILE_INTERVAL", fmt.Sprintf("%q is neither 0 nor a duration from 1s to 366d, such as 24h or 7d", c.ReconcileInterval))
+	}
+}
 
 // validateEmbedded looks at what the embedded server needs, and at what it has
 // no use for.

@@ -57,6 +57,9 @@ type follower struct {
 	// crashes allows a heartbeat's since to fall: Postgres crashes, and gives
 	// transaction IDs out again.
 	crashes bool
+	// repairs allows rows that an earlier heartbeat should have had: reconcile
+	// finds what no poll sees.
+	repairs bool
 }
 
 // follow begins to follow a stream as soon as it exists.
@@ -157,7 +160,7 @@ func (f *follower) take(msg jetstream.Msg) {
 		}
 		// What a heartbeat's snapshot shows stands before it; behind it are
 		// only repeats, and what a crash of Postgres undid.
-		if old := f.rows[s.key]; f.heartbeats.Xmax > 0 && f.heartbeats.Visible(s.row.Txid) && old.Txid != s.row.Txid && !s.row.Deleted && !f.crashes {
+		if old := f.rows[s.key]; f.heartbeats.Xmax > 0 && f.heartbeats.Visible(s.row.Txid) && old.Txid != s.row.Txid && !s.row.Deleted && !f.crashes && !f.repairs {
 			fault("I2: a row of transaction %d comes behind a heartbeat with the snapshot %s", s.row.Txid, f.heartbeats)
 		}
 		if f.rows[s.key] = s.row; s.row.Deleted {

@@ -55,6 +55,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return printSQL(ctx, &cfg, args, stdout)
 	case "tail":
 		return tail(ctx, &cfg, args, stdout)
+	case "reconcile":
+		return askReconcile(ctx, &cfg, args, stdout, stderr)
 	case "adopt":
 		return adopt(ctx, &cfg, args, stdout, stderr)
 	case "healthcheck":
@@ -74,6 +76,9 @@ Usage:
                           -no-tombstones and -no-notify leave those parts out,
                           -role NAME is the role that the bridge logs in as (lockstep)
   bridge tail RELATION    subscribe and print a relation's rows
+  bridge reconcile RELATION
+                          have the running bridge compare a relation with its stream and
+                          repair what differs: rows that were hard-deleted, for one
   bridge adopt RELATION   begin a stream anew whose rows came from another database
   bridge healthcheck      ask the running bridge whether it is ready
   bridge --version

@@ -113,7 +113,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	wg.Go(func() { _ = watcher.Run(ctx) })
 	walMetrics, fromWAL := wal.NewMetrics(), 0
 	log := wal.New(c.pool, wal.Options{
-		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval, MaxLag: c.cfg.slotMaxLag,
+		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval, MaxLag: c.cfg.slotMaxLag, ReconcileInterval: c.cfg.reconcileInterval,
 	}, walMetrics, c.log)
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
@@ -122,17 +122,24 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
 			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Holder: c.holder,
 		}, c.published, c.log)
+		var by reconciler
 		if spec.Capture == relation.CaptureWAL {
 			fromWAL++
-			c.ops.add(captured{spec.Name, log.Add(spec, pub, c.captured)})
+			r := log.Add(spec, pub, c.captured)
+			c.ops.add(captured{spec.Name, r})
+			by = r
 		} else {
 			p := poller.New(c.pool, pub, poller.Options{
 				Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,
+				ReconcileInterval: c.cfg.reconcileInterval,
 			}, c.listener, c.captured, c.log)
 			c.ops.add(captured{spec.Name, p})
+			by = p
 			wg.Go(func() { _ = p.Run(ctx) })
 		}
 		wg.Go(func() { _ = pub.Run(ctx) })
+		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), by: by, log: c.log}
+		wg.Go(func() { _ = d.Run(ctx) })
 	}
 	if fromWAL > 0 {
 		c.ops.registry.MustRegister(walMetrics)

@@ -48,3 +48,12 @@ func TestWAL_LoadsThenFollows_I1(t *testing.T) {
 func databaseOf(db string) string {
 	return db[strings.LastIndex(db, "/")+1 : strings.IndexByte(db, '?')]
 }
+
+// setTables changes BRIDGE_TABLES for the next start.
+func (b *bridge) setTables(tables string) {
+	for i, e := range b.env {
+		if strings.HasPrefix(e, "BRIDGE_TABLES=") {
+			b.env[i] = "BRIDGE_TABLES=" + tables
+		}
+	}
+}

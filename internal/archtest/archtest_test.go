@@ -104,6 +104,11 @@ func aparts() []apart {
 			[]string{"github.com/nats-io"},
 			"captures hand rows to a sink and must not know what it is",
 		},
+		{
+			[]string{"internal/reconcile"},
+			[]string{"github.com", module + "/internal", module + "/lockstep"},
+			"two sides are compared whatever they are, so that it is tested without any server",
+		},
 	}
 	parts := []string{"internal/poller", "internal/wal", "internal/publish", "internal/replay", "internal/edge"}
 	for _, p := range parts {
@@ -224,6 +229,11 @@ func TestViolations_AreFound(t *testing.T) {
 		{"lockstep", "github.com/rs/zerolog", "", 1},
 		{"lockstep", "bridge/internal/stream", "", 1},
 		{"lockstep/internal/frame", "bridge/lockstep", "", 0},
+		{"internal/reconcile", "", "hash/maphash", 0},
+		{"internal/reconcile", "", "bridge/internal/capture", 1},
+		{"internal/reconcile", "", "github.com/nats-io/nats.go", 1},
+		{"internal/reconcile", "github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5", 2},
+		{"internal/poller", "bridge/internal/reconcile", "bridge/internal/reconcile", 0},
 		{"internal/simtest", "github.com/jackc/pgx/v5", "testing", 0},
 		{"internal/simtester", "github.com/jackc/pgx/v5", "", 1},
 	} {

@@ -14,7 +14,7 @@ import (
 )
 
 // Sink stores what a capture read, in the order of the calls. Its methods
-// block while the broker takes its time; they must not be called at once. A
+// block while the broker takes its time; all but Scan must not be called at once. A
 // method that returned nil promises order, not storage: whatever is stored is
 // an unbroken prefix of what was given, and the next Begin says how much.
 type Sink interface {
@@ -46,6 +46,13 @@ type Sink interface {
 	// epoch that is known to be stored, 0 for none. It does not block, and may
 	// be called at the same time as the other methods.
 	Stored() uint64
+	// Scan calls row for every row that the stream holds up to the last
+	// message sent when Scan is called, in the stream's order; not for one
+	// that is replaced by a later version before it is read. Unlike the other
+	// methods it may be called at the same time as they are, from another
+	// goroutine, and by several. It returns row's error, if there is one. The
+	// row's memory is Scan's again when row returns.
+	Scan(ctx context.Context, row func(StoredRow) error) error
 	// Yield lets another process write, because this one can't read; a new
 	// Begin must follow.
 	Yield(ctx context.Context)
@@ -169,4 +176,16 @@ type Position struct {
 type RowPosition struct {
 	Txid uint64
 	Key  [][]byte
+}
+
+// StoredRow is one row as a stream of latest versions holds it.
+type StoredRow struct {
+	Key  [][]byte
+	Txid uint64
+	// Deleted says that the row no longer exists.
+	Deleted bool
+	// Oversize says that the row was too large to be stored; it has no Data.
+	Oversize bool
+	// Data is the row's JSON object; nil for what is not a row's document.
+	Data []byte
 }

@@ -10,9 +10,10 @@ import (
 // Metrics are the collectors of all captures of a process, by relation.
 type Metrics struct {
 	vecs                                     []prometheus.Collector
-	polls, rows                              *prometheus.HistogramVec
-	errors                                   *prometheus.CounterVec
+	polls, rows, reconciles                  *prometheus.HistogramVec
+	errors, missing, stale, zombie           *prometheus.CounterVec
 	loadRows, loadEstimate, nulls, lag, ages *prometheus.GaugeVec
+	reconciled                               *prometheus.GaugeVec
 
 	mu sync.Mutex
 	// Guarded by mu: by relation, what the gauges are computed from.
@@ -40,10 +41,18 @@ func NewMetrics() *Metrics {
 			Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help, Buckets: buckets,
 		}, label)
 	}
+	count := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), label)
+	}
 	m := &Metrics{
 		polls:        hist("poll_seconds", "Time of one poll: query, and publishing its rows.", prometheus.ExponentialBuckets(0.0002, 4, 10)),
 		rows:         hist("batch_rows", "Rows of each batch that had any.", prometheus.ExponentialBuckets(1, 10, 8)),
-		errors:       prometheus.NewCounterVec(prometheus.CounterOpts(opts("relation_errors_total", "Sessions of a relation that ended in an error, and were begun anew.")), label),
+		errors:       count("relation_errors_total", "Sessions of a relation that ended in an error, and were begun anew."),
+		reconciles:   hist("reconcile_seconds", "Time of comparing the stream with the relation, and of the repair.", prometheus.ExponentialBuckets(0.01, 4, 10)),
+		missing:      count("reconcile_missing_total", "Rows that the stream did not have, found by reconcile and published."),
+		stale:        count("reconcile_stale_total", "Rows that the stream had with other content, found by reconcile and published."),
+		zombie:       count("reconcile_zombie_total", "Rows that the stream had and the relation did not, found by reconcile and published as deleted."),
+		reconciled:   gauge("reconcile_last_success_timestamp_seconds", "When the stream was last compared with the relation."),
 		loadRows:     gauge("load_rows", "Rows read by the batch that reads the whole relation."),
 		loadEstimate: gauge("load_rows_estimate", "Rows that Postgres expects in the relation."),
 		nulls:        gauge("null_txid_rows", "Rows whose txid is NULL, which no poll sees (counted up to 1000)."),
@@ -51,7 +60,10 @@ func NewMetrics() *Metrics {
 		ages:         gauge("heartbeat_age_seconds", "Time since the last heartbeat was published."),
 		seen:         make(map[string]*observed),
 	}
-	m.vecs = []prometheus.Collector{m.polls, m.rows, m.errors, m.loadRows, m.loadEstimate, m.nulls, m.lag, m.ages}
+	m.vecs = []prometheus.Collector{
+		m.polls, m.rows, m.errors, m.loadRows, m.loadEstimate, m.nulls, m.lag, m.ages,
+		m.reconciles, m.missing, m.stale, m.zombie, m.reconciled,
+	}
 	return m
 }
 
@@ -94,6 +106,9 @@ type RelationMetrics struct {
 	Errors prometheus.Counter
 	// Nulls is the number of rows without a txid.
 	Nulls prometheus.Gauge
+
+	reconciles             prometheus.Observer
+	missing, stale, zombie prometheus.Counter
 }
 
 // Relation returns the metrics of the relation with the name schema.table.
@@ -104,6 +119,8 @@ func (m *Metrics) Relation(name string) RelationMetrics {
 	return RelationMetrics{
 		m: m, name: name, polls: m.polls.WithLabelValues(name), rows: m.rows.WithLabelValues(name), Errors: m.errors.WithLabelValues(name),
 		loadRows: m.loadRows.WithLabelValues(name), loadEstimate: m.loadEstimate.WithLabelValues(name), Nulls: m.nulls.WithLabelValues(name),
+		reconciles: m.reconciles.WithLabelValues(name),
+		missing:    m.missing.WithLabelValues(name), stale: m.stale.WithLabelValues(name), zombie: m.zombie.WithLabelValues(name),
 	}
 }
 
@@ -140,4 +157,13 @@ func (r RelationMetrics) Batch(took time.Duration, rows int64) {
 func (r RelationMetrics) Load(done, estimate int64) {
 	r.loadRows.Set(float64(done))
 	r.loadEstimate.Set(float64(estimate))
+}
+
+// Reconciled counts a comparison of stream and relation by what it repaired.
+func (r RelationMetrics) Reconciled(took time.Duration, missing, stale, zombie int64) {
+	r.reconciles.Observe(took.Seconds())
+	r.missing.Add(float64(missing))
+	r.stale.Add(float64(stale))
+	r.zombie.Add(float64(zombie))
+	r.m.reconciled.WithLabelValues(r.name).SetToCurrentTime() // there is none before the first
 }

@@ -1,6 +1,9 @@
 package capture
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // State is what the capture of a relation does.
 type State string
@@ -27,3 +30,6 @@ type Status struct {
 	// relation: rows read and rows expected.
 	LoadDone, LoadRows int64
 }
+
+// ErrStandby says that another process captures the relation.
+var ErrStandby = errors.New("another bridge captures the relation")

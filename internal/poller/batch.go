@@ -56,7 +56,7 @@ type look struct {
 // rows.
 func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (int64, error) {
 	b := newBatch(s, w)
-	if err := s.readRows(ctx, conn, b); err != nil {
+	if err := s.readRows(ctx, conn, w.query, w.params, b); err != nil {
 		return 0, err
 	}
 	if err := b.flush(ctx); err != nil {
@@ -73,9 +73,17 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 	return b.rows, s.endBatch(ctx, conn, b)
 }
 
-// readRows runs a batch's query under a new snapshot, and publishes rows as
-// they come once more are read than are held.
-func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
+// taker takes what a query for rows returns: the look under which they are
+// read, and then each of them.
+type taker interface {
+	start(ctx context.Context, l look) error
+	add(ctx context.Context, values [][]byte) error
+}
+
+// readRows runs a query for rows under a new snapshot, and hands them over as
+// they come. It uses only what of the session never changes after load: a
+// comparison calls it at the same time.
+func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, query string, params [][]byte, t taker) error {
 	if src := source.ConnectionOf(conn).Source; src != s.src {
 		_ = conn.Conn().Close(ctx) // so that the pool does not keep it
 		return fmt.Errorf("%w: the connection leads to another server or timeline (system %d, timeline %d, standby %t)",
@@ -84,8 +92,8 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	if err := source.ForgetStatements(ctx, conn); err != nil {
 		return err
 	}
-	statements := []source.Statement{{}, {}, {Params: [][]byte{[]byte(s.rel.Name.SQL())}}, {Params: b.work.params}, {}}
-	for i, sql := range []string{beginSQL, s.queries.lock, snapshotSQL, b.work.query, commitSQL} {
+	statements := []source.Statement{{}, {}, {Params: [][]byte{[]byte(s.rel.Name.SQL())}}, {Params: params}, {}}
+	for i, sql := range []string{beginSQL, s.queries.lock, snapshotSQL, query, commitSQL} {
 		var err error
 		if statements[i].Name, err = source.Prepare(ctx, conn, s.shape, sql); err != nil {
 			if source.IsLocked(err) {
@@ -94,18 +102,18 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 			return classify(fmt.Errorf("prepare: %w", err))
 		}
 	}
-	return s.exchange(ctx, conn.Conn().PgConn(), statements, b)
+	return s.exchange(ctx, conn.Conn().PgConn(), statements, t)
 }
 
-// exchange sends a batch's statements and reads what they return.
-func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements []source.Statement, b *batch) error {
+// exchange sends the statements and reads what they return.
+func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements []source.Statement, t taker) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pl, err := source.Pipeline(ctx, conn, statements...)
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
-	err = s.readBatch(ctx, pl, b)
+	err = s.readResults(ctx, pl, t)
 	var pg *pgconn.PgError
 	if err != nil && !errors.As(err, &pg) && !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
 		cancel() // Close would read all the rows that are left
@@ -126,8 +134,8 @@ func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements 
 // errLocked says that a relation can't be read before another session ends.
 var errLocked = errors.New("another session has locked it (ALTER TABLE, TRUNCATE, VACUUM FULL), or waits to; see pg_locks")
 
-// readBatch reads the results of a batch's statements.
-func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) error {
+// readResults reads the results of readRows' statements.
+func (s *session) readResults(ctx context.Context, pl *pgconn.Pipeline, t taker) error {
 	if err := source.SkipResult(pl); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -144,10 +152,10 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 		l.taken = atXmin(l.taken)
 	}
 	l.snapshot = s.bound(l.taken)
-	if err := s.check(ctx, b, l); err != nil {
+	if err := s.same(l); err != nil {
 		return err
 	}
-	if err := b.start(ctx, l); err != nil {
+	if err := t.start(ctx, l); err != nil {
 		return err
 	}
 	rr, err := source.NextResult(pl)
@@ -158,7 +166,7 @@ func (s *session) readBatch(ctx context.Context, pl *pgconn.Pipeline, b *batch) 
 		return err
 	}
 	for rr.NextRow() {
-		if err := b.add(ctx, rr.Values()); err != nil {
+		if err := t.add(ctx, rr.Values()); err != nil {
 			return err
 		}
 	}
@@ -206,10 +214,8 @@ func atXmin(sn relation.Snapshot) relation.Snapshot {
 	return relation.Snapshot{Xmin: sn.Xmin, Xmax: sn.Xmin}
 }
 
-// check says whether a look may be used: whether relation and source are still
-// those of the session, and not behind what was published. It returns errBehind
-// for a standby that has to catch up first.
-func (s *session) check(ctx context.Context, b *batch, l look) error {
+// same says whether relation and source are still those of the session.
+func (s *session) same(l look) error {
 	if l.oid != s.rel.OID {
 		return fmt.Errorf("%w: it was dropped, or dropped and made again", errChanged)
 	}
@@ -219,6 +225,12 @@ func (s *session) check(ctx context.Context, b *batch, l look) error {
 	if l.inRecovery != s.src.InRecovery {
 		return fmt.Errorf("%w: the standby was promoted", errChanged)
 	}
+	return nil
+}
+
+// check says whether a look is not behind what was published. It returns
+// errBehind for a standby that has to catch up first.
+func (s *session) check(ctx context.Context, b *batch, l look) error {
 	if l.inRecovery {
 		if s.previous != nil && l.snapshot.Xmin < s.previous.Xmax || b.work.announced != nil && l.snapshot.Xmin < b.work.announced.Xmax {
 			return errBehind
@@ -281,7 +293,7 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	s.previous = &sn
 	s.nextHeartbeat = now.Add(s.p.opt.HeartbeatInterval)
 	s.live, s.overdue = true, false
-	s.p.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateLive, Heartbeat: now} })
+	s.p.shown(s, b.look.taken, now)
 	s.p.metrics.Heartbeat(now, b.begun, sn.Xmin)
 	return nil
 }

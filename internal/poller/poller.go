@@ -28,7 +28,8 @@
 //
 // Its txid column holds the top-level transaction ID of the row's last writer,
 // of this cluster. A row does not vanish without a new txid; hard deletes and
-// rows that leave a view's filter are not seen.
+// rows that leave a view's filter are not seen by polls. Poller.Reconcile finds
+// them.
 //
 // # Failures
 //
@@ -62,6 +63,9 @@ type Options struct {
 	// ShapeInterval is how often the catalog is asked whether the relation's
 	// shape is still what it was; 0 means a minute.
 	ShapeInterval time.Duration
+	// ReconcileInterval is how often the stream is compared with the relation;
+	// 0 means never.
+	ReconcileInterval time.Duration
 }
 
 // Poller captures one relation.
@@ -75,9 +79,15 @@ type Poller struct {
 	listener *Listener
 	wake     *Wake
 
+	// reconciling is held by whoever compares stream and relation.
+	reconciling sync.Mutex
+
 	mu sync.Mutex
-	// Guarded by mu.
-	status capture.Status
+	// Guarded by mu. live is the session that published the last heartbeat and
+	// has not ended, published that heartbeat's snapshot.
+	status    capture.Status
+	live      *session
+	published relation.Snapshot
 }
 
 // New returns a poller; nothing happens until Run. The listener wakes it.
@@ -104,8 +114,19 @@ const (
 
 // Run captures the relation until ctx ends. Every failure is retried for ever
 // with backoff; it is logged at once and then once a minute, and Status shows
-// it. It returns ctx's error.
+// it. Besides, it compares stream and relation from time to time. It returns
+// ctx's error.
 func (p *Poller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if p.opt.ReconcileInterval > 0 && p.opt.Spec.History != relation.HistoryLog {
+		wg.Go(func() { p.keepReconciling(ctx) })
+	}
+	return p.capture(ctx)
+}
+
+// capture is Run's loop over sessions.
+func (p *Poller) capture(ctx context.Context) error {
 	backoff := backoffMin
 	var failing time.Time // since when no session came as far as Begin
 	var lastLog time.Time
@@ -153,6 +174,22 @@ func (p *Poller) update(change func(*capture.Status)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.status)
+}
+
+// shown says that a session has published a heartbeat with the snapshot.
+func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status = capture.Status{State: capture.StateLive, Heartbeat: now}
+	p.live, p.published = s, sn
+}
+
+// over says that a session has ended.
+func (p *Poller) over(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.live = nil
+	close(s.ended)
 }
 
 func (p *Poller) setError(err error) {

@@ -61,6 +61,8 @@ type queries struct {
 	// relation from $3 on). The forms without a row leave the last part out.
 	continueWhole, continueWholeAfter string
 	continueDelta, continueDeltaAfter string
+	// all reads everything in whatever order is the cheapest: no index is needed.
+	all string
 	// keys reads the rows whose keys are in the arrays $1…, one per column.
 	keys string
 	// nulls counts rows without a txid, up to maxNulls.
@@ -106,6 +108,7 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	return queries{
 		lock:      fmt.Sprintf(lockSQL, rel.Name.SQL()),
 		whole:     from + txid + " IS NOT NULL" + order,
+		all:       from + txid + " IS NOT NULL",
 		deltaTail: fmt.Sprintf("%s%s >= $1::%s AND %[2]s < %[4]s%[5]s", from, txid, xid, high, order),
 		delta: fmt.Sprintf("%s%s = ANY($1::%s[]) AND %[2]s < %[4]s UNION ALL %[1]s%[2]s >= $2::%[3]s AND %[2]s < %[4]s%s",
 			from, txid, xid, high, order),

@@ -3,11 +3,12 @@ package poller
 import (
 	"context"
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/lockstep"
 
@@ -37,7 +38,6 @@ func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, safe relation.
 			if err := s.repairKeys(ctx, conn, rows, safe.Xmin); err != nil {
 				return err
 			}
-			s.nextHeartbeat = time.Time{} // even if the batch that follows is empty
 		}
 		if next == (capture.Page{}) {
 			return nil
@@ -47,27 +47,79 @@ func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, safe relation.
 }
 
 func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, rows []capture.RowPosition, low uint64) error {
-	missing := make(map[string][][]byte, len(rows))
+	again := newSuspects()
 	for _, r := range rows {
-		if len(r.Key) != len(s.rel.Key) {
-			continue // of a key that the relation had before
-		}
-		missing[relation.KeyName(r.Key)] = r.Key
+		again.add(s.rel, r.Key, reconcile.Unknown)
 	}
-	b := newBatch(s, work{query: s.queries.keys, ceiling: low, params: relation.KeyArrays(maps.Values(missing), len(s.rel.Key))})
+	return s.lookAgain(ctx, conn, again, low)
+}
+
+// suspects are keys that are looked at again.
+type suspects struct {
+	// left are those of which no row was found yet, by name.
+	left map[string]reconcile.Suspect
+	// begun, if not nil, is a snapshot that was published before anything was
+	// held against these keys. A row of a transaction that it does not show is
+	// none of theirs: it was published since, or the next batch reads it.
+	begun *relation.Snapshot
+	// counts are those that were published.
+	counts reconcile.Counts
+}
+
+func newSuspects() *suspects { return &suspects{left: make(map[string]reconcile.Suspect)} }
+
+func (u *suspects) add(rel *relation.Relation, key [][]byte, kind reconcile.Kind) {
+	if len(key) == len(rel.Key) { // else it is of a key that the relation had before
+		u.left[relation.KeyName(key)] = reconcile.Suspect{Key: key, Kind: kind}
+	}
+}
+
+// comes says whether the row comes by itself. One that a restored stamp puts
+// ahead of the cluster does not.
+func (u *suspects) comes(txid uint64, l look) bool {
+	return u.begun != nil && txid < l.next && !u.begun.Visible(txid)
+}
+
+// settle takes a key off the list, because its row was found. It counts if that
+// was published.
+func (u *suspects) settle(key [][]byte, published bool) {
+	name := relation.KeyName(key)
+	if s, ok := u.left[name]; ok && published {
+		u.counts.Add(s.Kind)
+	}
+	delete(u.left, name)
+}
+
+// keys are those on the list.
+func (u *suspects) keys() iter.Seq[[][]byte] {
+	return func(yield func([][]byte) bool) {
+		for _, s := range u.left {
+			if !yield(s.Key) {
+				return
+			}
+		}
+	}
+}
+
+// lookAgain publishes the rows of the keys as they are now, and of those that
+// have none, deletes. No row shows a since above low.
+func (s *session) lookAgain(ctx context.Context, conn *pgxpool.Conn, again *suspects, low uint64) error {
+	b := newBatch(s, work{ceiling: low})
 	b.announced = true // it belongs to no batch that could be continued
-	b.onRow = func(key [][]byte) { delete(missing, relation.KeyName(key)) }
-	if err := s.readRows(ctx, conn, b); err != nil {
+	b.again = again
+	if err := s.readRows(ctx, conn, s.queries.keys, relation.KeyArrays(again.keys(), len(s.rel.Key)), b); err != nil {
 		return err
 	}
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	for _, key := range missing {
+	for key := range again.keys() {
 		if err := b.publishDelete(ctx, key); err != nil {
 			return err
 		}
+		again.counts.Add(reconcile.Zombie)
 	}
+	s.nextHeartbeat = time.Time{} // even if the batch that follows is empty
 	return nil
 }
 
@@ -81,6 +133,7 @@ func (b *batch) publishDelete(ctx context.Context, key [][]byte) error {
 		return fmt.Errorf("encode key: %w", err)
 	}
 	line = lockstep.AppendRowTail(line)
+	b.s.repeats.forget(key)
 	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: txid, Line: line})
 }
 

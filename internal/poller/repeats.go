@@ -3,6 +3,8 @@ package poller
 import (
 	"hash/maphash"
 	"strconv"
+
+	"bridge/internal/relation"
 )
 
 // maxRepeats bounds the memory for rows that come again. Past it they are
@@ -51,3 +53,7 @@ func (r *repeats) forgetBelow(xmin uint64) {
 		}
 	}
 }
+
+// forget forgets a key whose delete was published: its row may come back as it
+// was.
+func (r *repeats) forget(key [][]byte) { delete(r.rows, relation.KeyName(key)) }

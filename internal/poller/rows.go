@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/relation"
 	"bridge/lockstep"
 )
 
@@ -39,11 +40,10 @@ type batch struct {
 	keys  []byte
 	held  []heldRow
 	key   [][]byte
-	// columns are the values that the encoder takes, where some are not as
-	// SELECT * has them.
+	// columns is memory for encodable.
 	columns [][]byte
-	// onRow, if not nil, is told the key of each row.
-	onRow func(key [][]byte)
+	// again, if not nil, are the keys whose rows these are.
+	again *suspects
 }
 
 // heldRow is one row whose document ends at line in lines, and whose key's
@@ -62,6 +62,9 @@ func newBatch(s *session, w work) *batch {
 // whole relation is always announced, and its schema stored, before its first
 // row.
 func (b *batch) start(ctx context.Context, l look) error {
+	if err := b.s.check(ctx, b, l); err != nil {
+		return err
+	}
 	b.look, b.xmin = l, l.snapshot.Xmin
 	if b.work.announced != nil {
 		b.xmin = b.work.announced.Xmin
@@ -92,14 +95,19 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 	if err != nil {
 		return err
 	}
+	if b.again != nil && b.again.comes(txid, b.look) {
+		b.key = keyOf(b.key[:0], rel, values)
+		b.again.settle(b.key, false)
+		return nil
+	}
 	deleted := b.s.form.Deleted(values)
 	start := len(b.lines)
 	b.lines = lockstep.AppendRowHead(b.lines, txid, b.xmin, deleted)
 	data := len(b.lines)
-	if b.lines, err = b.s.form.AppendData(b.lines, b.encodable(values)); err != nil {
+	if b.lines, err = b.s.form.AppendData(b.lines, b.s.encodable(&b.columns, values)); err != nil {
 		return stale(err)
 	}
-	if b.comesAgain(txid) && b.s.repeats.seen(values, rel.Key, txid, b.lines[data:]) && b.onRow == nil {
+	if b.comesAgain(txid) && b.s.repeats.seen(values, rel.Key, txid, b.lines[data:]) && b.again == nil {
 		b.lines = b.lines[:start]
 		return nil
 	}
@@ -114,20 +122,28 @@ func (b *batch) comesAgain(txid uint64) bool {
 
 // encodable returns the values that the encoder takes: those of SELECT *, but
 // of a column that only the server can turn into JSON what it made of it, which
-// stands behind them.
-func (b *batch) encodable(values [][]byte) [][]byte {
-	n := len(b.s.rel.Columns)
+// stands behind them. Where there are such columns, they are put into columns.
+func (s *session) encodable(columns *[][]byte, values [][]byte) [][]byte {
+	n := len(s.rel.Columns)
 	if len(values) == n {
 		return values
 	}
-	b.columns = append(b.columns[:0], values[:n]...)
-	for i, yes := range b.s.serverSide {
+	*columns = append((*columns)[:0], values[:n]...)
+	for i, yes := range s.serverSide {
 		if yes {
-			b.columns[i] = values[n]
+			(*columns)[i] = values[n]
 			n++
 		}
 	}
-	return b.columns
+	return *columns
+}
+
+// keyOf appends the key of a row to key.
+func keyOf(key [][]byte, rel *relation.Relation, values [][]byte) [][]byte {
+	for _, i := range rel.Key {
+		key = append(key, values[i])
+	}
+	return key
 }
 
 // hold keeps the row whose document was appended to lines, and publishes what
@@ -214,8 +230,8 @@ func (b *batch) flush(ctx context.Context) error {
 		if err := b.s.sink.Row(ctx, c); err != nil {
 			return err
 		}
-		if b.onRow != nil {
-			b.onRow(b.key)
+		if b.again != nil {
+			b.again.settle(b.key, true)
 		}
 		line = r.line
 	}

@@ -50,17 +50,28 @@ type session struct {
 	nextHeartbeat, nextNulls, nextShape time.Time
 	// waits counts the tries in a row that waitsFor had to do with.
 	waits int
+	// pages takes what a comparison found, for the next poll; page is the one
+	// that is looked at. One has room: the comparison waits for each to be done
+	// with before it sends the next. Never closed.
+	pages chan *page
+	page  *page
+	// ended is closed when the session has.
+	ended chan struct{}
 	// begun is set when the epoch began, live when a heartbeat was published,
 	// overdue while one is, for a reason that was logged.
 	begun, live, overdue bool
 }
 
 func newSession(p *Poller) *session {
-	return &session{p: p, pool: p.pool, sink: p.sink, log: p.log, repeats: newRepeats()}
+	return &session{
+		p: p, pool: p.pool, sink: p.sink, log: p.log, repeats: newRepeats(),
+		pages: make(chan *page, 1), ended: make(chan struct{}),
+	}
 }
 
 // run captures until something fails.
 func (s *session) run(ctx context.Context) error {
+	defer s.p.over(s)
 	if err := s.load(ctx); err != nil {
 		return err
 	}
@@ -196,6 +207,9 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 			return 0, s.waitsFor(err)
 		}
 	}
+	if err := s.repairPage(ctx, conn, p.Xmin); err != nil {
+		return 0, s.waitsFor(err)
+	}
 	w := work{query: s.queries.delta, params: [][]byte{xidArray(p.Xip), xid(p.Xmax)}, previous: &p}
 	if len(p.Xip) == 0 {
 		w.query, w.params = s.queries.deltaTail, [][]byte{xid(p.Xmax)}
@@ -272,12 +286,11 @@ func (s *session) batch(ctx context.Context, w work) error {
 
 func (s *session) tryBatch(ctx context.Context, w work) error {
 	if w.whole {
-		select {
-		case s.pool.Loads <- struct{}{}:
-			defer func() { <-s.pool.Loads }()
-		case <-ctx.Done():
-			return ctx.Err()
+		release, err := s.reserve(ctx)
+		if err != nil {
+			return err
 		}
+		defer release()
 	}
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -298,6 +311,17 @@ func (s *session) tryBatch(ctx context.Context, w work) error {
 		s.connects, s.safe = connects, s.durable.durable
 	}
 	return nil
+}
+
+// reserve waits until one more may read a whole relation; release says that it
+// has ended.
+func (s *session) reserve(ctx context.Context) (release func(), err error) {
+	select {
+	case s.pool.Loads <- struct{}{}:
+		return func() { <-s.pool.Loads }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // reshape publishes the whole relation because the stream does not have its

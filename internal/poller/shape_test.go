@@ -186,11 +186,12 @@ func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 func (m *memory) Suspects(context.Context, uint64, capture.Page, int) ([]capture.RowPosition, capture.Page, error) {
 	return nil, capture.Page{}, nil
 }
-func (m *memory) Announce(context.Context, capture.Batch) error { return nil }
-func (m *memory) Yield(context.Context)                         {}
-func (m *memory) Restart(context.Context, string, uint64) error { return nil }
-func (m *memory) Stored() uint64                                { return 0 }
-func (m *memory) Get(context.Context, [][]byte) ([]byte, error) { return nil, nil }
+func (m *memory) Announce(context.Context, capture.Batch) error             { return nil }
+func (m *memory) Yield(context.Context)                                     {}
+func (m *memory) Restart(context.Context, string, uint64) error             { return nil }
+func (m *memory) Stored() uint64                                            { return 0 }
+func (m *memory) Get(context.Context, [][]byte) ([]byte, error)             { return nil, nil }
+func (m *memory) Scan(context.Context, func(capture.StoredRow) error) error { return nil }
 
 // await waits for the nth row, which must hold the text.
 func (m *memory) await(t *testing.T, text string, n int) {

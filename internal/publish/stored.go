@@ -79,12 +79,16 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
 	if wait && e.unsettled == nil {
 		e.unsettled = make(map[string]struct{})
 	}
+	var sent uint64
+	if err == nil {
+		sent = e.seq
+	}
 	p.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	if wait {
-		if err := p.awaitStored(ctx, e, p.sent(e)); err != nil {
+		if err := p.awaitStored(ctx, e, sent); err != nil {
 			return nil, err
 		}
 	}
@@ -98,12 +102,6 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
 		return nil, fmt.Errorf("read a row of stream %s: %w", p.layout.Stream, err)
 	}
 	return msg.Data, nil
-}
-
-func (p *Publisher) sent(e *epoch) uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return e.seq
 }
 
 // awaitStored waits until the stream holds what was sent up to the sequence.
@@ -123,8 +121,7 @@ func (p *Publisher) awaitStored(ctx context.Context, e *epoch, seq uint64) error
 		s, err := p.js.Stream(step, p.layout.Stream)
 		cancel()
 		if err != nil {
-			e.fail(err)
-			return e.fault()
+			return fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 		}
 		last := s.CachedInfo().State.LastSeq
 		p.mu.Lock()
@@ -142,6 +139,10 @@ func (p *Publisher) awaitStored(ctx context.Context, e *epoch, seq uint64) error
 // take more than 128 MiB in its queue of one stream.
 func (p *Publisher) awaitWindow(ctx context.Context, e *epoch) error {
 	if err := p.awaitStored(ctx, e, e.windowSeq); err != nil { // written by this goroutine only
+		if ctx.Err() == nil {
+			e.fail(err)
+			err = e.fault()
+		}
 		return err
 	}
 	p.mu.Lock()

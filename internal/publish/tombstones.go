@@ -1,13 +1,13 @@
 package publish
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"bridge/internal/stream"
+	"bridge/lockstep"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -99,48 +99,24 @@ func (p *Publisher) removeTombstones(ctx context.Context, before time.Time, last
 // tombstone is a deleted row's place in the stream.
 type tombstone struct{ seq, high uint64 }
 
-// deletedMark is how a deleted row's document goes on behind its positions.
-var deletedMark = []byte(`,"deleted":true,"data":`)
-
 // oldTombstones returns the deleted rows from a sequence on that were stored
 // before the time, in order, and the sequence before which there are no others.
 func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, before time.Time) (old []tombstone, next uint64, err error) {
-	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
-	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
-	}
-	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(p.nc.MaxPayload()))))
-	if err != nil {
-		return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
-	}
-	defer it.Stop()
-	for len(old) < tombstonePage {
-		msg, err := nextOf(ctx, it, e)
-		if err != nil {
-			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+	err = p.read(ctx, e, from, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
+		if next = md.Sequence.Stream; !md.Timestamp.Before(before) {
+			return false, nil // as will be all that follow
 		}
-		md, err := msg.Metadata()
-		if err != nil {
-			return nil, 0, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
-		}
-		if !md.Timestamp.Before(before) {
-			return old, md.Sequence.Stream, nil // as will be all that follow
-		}
-		head := msg.Data()[:min(len(msg.Data()), 200)]
-		if p.layout.KindOf(msg.Subject()) == stream.KindRow && bytes.Contains(head, deletedMark) {
+		if deleted, _, _ := lockstep.Parts(msg.Data()); deleted && p.layout.KindOf(msg.Subject()) == stream.KindRow {
 			h, err := stream.High(msg.Headers())
 			if err != nil {
-				return nil, 0, fmt.Errorf("message %d of stream %s: %w", md.Sequence.Stream, p.layout.Stream, err)
+				return false, fmt.Errorf("message %d: %w", next, err)
 			}
-			old = append(old, tombstone{seq: md.Sequence.Stream, high: h})
+			old = append(old, tombstone{seq: next, high: h})
 		}
-		if next = md.Sequence.Stream + 1; md.NumPending == 0 {
-			break
-		}
-	}
-	return old, next, nil
+		next++
+		return md.NumPending > 0 && len(old) < tombstonePage, nil
+	})
+	return old, next, err
 }
 
 // raiseFloor writes the floor to the stream's configuration, unless it is

@@ -170,8 +170,9 @@ func (e *SpecError) Error() string {
 
 const day = 24 * time.Hour
 
-// parseDuration reads a Go duration that may begin with days: 30d, 1d12h, 90m.
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration reads a Go duration of at least a second that may begin with
+// days: 30d, 1d12h, 90m.
+func ParseDuration(s string) (time.Duration, error) {
 	errUsage := errors.New("want a duration of at least 1s, such as 30d, 24h or 90m")
 	rest := s
 	var days time.Duration
@@ -195,7 +196,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return days + d, nil
 }
 
-// formatDuration returns what parseDuration reads back to the same value.
+// formatDuration returns what ParseDuration reads back to the same value.
 func formatDuration(d time.Duration) string {
 	if d < day {
 		return d.String()

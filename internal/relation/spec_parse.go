@@ -277,9 +277,9 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 	case "capture":
 		spec.Capture, err = oneOf(v, CapturePoll, CaptureWAL)
 	case "max_age":
-		spec.MaxAge, err = parseDuration(v)
+		spec.MaxAge, err = ParseDuration(v)
 	case "tombstones":
-		spec.Tombstones, err = parseDuration(v)
+		spec.Tombstones, err = ParseDuration(v)
 	case "max_bytes":
 		spec.MaxBytes, err = ParseBytes(v)
 	default:

@@ -36,7 +36,8 @@ type Layout struct {
 	// log is true for a stream that keeps every version on one subject.
 	log bool
 	// base is what every subject begins with, without the last dot.
-	base string
+	base   string
+	prefix string
 }
 
 // NewLayout returns the layout of a relation's stream. prefix must have passed
@@ -46,6 +47,7 @@ func NewLayout(prefix, schema, table string, log bool) Layout {
 		Schema: schema, Table: table, log: log,
 		Stream: StreamPrefix(prefix) + streamToken(schema) + "-" + streamToken(table),
 		base:   prefix + "." + subjectToken(schema) + "." + subjectToken(table),
+		prefix: prefix,
 	}
 }
 
@@ -91,6 +93,11 @@ func (l Layout) SchemaSubject() string {
 	return l.base + ".schema"
 }
 func (l Layout) Alive() string { return l.base + ".alive" }
+
+// Reconcile is the subject of requests to the bridge that writes the stream. It
+// has three tokens, and a stream's subjects have four at least: no stream takes
+// a request for a message of its own.
+func (l Layout) Reconcile() string { return l.prefix + ".reconcile." + l.Stream }
 
 // Kind is what a message of a stream is.
 type Kind byte

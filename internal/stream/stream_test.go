@@ -76,6 +76,19 @@ func TestLayout_KindOf(t *testing.T) {
 	}
 }
 
+// A request is no message of any stream's, whatever its relation is called.
+func TestLayout_RequestsAreNoMessages(t *testing.T) {
+	for _, name := range []string{"t", "a.b", "with space", "reconcile", strings.Repeat("ü", 31)} {
+		l := stream.NewLayout("lockstep", "reconcile", name, false)
+		if got := strings.Split(l.Reconcile(), "."); len(got) != 3 || got[0] != "lockstep" || got[1] != "reconcile" || got[2] != l.Stream {
+			t.Errorf("%q: got the subject %q", name, l.Reconcile())
+		}
+		if n := strings.Count(l.All(), "."); n < 3 {
+			t.Errorf("%q: a stream with the subjects %s takes requests", name, l.All())
+		}
+	}
+}
+
 // TestLayout_LongKey: a key of 4 KB has a short subject of its own, and comes
 // back from the header.
 func TestLayout_LongKey(t *testing.T) {

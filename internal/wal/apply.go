@@ -36,7 +36,8 @@ func (s *session) apply(ctx context.Context, e *event) error {
 	case *pglogrepl.LogicalDecodingMessage:
 		return s.message(ctx, m, e.lsn)
 	case *pglogrepl.RelationMessage:
-		return s.relation(ctx, m)
+		s.columns[m.RelationID] = m
+		delete(s.shapes, m.RelationID)
 	case *pglogrepl.InsertMessage:
 		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.insert(ctx, f, sh, m) })
 	case *pglogrepl.UpdateMessage:
@@ -91,8 +92,12 @@ func (s *session) change(ctx context.Context, oid uint32, do func(*feed, *shape)
 	}
 	sh := s.shapes[oid]
 	if sh == nil {
-		s.leave(f, errors.New("Postgres sent a row of a relation without its columns"))
-		return
+		var err error
+		if sh, err = s.shapeOf(ctx, f, s.columns[oid]); err != nil {
+			s.leave(f, err)
+			return
+		}
+		s.shapes[oid] = sh
 	}
 	if sh.old { // read by SQL, all of it, after this
 		return
@@ -154,7 +159,7 @@ func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action loc
 		return err
 	}
 	if sh.incomplete {
-		f.suspect(sh.key)
+		f.suspect(sh.key, nil)
 		signal(s.wanted)
 		s.startLook(ctx, f)
 		return nil

@@ -9,6 +9,8 @@ import (
 	"bridge/internal/capture"
 	"bridge/internal/relation"
 	"bridge/lockstep"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // feed is a relation's part in a session. It belongs to the goroutine of
@@ -26,6 +28,9 @@ type feed struct {
 	filter string
 	// published is set where the publication had the relation before.
 	published bool
+
+	// ended is closed when the relation's part in the session ends.
+	ended chan struct{}
 
 	// position and verdict are what Begin returned and what it came to.
 	position capture.Position
@@ -49,7 +54,7 @@ type feed struct {
 	look *look
 	// suspects are keys to look at, and suspected is where the stream stood
 	// before the first of them: no heartbeat goes beyond it meanwhile.
-	suspects  map[string][][]byte
+	suspects  map[string]*suspected
 	suspected *hold
 
 	// dirty is set where something was published since the last heartbeat,
@@ -67,7 +72,7 @@ type hold struct{ lsn, since uint64 }
 
 // load looks at the relation.
 func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
-	f := &feed{r: r, src: s.src, suspects: make(map[string][][]byte)}
+	f := &feed{r: r, src: s.src, suspects: make(map[string]*suspected), ended: make(chan struct{})}
 	var warnings []relation.Problem
 	var err error
 	if f.rel, warnings, err = relation.Load(ctx, s.c.pool, r.spec); err != nil {
@@ -77,6 +82,20 @@ func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
 		r.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
 	}
 	return f, nil
+}
+
+// within returns a context that also ends with the relation's part in the
+// session.
+func (f *feed) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-f.ended:
+			cancel(errSessionEnded)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // shape finds the types and forms of what is published of the relation.
@@ -124,10 +143,9 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		if err := f.announce(ctx); err != nil {
 			return err
 		}
-		s.settle(ctx, f)
 	}
+	s.settle(ctx, f)
 	f.r.released = false
-	f.r.tries = 0
 	return nil
 }
 
@@ -184,6 +202,10 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 		return
 	}
 	f.beatSince = h.since
+	f.r.tries = 0
+	if !f.r.isLive() {
+		f.r.setLive(&live{s, f})
+	}
 	if f.lastTxid < h.since {
 		f.lastTxid = 0
 	}
@@ -221,12 +243,19 @@ func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, old []byte
 	return f.row(ctx, txid, key, true, lockstep.ActionDelete, f.keyText, old)
 }
 
-// suspect has a key looked at again.
-func (f *feed) suspect(key [][]byte) {
+// suspect has a key looked at again. pg, if not nil, is told when it was.
+func (f *feed) suspect(key [][]byte, pg *page) {
 	name := relation.KeyName(key)
-	if _, ok := f.suspects[name]; ok {
-		return
+	sp := f.suspects[name]
+	if sp == nil {
+		sp = f.newSuspect(name, key)
 	}
+	if pg != nil {
+		sp.pages = append(sp.pages, pg)
+	}
+}
+
+func (f *feed) newSuspect(name string, key [][]byte) *suspected {
 	if f.suspected == nil {
 		h := f.at()
 		f.suspected = &h
@@ -235,17 +264,19 @@ func (f *feed) suspect(key [][]byte) {
 	for i, k := range key {
 		kept[i] = append([]byte{}, k...)
 	}
-	f.suspects[name] = kept
+	sp := &suspected{key: kept}
+	f.suspects[name] = sp
+	return sp
 }
 
-// settle begins the feed's task once every transaction has ended that runs now.
-// What such a transaction wrote may be missing from the WAL that is read: it
-// wrote before the relation was in the publication, or committed before the
-// slot began and shows in no snapshot yet.
+// settle lets looks begin, and with them the feed's task, once every transaction
+// has ended that runs now. What such a transaction wrote may be missing from the
+// WAL that is read: it wrote before the relation was in the publication, or its
+// commit was read, or stands before the slot, and shows in no snapshot yet.
 func (s *session) settle(ctx context.Context, f *feed) {
 	f.unsettled = true
 	s.work.Go(func() {
-		err := s.awaitXmin(ctx, f)
+		err := s.awaitRunning(ctx, f)
 		s.call(ctx, func(ctx context.Context) error {
 			if err != nil {
 				s.leave(f, err)
@@ -262,15 +293,17 @@ func (s *session) settle(ctx context.Context, f *feed) {
 	})
 }
 
-func (s *session) awaitXmin(ctx context.Context, f *feed) error {
-	target, err := s.snapshotEdge(ctx, "xmax")
+// awaitRunning waits until all transactions that have an ID now have ended.
+func (s *session) awaitRunning(ctx context.Context, f *feed) error {
+	// Only an ID of one's own is above all others: a snapshot's xmax is not.
+	last, err := s.xid(ctx, "pg_current_xact_id()")
 	if err != nil {
 		return err
 	}
 	pause, begun, logged := 5*time.Millisecond, time.Now(), false
 	for {
-		xmin, err := s.snapshotEdge(ctx, "xmin")
-		if err != nil || xmin >= target {
+		xmin, err := s.xid(ctx, "pg_snapshot_xmin(pg_current_snapshot())")
+		if err != nil || xmin > last {
 			return err
 		}
 		if !logged && time.Since(begun) > 5*time.Second {
@@ -286,21 +319,15 @@ func (s *session) awaitXmin(ctx context.Context, f *feed) error {
 	}
 }
 
-// snapshotEdge returns xmin or xmax of a new snapshot.
-func (s *session) snapshotEdge(ctx context.Context, edge string) (uint64, error) {
-	rows, err := s.c.pool.Query(ctx, "SELECT pg_snapshot_"+edge+"(pg_current_snapshot())::text")
+// xid asks for a transaction ID.
+func (s *session) xid(ctx context.Context, expression string) (uint64, error) {
+	rows, err := s.c.pool.Query(ctx, "SELECT "+expression+"::text")
 	if err != nil {
-		return 0, fmt.Errorf("take snapshot: %w", err)
+		return 0, fmt.Errorf("ask for a transaction ID: %w", err)
 	}
-	defer rows.Close()
-	var text string
-	for rows.Next() {
-		if err := rows.Scan(&text); err != nil {
-			return 0, fmt.Errorf("take snapshot: %w", err)
-		}
-	}
-	if rows.Err() != nil {
-		return 0, fmt.Errorf("take snapshot: %w", rows.Err())
+	text, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, fmt.Errorf("ask for a transaction ID: %w", err)
 	}
 	return strconv.ParseUint(text, 10, 64)
 }

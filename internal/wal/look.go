@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 	"bridge/lockstep"
@@ -44,14 +44,12 @@ const (
 type look struct {
 	f  *feed
 	id string
-	// begun is how many transactions had been read before.
-	begun uint64
+	// begun is which transactions had been read before.
+	begun seen
 	// wanted are the keys asked for; nil for a part of a load.
-	wanted map[string][][]byte
+	wanted map[string]*suspected
 	// held is where the stream stood before the first of them.
 	held *hold
-	// done, if not nil, is closed when the keys were looked at.
-	done chan struct{}
 	// after is the key behind which a part of a load begins.
 	after [][]byte
 
@@ -115,13 +113,13 @@ func (l *look) noteAll(xid uint64) { l.all = append(l.all, xid) }
 // startLook begins a look at suspect keys, or at the next part of a load, unless
 // one is under way.
 func (s *session) startLook(ctx context.Context, f *feed) {
-	if f.look != nil {
+	if f.look != nil || f.unsettled {
 		return
 	}
-	l := &look{f: f, begun: s.recent.n}
+	l := &look{f: f}
 	switch {
 	case len(f.suspects) > 0:
-		l.wanted, l.held = make(map[string][][]byte), f.suspected
+		l.wanted, l.held = make(map[string]*suspected), f.suspected
 		for name, key := range f.suspects {
 			if len(l.wanted) == lookKeys {
 				break
@@ -132,7 +130,7 @@ func (s *session) startLook(ctx context.Context, f *feed) {
 		if len(f.suspects) == 0 {
 			f.suspected = nil
 		}
-	case f.task == taskLoad && !f.unsettled:
+	case f.task == taskLoad:
 		l.after = f.after
 	default:
 		return
@@ -143,8 +141,8 @@ func (s *session) startLook(ctx context.Context, f *feed) {
 // launch runs the look's query after the pause.
 func (s *session) launch(ctx context.Context, f *feed, l *look, pause time.Duration) {
 	s.looks++
-	l.id = strconv.FormatUint(s.looks, 10)
-	l.begun, l.taken, l.noted, l.all, l.lost = s.recent.n, false, nil, nil, false
+	l.id = fmt.Sprintf("%s.%d", s.name, s.looks)
+	l.begun, l.taken, l.noted, l.all, l.lost = s.recent.seen, false, nil, nil, false
 	f.look = l
 	s.work.Go(func() {
 		select {
@@ -254,20 +252,26 @@ func (s *session) published(ctx context.Context, f *feed, l *look) error {
 			continue
 		}
 		delete(l.byKey, name)
-		if err := f.looked(ctx, r, txid, l); err != nil {
+		var err error
+		if sp := l.wanted[name]; sp != nil {
+			err = f.lookedAt(ctx, sp, r, txid, l)
+		} else {
+			err = f.looked(ctx, r, txid, l)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	for name := range l.byKey { // those not there
-		if err := f.remove(ctx, txid, l.wanted[name], nil); err != nil {
+		if err := f.lookedAt(ctx, l.wanted[name], nil, txid, l); err != nil {
 			return err
 		}
 	}
+	for _, sp := range l.wanted { // those with a newer version in the stream
+		sp.finish(reconcile.Unknown)
+	}
 	if l.wanted != nil {
 		f.dirty, s.owed = true, true
-		if l.done != nil {
-			close(l.done)
-		}
 		return nil
 	}
 	return s.loaded(ctx, f, l)
@@ -472,14 +476,17 @@ func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
 		keys[n] = ident(i)
 	}
 	key := strings.Join(keys, ", ")
-	where := []string{"true"}
-	if f.filter != "" {
-		where[0] = "(" + f.filter + ")"
-	}
+	where := []string{f.condition()}
 	switch {
 	case l.wanted != nil:
 		where = append(where, relation.KeysCondition(f.rel, key))
-		params = relation.KeyArrays(maps.Values(l.wanted), len(f.rel.Key))
+		params = relation.KeyArrays(func(yield func([][]byte) bool) {
+			for _, sp := range l.wanted {
+				if !yield(sp.key) {
+					return
+				}
+			}
+		}, len(f.rel.Key))
 	case l.after != nil:
 		places := make([]string, len(l.after))
 		for i := range places {
@@ -493,6 +500,14 @@ func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
 		sql += " ORDER BY " + key + " LIMIT " + strconv.Itoa(lookRows+1)
 	}
 	return sql, params
+}
+
+// condition is what a row must meet to be published.
+func (f *feed) condition() string {
+	if f.filter == "" {
+		return "true"
+	}
+	return "(" + f.filter + ")"
 }
 
 // selectSQL selects the relation's columns, and behind them those that only the

@@ -9,10 +9,15 @@ const maxRecent = 1 << 16
 
 // recent are the transactions that were read last.
 type recent struct {
-	// n counts all that were read.
-	n    uint64
-	at   map[uint64]uint64 // n by transaction
+	seen
+	at   map[uint64]uint64 // seen.n by transaction
 	ring []uint64
+}
+
+// seen is how far the transactions had been read at some moment.
+type seen struct {
+	// n counts them, highest is the highest of their IDs.
+	n, highest uint64
 }
 
 func newRecent() recent { return recent{at: make(map[uint64]uint64)} }
@@ -26,15 +31,19 @@ func (r *recent) add(xid uint64) {
 		r.ring[i] = xid
 	}
 	r.n++
+	r.highest = max(r.highest, xid)
 	r.at[xid] = r.n
 }
 
-// unseen says whether one of the first n transactions that were read is not
-// visible in the snapshot. It can only be among those that the snapshot lists
-// as running: the others not visible had not begun.
-func (r *recent) unseen(n uint64, sn relation.Snapshot) bool {
+// unseen says whether a transaction that had been read by then is not visible
+// in a later snapshot: one that it lists as running, or one at or above its
+// xmax, which is but the first ID above all that are seen to have ended.
+func (r *recent) unseen(then seen, sn relation.Snapshot) bool {
+	if then.highest >= sn.Xmax {
+		return true
+	}
 	for _, xid := range sn.Xip {
-		if at, ok := r.at[xid]; ok && at <= n {
+		if at, ok := r.at[xid]; ok && at <= then.n {
 			return true
 		}
 	}

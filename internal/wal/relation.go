@@ -30,15 +30,21 @@ type Relation struct {
 	err            error
 	failing, retry time.Time
 	tries          int
+	// probing says that a try is under way.
+	probing bool
 	// stored is where its stream was last known to end, 0 for unknown.
 	stored uint64
 	// released says that the slot was made anew, or moved on without it, by this
 	// bridge: its stream lacks what came since, but nothing that it once held.
 	released bool
 
+	// reconciling is held while the stream is compared with the relation.
+	reconciling sync.Mutex
+
 	mu sync.Mutex
 	// Guarded by mu.
 	status capture.Status
+	live   *live // nil while heartbeats are not true
 }
 
 // Status returns the current status. It does not block.
@@ -76,6 +82,7 @@ func (r *Relation) fail(err error) {
 	}
 	r.err, r.retry, r.tries = err, now.Add(pause), r.tries+1
 	r.metrics.Errors.Inc()
+	r.setLive(nil)
 	r.update(func(st *capture.Status) { st.State, st.Err = capture.StateFailing, err })
 }
 
@@ -141,7 +148,7 @@ type began struct {
 // slot begins where the stream ends or before.
 func (r *Relation) judge(pos capture.Position, b began) verdict {
 	at := position(pos)
-	log := r.keepsAll() || len(r.spec.Actions) > 0
+	log := !r.mirrors()
 	gap := func(reason string) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
 			return verdict{task: taskLoad, reason: reason + "; changes between are missing from its stream"}

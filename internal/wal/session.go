@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +15,8 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -44,9 +48,11 @@ type session struct {
 
 	// feeds are the relations that take part, by their OIDs.
 	feeds map[uint32]*feed
-	// shapes are those of the Relation messages, by relation, nil for those
-	// that nobody captures.
-	shapes map[uint32]*shape
+	// columns are the Relation messages by relation, and shapes what they came
+	// to, once there was a row to publish: what is skipped because the stream has
+	// it may have columns of long ago.
+	columns map[uint32]*pglogrepl.RelationMessage
+	shapes  map[uint32]*shape
 
 	// tx is the transaction that is being read, nil between two.
 	tx *transaction
@@ -56,7 +62,9 @@ type session struct {
 	xidNear uint64
 	// recent are the transactions read last.
 	recent recent
-	looks  uint64
+	// name and looks name markers: those of other sessions may come again.
+	name  string
+	looks uint64
 
 	lastBeat time.Time
 	// owed is set while a heartbeat is owed to some feed.
@@ -78,7 +86,7 @@ type session struct {
 
 func newSession(c *Capture) *session {
 	return &session{
-		c: c, inbox: newInbox(), feeds: make(map[uint32]*feed), shapes: make(map[uint32]*shape), recent: newRecent(),
+		c: c, name: strconv.FormatUint(rand.Uint64(), 36), inbox: newInbox(), feeds: make(map[uint32]*feed), columns: make(map[uint32]*pglogrepl.RelationMessage), shapes: make(map[uint32]*shape), recent: newRecent(),
 		calls: make(chan func(context.Context) error), wanted: make(chan struct{}, 1), rejoin: make(chan error, 1),
 	}
 }
@@ -87,7 +95,12 @@ func newSession(c *Capture) *session {
 func (s *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer s.work.Wait()
-	defer cancel()
+	defer func() {
+		cancel()
+		for _, f := range s.feeds {
+			close(f.ended)
+		}
+	}()
 	if err := s.open(ctx); err != nil {
 		if s.conn != nil {
 			closeConn(s.conn)
@@ -135,19 +148,8 @@ func (s *session) open(ctx context.Context) error {
 		}
 		return err
 	}
-	for _, r := range s.c.relations {
-		if r.err != nil && time.Now().Before(r.retry) {
-			continue
-		}
-		f, err := s.load(ctx, r)
-		if err != nil {
-			if e := (*pgconn.PgError)(nil); !errors.As(err, &e) && !isProblem(err) {
-				return err // Postgres is away
-			}
-			r.fail(err)
-			continue
-		}
-		s.feeds[f.rel.OID] = f
+	if err := s.loadAll(ctx); err != nil {
+		return err
 	}
 	if len(s.feeds) == 0 {
 		return errNobody
@@ -169,6 +171,45 @@ func (s *session) open(ctx context.Context) error {
 	return s.look(ctx)
 }
 
+// loadAll looks at every relation, at the same time: one that is locked must not
+// keep the others.
+func (s *session) loadAll(ctx context.Context) error {
+	type loaded struct {
+		r   *Relation
+		f   *feed
+		err error
+	}
+	for _, r := range s.c.relations {
+		if r.probing { // the last session ended over it
+			r.probing, r.retry = false, time.Time{}
+		}
+	}
+	results, n := make(chan loaded, len(s.c.relations)), 0 // one from each
+	for _, r := range s.c.relations {
+		if r.err == nil || time.Now().After(r.retry) {
+			n++
+			go func() {
+				f, err := s.load(ctx, r)
+				results <- loaded{r, f, err}
+			}()
+		}
+	}
+	var away error
+	for range n {
+		l := <-results
+		pg := (*pgconn.PgError)(nil)
+		switch {
+		case l.err == nil:
+			s.feeds[l.f.rel.OID] = l.f
+		case errors.As(l.err, &pg) || isProblem(l.err):
+			l.r.fail(l.err)
+		default:
+			away = l.err
+		}
+	}
+	return away
+}
+
 func isProblem(err error) bool {
 	var p *relation.Problem
 	return errors.As(err, &p) || errors.Is(err, relation.ErrNotFound) || errors.Is(err, relation.ErrStaleTypes)
@@ -182,21 +223,15 @@ func (s *session) look(ctx context.Context) error {
 		return err
 	}
 	s.began.confirmed = sl.Confirmed
-	rows, err := s.c.pool.Query(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8, (pg_current_wal_insert_lsn() - '0/0')::int8`)
+	rows, err := s.c.pool.Query(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xmax, (pg_current_wal_insert_lsn() - '0/0')::int8 AS end`)
 	if err != nil {
 		return fmt.Errorf("look at the WAL: %w", err)
 	}
-	defer rows.Close()
-	var xmax, end int64
-	for rows.Next() {
-		if err := rows.Scan(&xmax, &end); err != nil {
-			return fmt.Errorf("look at the WAL: %w", err)
-		}
+	at, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[struct{ Xmax, End int64 }])
+	if err != nil {
+		return fmt.Errorf("look at the WAL: %w", err)
 	}
-	if rows.Err() != nil {
-		return fmt.Errorf("look at the WAL: %w", rows.Err())
-	}
-	s.began.xmax, s.began.end, s.xidNear, s.pos = uint64(xmax), uint64(end), uint64(xmax), sl.Confirmed
+	s.began.xmax, s.began.end, s.xidNear, s.pos = uint64(at.Xmax), uint64(at.End), uint64(at.Xmax), sl.Confirmed
 	s.confirmed.Store(0) // nothing yet: what is confirmed never goes back
 	return nil
 }
@@ -207,6 +242,7 @@ func (s *session) leave(f *feed, err error) {
 		return
 	}
 	delete(s.feeds, f.rel.OID)
+	close(f.ended)
 	f.r.stored = max(f.r.stored, f.stored())
 	f.r.fail(err)
 }
@@ -334,7 +370,7 @@ func (s *session) tick(ctx context.Context) error {
 	}
 	s.confirm(now)
 	for _, r := range s.c.relations {
-		if r.err != nil && now.After(r.retry) {
+		if r.err != nil && !r.probing && now.After(r.retry) {
 			s.probe(ctx, r)
 		}
 	}
@@ -344,13 +380,14 @@ func (s *session) tick(ctx context.Context) error {
 // probe tries a relation that fails, by itself, before it makes the session
 // begin anew.
 func (s *session) probe(ctx context.Context, r *Relation) {
-	r.retry = time.Now().Add(retryMax)
+	r.probing = true
 	s.work.Go(func() {
 		f, err := s.load(ctx, r)
 		if err == nil {
 			_, err = r.sink.Begin(ctx, source.Of(s.src, f.rel), func() {})
 		}
 		s.call(ctx, func(context.Context) error {
+			r.probing = false
 			if err != nil {
 				r.fail(err)
 				return nil

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"bridge/internal/relation"
@@ -47,25 +49,13 @@ func newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.Relation
 	return sh
 }
 
-// relation takes the columns that the rows to come have.
-func (s *session) relation(ctx context.Context, m *pglogrepl.RelationMessage) error {
-	f := s.feeds[m.RelationID]
-	if f == nil { // another bridge's, or a partition
-		return nil
-	}
-	sh, err := s.shapeOf(ctx, f, m)
-	if err != nil {
-		s.leave(f, err)
-		return nil
-	}
-	s.shapes[m.RelationID] = sh
-	return nil
-}
-
 // shapeOf returns the shape of the columns sent. Where they are not those that
 // were found in the catalog, either the catalog has changed since, or these
 // rows are from before it changed.
 func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMessage) (*shape, error) {
+	if m == nil {
+		return nil, errors.New("Postgres sent a row of a relation without its columns")
+	}
 	if fits(f.rel, m) {
 		return newShape(f.rel, f.form, m), nil
 	}
@@ -73,7 +63,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 		return nil, err
 	}
 	if f.task == taskNone {
-		return nil, fmt.Errorf("%w: its columns in the WAL are not those in the catalog", errChanged)
+		return nil, fmt.Errorf("%w: its columns in the WAL (%s) are not those in the catalog", errChanged, sentColumns(m))
 	}
 	rel := &relation.Relation{Name: f.rel.Name, OID: f.rel.OID, Kind: f.rel.Kind, Txid: -1, Deleted: -1}
 	place := func(i int) int {
@@ -118,6 +108,14 @@ func fits(rel *relation.Relation, m *pglogrepl.RelationMessage) bool {
 		}
 	}
 	return true
+}
+
+func sentColumns(m *pglogrepl.RelationMessage) string {
+	names := make([]string, len(m.Columns))
+	for i, c := range m.Columns {
+		names[i] = c.Name + " of type " + strconv.Itoa(int(c.DataType))
+	}
+	return strings.Join(names, ", ")
 }
 
 // checkShape returns errChanged where the catalog has another shape than the

@@ -43,6 +43,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"bridge/internal/capture"
@@ -66,6 +67,9 @@ type Options struct {
 	// HoldFor is how long a relation that fails keeps the slot from moving; 0
 	// means 5 minutes.
 	HoldFor time.Duration
+	// ReconcileInterval is how often stream and relation are compared, 0 for
+	// never.
+	ReconcileInterval time.Duration
 	// MaxLag is how many bytes of WAL the slot may keep, 0 for any number.
 	MaxLag int64
 }
@@ -121,6 +125,18 @@ var errRejoin = errors.New("a relation joins")
 // for ever with backoff; it is logged at once and then once a minute, and the
 // relations' Status shows it.
 func (c *Capture) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, r := range c.relations {
+		if c.opt.ReconcileInterval > 0 && r.mirrors() {
+			wg.Go(func() { r.keepReconciling(ctx, c.opt.ReconcileInterval) })
+		}
+	}
+	return c.capture(ctx)
+}
+
+// capture is Run's loop over sessions.
+func (c *Capture) capture(ctx context.Context) error {
 	c.begun = time.Now()
 	backoff := backoffMin
 	var failing, lastLog time.Time
@@ -135,6 +151,9 @@ func (c *Capture) Run(ctx context.Context) error {
 			backoff, attempt, failing = backoffMin, 1, time.Time{}
 		}
 		if errors.Is(err, errRejoin) {
+			for _, r := range c.relations {
+				r.setLive(nil)
+			}
 			continue
 		}
 		c.failed(err)
@@ -144,7 +163,7 @@ func (c *Capture) Run(ctx context.Context) error {
 		case time.Since(failing) > yieldAfter:
 			c.yield(ctx)
 		}
-		if text := err.Error(); text != lastErr || time.Since(lastLog) > logEvery {
+		if text := err.Error(); !errors.Is(err, errNobody) && (text != lastErr || time.Since(lastLog) > logEvery) {
 			lastErr, lastLog = text, time.Now()
 			c.log.Warn().Err(err).Int("attempt", attempt).Msg("the WAL is not being read, trying again")
 		}
@@ -161,6 +180,7 @@ func (c *Capture) Run(ctx context.Context) error {
 // nothing of its own to tell.
 func (c *Capture) failed(err error) {
 	for _, r := range c.relations {
+		r.setLive(nil)
 		if r.err != nil {
 			continue
 		}

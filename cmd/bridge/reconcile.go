@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/reconcile"
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+)
+
+// Everything here is about one exchange: bridge reconcile asks, over NATS, and
+// the running bridge that captures the relation answers with several messages.
+
+// reconcileState is one of them.
+type reconcileState struct {
+	// State is running, about once a second, and at last done or failed.
+	State string `json:"state"`
+	// Rows and what follows are those of done.
+	Rows        int64 `json:"rows"`
+	Missing     int64 `json:"missing"`
+	Stale       int64 `json:"stale"`
+	Zombie      int64 `json:"zombie"`
+	Approximate bool  `json:"approximate,omitempty"`
+	// Error is that of failed.
+	Error string `json:"error,omitempty"`
+}
+
+const (
+	stateRunning = "running"
+	stateDone    = "done"
+	stateFailed  = "failed"
+	// runningEvery is how often a bridge says that it is at it.
+	runningEvery = time.Second
+	// silence is how long the command waits for any answer.
+	silence = 4 * time.Second
+	// toldEvery is how often the command says that it waits.
+	toldEvery = 10 * time.Second
+)
+
+func reconcileSubject(cfg *Config, rel relation.Name) string {
+	return stream.NewLayout(cfg.StreamPrefix, rel.Schema, rel.Table, false).Reconcile()
+}
+
+// reconciler is a relation's capture.
+type reconciler interface {
+	// Reconcile compares the relation's stream with it, and mends what differs.
+	Reconcile(ctx context.Context) (reconcile.Counts, error)
+	// Captures says whether this process captures the relation now.
+	Captures() bool
+}
+
+// desk answers the requests to reconcile one relation.
+type desk struct {
+	nc      *nats.Conn
+	subject string
+	by      reconciler
+	log     zerolog.Logger
+}
+
+// Run answers until ctx ends.
+func (d *desk) Run(ctx context.Context) error {
+	sub, err := d.nc.SubscribeSync(d.subject)
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", d.subject, err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		msg, err := sub.NextMsgWithContext(ctx)
+		switch {
+		case errors.Is(err, nats.ErrSlowConsumer):
+			continue // some requests were dropped
+		case err != nil:
+			return err
+		}
+		wg.Go(func() { d.answer(ctx, msg) })
+	}
+}
+
+// answer does what one request asks for. One that stands by says nothing: that
+// which captures the relation answers.
+func (d *desk) answer(ctx context.Context, msg *nats.Msg) {
+	done := make(chan reconcileState, 1)
+	go func() {
+		c, err := d.by.Reconcile(ctx)
+		switch {
+		case errors.Is(err, capture.ErrStandby):
+			done <- reconcileState{}
+		case ctx.Err() != nil:
+			done <- reconcileState{State: stateFailed, Error: "the bridge is stopping"}
+		case err != nil:
+			done <- reconcileState{State: stateFailed, Error: err.Error()}
+		default:
+			done <- reconcileState{
+				State: stateDone, Rows: c.Rows, Missing: c.Missing, Stale: c.Stale, Zombie: c.Zombie, Approximate: c.Approximate,
+			}
+		}
+	}()
+	t := time.NewTicker(runningEvery)
+	defer t.Stop()
+	for {
+		if d.by.Captures() {
+			d.reply(msg, reconcileState{State: stateRunning})
+		}
+		select {
+		case s := <-done:
+			if s.State != "" {
+				d.reply(msg, s)
+			}
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (d *desk) reply(msg *nats.Msg, s reconcileState) {
+	data, err := json.Marshal(s)
+	if err == nil {
+		err = msg.Respond(data)
+	}
+	if err != nil {
+		d.log.Debug().Str("component", "bridge").Err(err).Msg("a request to reconcile could not be answered")
+	}
+}
+
+// askReconcile has the running bridge reconcile a relation, and prints what came
+// of it.
+func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Writer) error {
+	spec, err := oneRelation(cfg, args)
+	if err != nil {
+		return err
+	}
+	f, err := findStream(ctx, cfg, spec)
+	if err != nil {
+		return err
+	}
+	defer f.nc.Close()
+	inbox := f.nc.NewInbox()
+	sub, err := f.nc.SubscribeSync(inbox)
+	if err != nil {
+		return fmt.Errorf("subscribe for answers: %w", err)
+	}
+	if err := f.nc.PublishRequest(f.layout.Reconcile(), inbox, nil); err != nil {
+		return fmt.Errorf("ask the bridge: %w", err)
+	}
+	s, err := awaitReconciled(ctx, sub, spec.Name, stderr)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, s.sentence(spec.Name))
+	return err
+}
+
+// awaitReconciled reads the answers up to the last. A bridge that can't capture
+// the relation says so at once; another may, so that is believed only when no
+// other has answered.
+func awaitReconciled(ctx context.Context, sub *nats.Subscription, rel relation.Name, stderr io.Writer) (reconcileState, error) {
+	nobody := fmt.Errorf("no bridge captures %s now: is it in BRIDGE_TABLES, and the bridge running?", rel)
+	var told time.Time
+	running := false
+	deadline := time.Now().Add(silence)
+	for {
+		s, err := nextState(ctx, sub, deadline)
+		switch {
+		case ctx.Err() != nil:
+			return s, ctx.Err()
+		case errors.Is(err, nats.ErrNoResponders), err != nil && !running && errors.Is(err, context.DeadlineExceeded):
+			return s, nobody
+		case errors.Is(err, context.DeadlineExceeded):
+			return s, fmt.Errorf("the bridge that reconciled %s has not answered for %s", rel, silence)
+		case err != nil:
+			return s, fmt.Errorf("wait for the bridge: %w", err)
+		case s.State == stateDone:
+			return s, nil
+		case s.State == stateFailed && running:
+			return s, fmt.Errorf("%s: %s", rel, s.Error)
+		case s.State == stateFailed:
+			nobody = fmt.Errorf("%s: %s", rel, s.Error)
+		case s.State == stateRunning:
+			running, deadline = true, time.Now().Add(silence)
+			if time.Since(told) > toldEvery {
+				told = time.Now()
+				_, _ = fmt.Fprintf(stderr, "%s: comparing the stream with the relation\n", rel)
+			}
+		}
+	}
+}
+
+func nextState(ctx context.Context, sub *nats.Subscription, deadline time.Time) (s reconcileState, err error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	msg, err := sub.NextMsgWithContext(ctx)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(msg.Data, &s); err != nil {
+		return s, fmt.Errorf("read the bridge's answer: %w", err)
+	}
+	return s, nil
+}
+
+// sentence is the result for people.
+func (s reconcileState) sentence(rel relation.Name) string {
+	about, zombies, repaired := "", "zombies", ", repaired"
+	if s.Approximate {
+		about = "at most "
+	}
+	if s.Zombie == 1 {
+		zombies = "zombie"
+	}
+	if s.Missing+s.Stale+s.Zombie == 0 {
+		repaired = ""
+	}
+	return fmt.Sprintf("%s: %d rows compared: %s%d missing, %d stale, %d %s%s", rel, s.Rows, about, s.Missing, s.Stale, s.Zombie, zombies, repaired)
+}

@@ -1,0 +1,86 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"bridge/internal/capture"
+	"bridge/internal/reconcile"
+	"bridge/internal/relation"
+)
+
+// storedRows is the stream's side of a comparison.
+func (s *session) storedRows(ctx context.Context, row func(reconcile.Row) error) error {
+	return s.sink.Scan(ctx, func(r capture.StoredRow) error {
+		if r.Deleted {
+			return nil
+		}
+		// One that was too large has no data, which equals nothing: it is looked
+		// at again each time, and comes back once it has shrunk.
+		return row(reconcile.Row{Key: r.Key, Data: r.Data})
+	})
+}
+
+// relationRows returns the relation's side of a comparison.
+func (s *session) relationRows(form *relation.Form) reconcile.Side {
+	return func(ctx context.Context, row func(reconcile.Row) error) error {
+		for wait := s.p.opt.Interval; ; wait = min(2*wait, maxWait) {
+			err := s.readAll(ctx, &relationSide{s: s, form: form, row: row})
+			if !errors.Is(err, errLocked) { // which says that no row was read
+				return err
+			}
+			if err := sleep(ctx, wait); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// readAll reads the whole relation on a connection of its own, as a batch that
+// does so is allowed to, but beside the session's polls.
+func (s *session) readAll(ctx context.Context, t taker) error {
+	release, err := s.reserve(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return s.readRows(ctx, conn, s.queries.all, nil, t)
+}
+
+// relationSide takes the relation's rows as their documents would have them. It
+// is no batch: nothing of it is published.
+type relationSide struct {
+	s    *session
+	form *relation.Form
+	row  func(reconcile.Row) error
+
+	key, columns [][]byte
+	data         []byte
+}
+
+// start takes any look: one that is behind what was published only makes keys
+// suspect in vain.
+func (r *relationSide) start(context.Context, look) error { return nil }
+
+func (r *relationSide) add(_ context.Context, values [][]byte) error {
+	if r.form.Deleted(values) {
+		return nil
+	}
+	r.key = keyOf(r.key[:0], r.s.rel, values)
+	for n, k := range r.key {
+		if k == nil {
+			return fmt.Errorf("key column %s is NULL in a row", r.s.rel.Columns[r.s.rel.Key[n]].Name)
+		}
+	}
+	var err error
+	if r.data, err = r.form.AppendData(r.data[:0], r.s.encodable(&r.columns, values)); err != nil {
+		return stale(err)
+	}
+	return r.row(reconcile.Row{Key: r.key, Data: r.data})
+}

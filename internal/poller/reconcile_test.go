@@ -1,0 +1,398 @@
+package poller_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/poller"
+	"bridge/internal/reconcile"
+	"bridge/internal/source"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+)
+
+// stored is a sink that holds the latest version of each row, as a stream does.
+type stored struct {
+	memory
+	// beside, if not nil, is called in each Scan when all its rows were read,
+	// with the scan's number.
+	beside func(scan int)
+
+	mu sync.Mutex
+	// Guarded by mu. order and all are the keys of all rows, and the rows, as they came.
+	latest  map[string]capture.StoredRow
+	order   []string
+	all     []lockstep.Row
+	scans   int
+	standby chan struct{} // if not nil, Begin waits for it
+}
+
+func (s *stored) Begin(ctx context.Context, src capture.Source, standby func()) (capture.Position, error) {
+	if s.standby != nil {
+		standby()
+		select {
+		case <-s.standby:
+		case <-ctx.Done():
+			return capture.Position{}, ctx.Err()
+		}
+	}
+	return s.memory.Begin(ctx, src, standby)
+}
+
+func (s *stored) Row(ctx context.Context, c capture.Change) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	deleted, data, ok := lockstep.Parts(c.Line)
+	if !ok {
+		return fmt.Errorf("not a row: %s", c.Line)
+	}
+	key := string(c.Key[0])
+	s.latest[key] = capture.StoredRow{Key: [][]byte{[]byte(key)}, Deleted: deleted, Data: bytes.Clone(data), Txid: c.Txid}
+	s.order = append(s.order, key)
+	m, err := lockstep.Decode(c.Line)
+	if err == nil {
+		s.all = append(s.all, *m.Row)
+	}
+	return err
+}
+
+func (s *stored) Scan(_ context.Context, row func(capture.StoredRow) error) error {
+	s.mu.Lock()
+	rows := slices.Collect(maps.Values(s.latest))
+	s.scans++
+	scan := s.scans
+	s.mu.Unlock()
+	for _, r := range rows {
+		if err := row(r); err != nil {
+			return err
+		}
+	}
+	if s.beside != nil {
+		s.beside(scan)
+	}
+	return nil
+}
+
+// lose removes a row as no writer does.
+func (s *stored) lose(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.latest, key)
+}
+
+// state is the live rows: id and v.
+func (s *stored) state() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []string
+	for _, r := range s.latest {
+		if !r.Deleted {
+			list = append(list, string(r.Data))
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+func (s *stored) rows() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.order)
+}
+
+// reconciled is a poller with its table t (id, v) and its sink.
+type reconciled struct {
+	*poller.Poller
+	t    *testing.T
+	sink *stored
+	conn *pgx.Conn
+}
+
+func startReconciled(t *testing.T, rows int, opt poller.Options, sink *stored) *reconciled {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, "CREATE TABLE t (id bigint PRIMARY KEY, v text, txid bigint NOT NULL)", "CREATE INDEX ON t (txid)",
+		"CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$",
+		"CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION stamp()",
+		fmt.Sprintf("INSERT INTO t SELECT g, 'v' FROM generate_series(1, %d) g", rows))
+	pool, err := source.Open(db, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	opt.Spec = spec(t, "t")
+	opt.Interval, opt.HeartbeatInterval = 10*time.Millisecond, 100*time.Millisecond
+	sink.latest = map[string]capture.StoredRow{}
+	p := poller.New(pool, sink, opt, poller.NewListener(pool, zerolog.Nop()), capture.NewMetrics(), zerolog.Nop())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return &reconciled{Poller: p, t: t, sink: sink, conn: testenv.Conn(t, db)}
+}
+
+func (r *reconciled) run(statements ...string) {
+	r.t.Helper()
+	for _, s := range statements {
+		if _, err := r.conn.Exec(r.t.Context(), s); err != nil {
+			r.t.Fatalf("%s: %v", s, err)
+		}
+	}
+}
+
+// unstamped runs statements whose rows keep their txid.
+func (r *reconciled) unstamped(statements ...string) {
+	r.t.Helper()
+	r.run("SET session_replication_role = replica")
+	r.run(statements...)
+	r.run("RESET session_replication_role")
+}
+
+// published waits until the sink holds what is visible now.
+func (r *reconciled) published() {
+	r.t.Helper()
+	r.run("INSERT INTO t VALUES (0, clock_timestamp()::text) ON CONFLICT (id) DO UPDATE SET v = excluded.v")
+	var mark string
+	if err := r.conn.QueryRow(r.t.Context(), "SELECT v FROM t WHERE id = 0").Scan(&mark); err != nil {
+		r.t.Fatal(err)
+	}
+	testenv.Eventually(r.t, 10*time.Second, func() error {
+		if !strings.Contains(r.sink.state(), mark) {
+			return errors.New("the last row is not there")
+		}
+		return nil
+	})
+}
+
+// same fails the test unless the sink holds the relation.
+func (r *reconciled) same() {
+	r.t.Helper()
+	var want string
+	err := r.conn.QueryRow(r.t.Context(), `SELECT coalesce(string_agg(d, ' ' ORDER BY d COLLATE "C"), '')
+		FROM (SELECT row_to_json(x)::text AS d FROM (SELECT id, v FROM t) x) y`).Scan(&want)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if got := r.sink.state(); got != want {
+		r.t.Errorf("I1: the sink holds\n%s\nand the relation\n%s", got, want)
+	}
+}
+
+func (r *reconciled) reconcile() reconcile.Counts {
+	r.t.Helper()
+	c, err := r.Reconcile(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+// What no poll sees is found, repaired and counted, in a relation that is
+// polled on; a second look finds nothing, and publishes nothing.
+func TestPoller_ReconcileFindsWhatNoPollSees_I1(t *testing.T) {
+	r := startReconciled(t, 3000, poller.Options{}, &stored{})
+	r.published()
+	r.unstamped("DELETE FROM t WHERE id IN (3, 4)", "UPDATE t SET id = 5000 WHERE id = 5", "UPDATE t SET v = 'unstamped' WHERE id <= 2 AND id > 0")
+	r.sink.lose("7")
+	if got, want := r.reconcile(), (reconcile.Counts{Rows: 2999, Missing: 2, Stale: 2, Zombie: 3}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	r.same()
+	before := r.sink.rows()
+	if got, want := r.reconcile(), (reconcile.Counts{Rows: 2999}); got != want || r.sink.rows() != before {
+		t.Errorf("got %+v and %d rows, want %+v and none", got, r.sink.rows()-before, want)
+	}
+}
+
+// Between the look of the comparison and its repair every key that is suspect
+// is written again, published, and more. What the comparison has seen is of no
+// account then: the repair looks again (I4).
+func TestPoller_ReconcileLooksAgain_I4(t *testing.T) {
+	sink := &stored{}
+	r := startReconciled(t, 100, poller.Options{}, sink)
+	r.published()
+	r.unstamped("DELETE FROM t WHERE id IN (11, 12)", "UPDATE t SET v = 'unstamped' WHERE id IN (21, 22, 23)",
+		"INSERT INTO t SELECT g, 'unseen', 3 FROM generate_series(201, 203) g")
+	sink.beside = func(scan int) {
+		if scan != 2 { // the second is that which compares key by key, and comes last
+			return
+		}
+		r.run("INSERT INTO t VALUES (11, 'back')", "UPDATE t SET v = 'newer' WHERE id IN (21, 201)", "DELETE FROM t WHERE id IN (22, 202)",
+			"INSERT INTO t VALUES (301, 'new')", "UPDATE t SET v = 'newer' WHERE id = 301")
+		r.published()
+		r.run("DELETE FROM t WHERE id = 301", "UPDATE t SET v = 'newest' WHERE id = 21", "DELETE FROM t WHERE id = 11", "INSERT INTO t VALUES (11, 'again')")
+		r.published()
+	}
+	got := r.reconcile()
+	// 11, 21 and 201 came by themselves; 22 and 202 are gone by now, as is 12.
+	if want := (reconcile.Counts{Rows: 102, Missing: 1, Stale: 1, Zombie: 3}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	r.published()
+	if state := sink.state(); !strings.Contains(state, `{"id":301,`) {
+		t.Errorf("301 was never suspect, and is in the sink until the next comparison: %s", state)
+	}
+	sink.beside = nil
+	if got := r.reconcile(); got.Zombie != 1 || got.Differ() != 1 {
+		t.Errorf("got %+v, want the zombie 301", got)
+	}
+	r.same()
+}
+
+// A row that is suspect only because it was written between the two looks is
+// neither counted nor published once more.
+func TestPoller_ReconcileSparesWhatWasWrittenMeanwhile(t *testing.T) {
+	sink := &stored{}
+	r := startReconciled(t, 100, poller.Options{}, sink)
+	r.published()
+	sink.beside = func(int) {
+		r.run("UPDATE t SET v = v || '+' WHERE id BETWEEN 1 AND 10", "INSERT INTO t SELECT max(id) + 1, 'new' FROM t")
+		r.published()
+	}
+	r.unstamped("UPDATE t SET v = 'unstamped' WHERE id = 50")
+	got := r.reconcile()
+	if got.Stale != 1 || got.Differ() != 1 {
+		t.Errorf("got %+v, want the one stale row", got)
+	}
+	n := 0
+	for _, key := range sink.order {
+		if key == "1" {
+			n++
+		}
+	}
+	if want := 1 + sink.scans; n != want {
+		t.Errorf("row 1 was published %d times, was written %d times", n, want)
+	}
+	r.same()
+}
+
+// Where the relation is locked when a page is to be repaired, the repair waits
+// as polls do. The transaction that has locked it writes a row, too, which the
+// repair sees, and the batch behind it brings: what the repair publishes first
+// must show no since above that row's txid.
+func TestPoller_ReconcilePromisesNoMore_I5(t *testing.T) {
+	sink := &stored{}
+	r := startReconciled(t, 100, poller.Options{}, sink)
+	r.published()
+	lock := testenv.Conn(t, r.conn.Config().ConnString())
+	var late uint64
+	sink.beside = func(scan int) {
+		if scan != 2 {
+			return
+		}
+		if _, err := lock.Exec(t.Context(), "BEGIN; LOCK TABLE t; DELETE FROM t WHERE id = 5; UPDATE t SET v = 'late' WHERE id = 1"); err != nil {
+			t.Error(err)
+		}
+		if err := lock.QueryRow(t.Context(), "SELECT txid_current()").Scan(&late); err != nil {
+			t.Error(err)
+		}
+		r.run("SELECT txid_current()", "SELECT txid_current()")
+		time.AfterFunc(300*time.Millisecond, func() { _, _ = lock.Exec(context.Background(), "COMMIT") })
+	}
+	r.unstamped("DELETE FROM t WHERE id = 4", "UPDATE t SET v = 'unstamped' WHERE id IN (5, 6)")
+	if got, want := r.reconcile(), (reconcile.Counts{Rows: 100, Stale: 1, Zombie: 2}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	r.published()
+	r.same()
+	var since uint64
+	for _, row := range sink.all {
+		if row.Txid == late && since > late {
+			t.Errorf("a since of %d was shown before the row of transaction %d", since, late)
+		}
+		since = max(since, row.Since)
+	}
+}
+
+func TestPoller_ReconcileSaysWhyNot(t *testing.T) {
+	sink := &stored{standby: make(chan struct{})}
+	r := startReconciled(t, 10, poller.Options{}, sink)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if _, err := r.Reconcile(t.Context()); !errors.Is(err, capture.ErrStandby) {
+			return fmt.Errorf("got %v, want ErrStandby", err)
+		}
+		return nil
+	})
+	close(sink.standby)
+	r.published()
+	ctx, cancel := context.WithCancel(t.Context())
+	entered := make(chan struct{}, 2)
+	sink.beside = func(int) {
+		entered <- struct{}{}
+		<-ctx.Done()
+	}
+	first := make(chan error, 1)
+	r.unstamped("DELETE FROM t WHERE id = 4")
+	go func() {
+		_, err := r.Reconcile(ctx)
+		first <- err
+	}()
+	<-entered
+	if _, err := r.Reconcile(t.Context()); err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("a second one at the same time: %v", err)
+	}
+	cancel()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("its context ended: %v", err)
+	}
+
+	ended := make(chan struct{})
+	sink.beside = func(scan int) {
+		select {
+		case <-ended:
+			return
+		default:
+			close(ended)
+		}
+		r.run("ALTER TABLE t ADD another int", "UPDATE t SET v = 'x' WHERE id = 1") // ends the session
+		testenv.Eventually(t, 10*time.Second, func() error {
+			if !strings.Contains(sink.state(), "another") {
+				return errors.New("the next session has published nothing yet")
+			}
+			return nil
+		})
+	}
+	if _, err := r.Reconcile(t.Context()); err == nil || !strings.Contains(err.Error(), "session ended") {
+		t.Errorf("its session ended: %v", err)
+	}
+	r.run("ALTER TABLE t DROP txid")
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if _, err := r.Reconcile(t.Context()); err == nil || !strings.Contains(err.Error(), "not being captured") || !strings.Contains(err.Error(), "txid") {
+			return fmt.Errorf("got %v", err)
+		}
+		return nil
+	})
+}
+
+// Periodic comparisons repair without being asked.
+func TestPoller_ReconcilesFromTimeToTime_I1(t *testing.T) {
+	sink := &stored{}
+	r := startReconciled(t, 10, poller.Options{ReconcileInterval: 100 * time.Millisecond}, sink)
+	r.published()
+	for id := range 3 {
+		r.run(fmt.Sprintf("DELETE FROM t WHERE id = %d", id+1))
+		testenv.Eventually(t, 10*time.Second, func() error {
+			if strings.Contains(sink.state(), fmt.Sprintf(`{"id":%d,`, id+1)) {
+				return errors.New("the deleted row is still there")
+			}
+			return nil
+		})
+	}
+	r.same()
+}

@@ -1,0 +1,120 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/stream"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// pullBytes is how much the broker sends ahead of a reader; above 64 MiB it
+// would cut the connection.
+const pullBytes = 4 << 20
+
+// Scan implements capture.Sink.
+func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error) error {
+	e, last, err := p.sent()
+	if err != nil {
+		return err
+	}
+	// Before that a row may come as it was, and again as it is.
+	if err := p.awaitStored(ctx, e, last); err != nil {
+		return err
+	}
+	return p.read(ctx, e, 1, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
+		seq := md.Sequence.Stream
+		if seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
+			r := storedRow(msg.Data())
+			if r.Key, err = p.key(msg, seq); err != nil {
+				return false, err
+			}
+			if err := row(r); err != nil {
+				return false, err
+			}
+		}
+		return seq < last, nil // or what took its place since
+	})
+}
+
+// storedRow is what a row's document says, but for its key.
+func storedRow(line []byte) (r capture.StoredRow) {
+	var isRow, known bool
+	r.Deleted, r.Data, isRow = lockstep.Parts(line)
+	r.Txid, known = lockstep.Txid(line)
+	r.Oversize = known && !isRow
+	return r
+}
+
+// sent returns the epoch and the last sequence that was sent in it.
+func (p *Publisher) sent() (*epoch, uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e, err := p.current()
+	if err != nil {
+		return nil, 0, err
+	}
+	return e, e.seq, nil
+}
+
+// key returns the key of a row's message.
+func (p *Publisher) key(msg jetstream.Msg, seq uint64) ([][]byte, error) {
+	key, err := p.layout.Key(msg.Subject(), msg.Headers().Get(stream.KeyHeader))
+	if err != nil {
+		return nil, fmt.Errorf("row %d: %w", seq, err)
+	}
+	return key, nil
+}
+
+// read calls each for the messages from a sequence on, without a filter, until
+// it says that no more are wanted. What was sent and is not stored yet is waited
+// for, until the epoch ends.
+func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) (more bool, err error)) error {
+	failed := func(err error) error { return fmt.Errorf("read stream %s: %w", p.layout.Stream, err) }
+	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+	})
+	if err != nil {
+		return failed(err)
+	}
+	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(p.nc.MaxPayload()))))
+	if err != nil {
+		return failed(err)
+	}
+	defer it.Stop()
+	for more := true; more; {
+		msg, err := nextOf(ctx, it, e)
+		if err != nil {
+			return failed(err)
+		}
+		md, err := msg.Metadata()
+		if err != nil {
+			return failed(err)
+		}
+		if more, err = each(msg, md); err != nil {
+			return failed(err)
+		}
+	}
+	return nil
+}
+
+// nextOf returns the next message of an iterator, or the epoch's fault: what
+// was sent and lost never comes.
+func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch) (jetstream.Msg, error) {
+	for {
+		step, cancel := context.WithTimeout(ctx, time.Second)
+		msg, err := it.Next(jetstream.NextContext(step))
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return msg, err
+		}
+		if err := e.fault(); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package publish_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"bridge/internal/capture"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+)
+
+// scan returns what Scan gives, as key@txid, with what is not an ordinary row
+// marked.
+func (w *writer) scan(t *testing.T) []string {
+	t.Helper()
+	var got []string
+	err := w.Scan(t.Context(), func(r capture.StoredRow) error {
+		text := fmt.Sprintf("%s@%d", r.Key[0], r.Txid)
+		if r.Deleted {
+			text += " deleted"
+		}
+		if r.Oversize {
+			text += " oversize"
+		}
+		if (r.Data == nil) != r.Oversize {
+			t.Errorf("%s has the data %q", text, r.Data)
+		}
+		got = append(got, text)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func deleted(id int, txid uint64) capture.Change {
+	c := change(id, txid, "")
+	c.Line = lockstep.AppendRowTail(fmt.Appendf(lockstep.AppendRowHead(nil, txid, txid, true), `{"id":%d}`, id))
+	return c
+}
+
+// TestPublish_Scan reads each live and deleted row once, as it is stored, up to
+// what was sent when it was called, also what is not stored yet.
+func TestPublish_Scan(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	if err := w.Scan(t.Context(), nil); err == nil {
+		t.Error("a scan without an epoch")
+	}
+	w.begin(t)
+	if got := w.scan(t); len(got) != 0 {
+		t.Errorf("got %q from a stream without rows", got)
+	}
+	for id := range 5 {
+		w.mustRow(t, id, uint64(10+id))
+	}
+	w.mustRow(t, 1, 20)
+	for _, c := range []capture.Change{deleted(2, 21), change(3, 22, strings.Repeat("y", 2<<20))} {
+		if err := w.Row(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mustHeartbeat(t, 30)
+	want := []string{"0@10", "4@14", "1@20", "2@21 deleted", "3@22 oversize"}
+	if got := w.scan(t); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	stop := errors.New("enough")
+	if err := w.Scan(t.Context(), func(capture.StoredRow) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("got %v, want the callback's error", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Scan(ctx, func(capture.StoredRow) error { return nil }); err == nil {
+		t.Error("a scan whose context has ended")
+	}
+}
+
+// TestPublish_ScanBesideWrites ends though rows are stored as fast as it reads,
+// and gives none that was sent after it began.
+func TestPublish_ScanBesideWrites(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	const keys = 2000
+	for id := range keys {
+		w.mustRow(t, id, 10)
+	}
+	stop := make(chan struct{})
+	done := make(chan error, 1)
+	defer func() {
+		close(stop)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if err := w.Row(context.Background(), change(i%keys, 20, "new")); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for range 3 {
+		seen := map[string]bool{}
+		for _, row := range w.scan(t) {
+			key, _, _ := strings.Cut(row, "@")
+			if seen[key] {
+				t.Fatalf("key %s came twice", key)
+			}
+			seen[key] = true
+		}
+	}
+}
