@@ -121,6 +121,11 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		f.wm, f.beatSince = pos.Heartbeat.Since, pos.Heartbeat.Since
 	}
 	f.task, f.after = v.task, v.after
+	if v.anew {
+		// All that has committed by now will be read by SQL. What the slot still
+		// has of it may be older than what the stream holds.
+		f.pos = max(f.pos, s.began.end)
+	}
 	switch {
 	case v.reason != "" && pos.Batch == nil:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is compared with it")

@@ -127,6 +127,8 @@ const (
 // verdict is what the comparison of a stream with the slot comes to.
 type verdict struct {
 	task task
+	// anew says that the task reads all that the WAL has said so far.
+	anew bool
 	// after is the key behind which the load goes on.
 	after [][]byte
 	// restart, if not empty, is why the stream's incarnation must end.
@@ -153,11 +155,11 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
 			return verdict{task: taskLoad, reason: reason + "; changes between are missing from its stream"}
 		}
-		return verdict{task: taskCompare, reason: reason}
+		return verdict{task: taskCompare, anew: true, reason: reason}
 	}
 	switch {
 	case pos.Heartbeat == nil && pos.Batch == nil:
-		return verdict{task: taskLoad}
+		return verdict{task: taskLoad, anew: true}
 	case at == 0 && pos.Heartbeat == nil:
 		return gap("its first load was interrupted under another capture")
 	case at == 0:
@@ -173,7 +175,7 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	case at < b.confirmed:
 		return verdict{restart: fmt.Sprintf("the slot begins at %s, behind the stream's end at %s: the broker lost what it held, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
 	case pos.Batch != nil && pos.Batch.Compare:
-		return verdict{task: taskCompare, reason: "the comparison was interrupted"}
+		return verdict{task: taskCompare, anew: true, reason: "the comparison was interrupted"}
 	case pos.Batch != nil && pos.Batch.LSN != 0:
 		return verdict{task: taskLoad, after: pos.Batch.After, reason: "the load was interrupted"}
 	}
