@@ -145,7 +145,7 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 
 // printSQL prints what prepares a relation for capture.
 func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
-	var opt relation.SetupOptions
+	opt := relation.SetupOptions{Name: cfg.Name}
 	flags := flag.NewFlagSet("bridge sql", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&opt.Role, "role", "", "")
@@ -231,7 +231,7 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 	}
 	invalid := cfg.invalid()
 	dc := doctor.Config{
-		DatabaseURL: cfg.DatabaseURL, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas,
+		DatabaseURL: cfg.DatabaseURL, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name,
 		Connect: func(ctx context.Context) (*nats.Conn, error) { return connectOnce(ctx, cfg) },
 	}
 	if cfg.NatsURL == "" {

@@ -166,6 +166,9 @@ type Position struct {
 	Batch *Batch
 	// After is the last row stored behind that announcement, nil for none.
 	After *RowPosition
+	// Loose says that rows stand behind Heartbeat. The transactions that wrote
+	// them may not be there as a whole.
+	Loose bool
 	// Schema is the last one stored, nil for none.
 	Schema []byte
 	// High is the highest position ever shown.

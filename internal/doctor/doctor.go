@@ -33,6 +33,8 @@ type Config struct {
 	// 0 for what the bridge chooses.
 	Prefix   string
 	Replicas int
+	// Name is that of slot and publication.
+	Name string
 	// Timeout bounds each of the parts, 15 s if 0.
 	Timeout time.Duration
 }

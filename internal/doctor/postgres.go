@@ -126,6 +126,9 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 	if len(specs) == 0 && r.cfg.Specs.All {
 		r.fail(AreaRelation, "BRIDGE_TABLES", "no relation of schema public qualifies for *", "prepare one: bridge sql TABLE")
 	}
+	if err := r.wal(ctx, conn, specs); err != nil {
+		return err
+	}
 	for _, spec := range specs {
 		log := spec.History == relation.HistoryLog
 		entry := Relation{
@@ -188,6 +191,9 @@ func split(joined error) (problems []*relation.Problem, err error) {
 // stamps looks for rows with transaction IDs that this cluster has not given
 // out yet, as a restored dump has them. Where no index helps, it gives up soon.
 func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
+	if rel.Txid < 0 {
+		return nil
+	}
 	col := pgx.Identifier{rel.Columns[rel.Txid].Name}.Sanitize()
 	next := "txid_snapshot_xmax(txid_current_snapshot())"
 	if rel.Columns[rel.Txid].Type == "xid8" {

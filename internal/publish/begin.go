@@ -263,6 +263,9 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	if (msg != nil) != (t.heartbeat != nil) || msg != nil && seq != t.heartbeats {
 		return capture.Position{}, errOvertaken
 	}
+	if pos.Loose, err = p.rowsBehind(ctx, t.heartbeats, t.last); err != nil {
+		return capture.Position{}, err
+	}
 	if msg, _, err = p.last(ctx, p.layout.SchemaSubject()); err != nil {
 		return capture.Position{}, err
 	}
@@ -283,6 +286,21 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	}
 	pos.After, err = p.lastRow(ctx, seq, t.last)
 	return pos, err
+}
+
+// rowsBehind says whether there is a row behind sequence after, up to last.
+func (p *Publisher) rowsBehind(ctx context.Context, after, last uint64) (bool, error) {
+	if after >= last {
+		return false, nil
+	}
+	_, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.Rows(), after+1)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+	}
+	return seq <= last, nil
 }
 
 // lastRow returns the place of the last row behind sequence after, nil for

@@ -1,6 +1,7 @@
 package relation
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/crc32"
@@ -20,6 +21,8 @@ const (
 type SetupOptions struct {
 	// Role is the bridge's, lockstep if empty.
 	Role string
+	// Name is that of publication and slot, lockstep if empty.
+	Name string
 	// NoTombstones leaves out what keeps hard deletes visible.
 	NoTombstones bool
 	// NoNotify leaves out the trigger that wakes the bridge.
@@ -41,14 +44,18 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 	if !l.checkKind() {
 		return "", l.err()
 	}
-	if opt.Role == "" {
-		opt.Role = "lockstep"
-	}
+	opt.Role, opt.Name = cmp.Or(opt.Role, "lockstep"), cmp.Or(opt.Name, "lockstep")
 	s := &setup{l: l, opt: opt}
 	s.head()
-	if l.self.Kind == "v" {
+	switch {
+	case spec.Capture == CaptureWAL && l.self.Kind == "v":
+		l.checkWAL(&Relation{})
+		return "", l.err()
+	case spec.Capture == CaptureWAL:
+		s.wal(l.self)
+	case l.self.Kind == "v":
 		s.view()
-	} else {
+	default:
 		s.table(l.self)
 	}
 	s.role()
@@ -225,6 +232,10 @@ func (s *setup) role() {
 	s.p("DO $lockstep$ BEGIN")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN CREATE ROLE %s LOGIN; END IF;", sqlLiteral(s.opt.Role), role)
 	s.p("END $lockstep$;")
+	if s.l.spec.Capture == CaptureWAL {
+		s.note("It reads the WAL. Only a superuser may give that right.")
+		s.p("ALTER ROLE %s REPLICATION;", role)
+	}
 	s.p("GRANT CONNECT ON DATABASE %s TO %s;", sqlIdent(s.l.self.Database), role)
 	s.p("GRANT USAGE ON SCHEMA %s TO %s;", sqlIdent(s.l.self.Schema), role)
 	for _, n := range s.read {

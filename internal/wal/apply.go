@@ -217,7 +217,9 @@ func (s *session) fill(ctx context.Context, f *feed, sh *shape, base [][]byte) e
 		return nil
 	}
 	sh.unchanged = false
-	if f.task == taskCompare || f.r.keepsAll() { // what the stream has may be stale
+	// What the stream has may be stale, or of a transaction that comes again
+	// later than this one.
+	if f.task == taskCompare || f.r.keepsAll() || f.pos < f.again {
 		sh.incomplete = true
 		return nil
 	}
@@ -227,7 +229,7 @@ func (s *session) fill(ctx context.Context, f *feed, sh *shape, base [][]byte) e
 	}
 	var before lockstep.Row
 	var data map[string]json.RawMessage
-	if line == nil || json.Unmarshal(line, &before) != nil || before.Deleted || json.Unmarshal(before.Data, &data) != nil {
+	if line == nil || json.Unmarshal(line, &before) != nil || json.Unmarshal(before.Data, &data) != nil {
 		sh.incomplete = true
 		return nil
 	}

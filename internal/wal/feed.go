@@ -39,6 +39,10 @@ type feed struct {
 	// pos is the place before which the stream has every commit; commits that
 	// stand before it are skipped.
 	pos uint64
+	// again is the place up to which another writer may have published what the
+	// stream has behind its position: those transactions come again, and until
+	// then what it holds is of no one moment.
+	again uint64
 	// wm is the watermark.
 	wm uint64
 	// task is what must be done before heartbeats are true.
@@ -117,6 +121,10 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	f.r.joined()
 	pos, v := f.position, f.verdict
 	f.pos = max(position(pos), s.began.confirmed)
+	// Whoever wrote before had read the slot before this session did.
+	if pos.Loose || pos.Heartbeat != nil && pos.Heartbeat.Durable == "" {
+		f.again = s.began.end
+	}
 	if pos.Heartbeat != nil {
 		f.wm, f.beatSince = pos.Heartbeat.Since, pos.Heartbeat.Since
 	}
@@ -191,6 +199,11 @@ func (s *session) beat(ctx context.Context) {
 // heartbeat publishes one; while a task is under way it only says how far the
 // stream has come.
 func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
+	h := f.at()
+	if f.task == taskNone && h.lsn < f.again { // looked at again with the next tick
+		f.nextHeartbeat = now
+		return
+	}
 	f.nextHeartbeat = now.Add(s.c.opt.HeartbeatInterval)
 	f.dirty = false
 	if f.task != taskNone || f.wm == 0 {
@@ -199,9 +212,11 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 		}
 		return
 	}
-	h := f.at()
-	sn := relation.Snapshot{Xmin: h.since, Xmax: h.since}.String()
-	err := f.r.sink.Heartbeat(ctx, capture.Heartbeat{Snapshot: sn, Since: h.since, Durable: sn, High: h.since, LSN: h.lsn})
+	hb := capture.Heartbeat{Snapshot: relation.Snapshot{Xmin: h.since, Xmax: h.since}.String(), Since: h.since, High: h.since, LSN: h.lsn}
+	if h.lsn == f.pos { // else the stream has more than it says: see start
+		hb.Durable = hb.Snapshot
+	}
+	err := f.r.sink.Heartbeat(ctx, hb)
 	if err != nil {
 		s.leave(f, err)
 		return
