@@ -51,6 +51,14 @@
 // txid 10 to txid 9, where transaction 9 wrote it after transaction 10 had
 // committed.
 //
+// A stream that keeps every change, and is filled from the write-ahead log, says
+// more of each row: action is insert, update or delete, or read for a row that
+// was found when the relation was read (at first, or after changes were lost).
+// old, if the change had one, is the data of the row before it; where its key
+// differs from that of data, the row under the old key is gone.
+//
+//	{"txid":9,"current_xmin":9,"since":9,"deleted":false,"action":"update","old":{"id":1,"v":"a"},"data":{"id":1,"v":"b"}}
+//
 // # Control rows
 //
 // A document with "control":true is not a row. A client MUST ignore control
@@ -58,6 +66,7 @@
 //
 //	{"control":true,"type":"snapshot_completed","timestamp":1700000000}
 //	{"control":true,"type":"heartbeat","timestamp":1700000000,"since":551033,"cursor":"…"}
+//	{"control":true,"type":"truncate","txid":549170,"since":549170}
 //	{"control":true,"type":"oversize","txid":549170,"since":549170,"key":{"id":7},"bytes":1600000,"limit":1048576}
 //
 // snapshot_completed comes once per connection: what the relation held when
@@ -65,11 +74,15 @@
 //
 // heartbeat comes after each batch of rows, and when nothing happened for the
 // server's interval. After applying everything up to a heartbeat a client's
-// state is that of the relation at one Postgres snapshot (with polling
-// capture). Its since is that snapshot's xmin, so that a client of a quiet
+// state is that of the relation at one Postgres snapshot, where it is polled;
+// where it is read from the write-ahead log, that of all transactions up to one,
+// in the order of their commits. Its since is that snapshot's xmin, so that a client of a quiet
 // relation moves forward too. Heartbeats come from the capture through the
 // whole path; the HTTP server invents none. timestamp is in Unix seconds, of
 // the capture. cursor is opaque: the exact place in the stream.
+//
+// truncate, in streams that keep every change, says that all rows were removed
+// at once.
 //
 // oversize says that the current version of the row with that key is too
 // large to be sent (bytes is the size of its document, limit the largest the

@@ -94,11 +94,15 @@ would need them, each with options in parentheses:
   deleted=column a boolean, or a timestamp that is not null, that marks a deleted row
   tombstones=30d how long deleted rows stay in the stream (default: for ever)
   history=log    keep every version, bounded by max_age=24h and max_bytes=10GiB
+  capture=wal    read the write-ahead log instead of polling: hard deletes, nothing
+                 to add to the table; needs wal_level=logical (bridge sql says all)
+  actions=a+b    with capture=wal: of insert, update, delete, truncate, only these
 * is every relation of schema public that qualifies; -name takes one out.
 
 Examples:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge
   BRIDGE_TABLES='users,public.domains_feed(key=name),audit(history=log;max_age=24h)' bridge check
   bridge sql orders | psql "$DATABASE_URL"
+  bridge sql 'orders(capture=wal)' | psql "$DATABASE_URL"
 `)
 }
