@@ -34,6 +34,10 @@ func TestWAL_UnchangedTOAST_I12(t *testing.T) {
 				"BEGIN", fmt.Sprintf("INSERT INTO t VALUES ('new', 0, "+wide+", NULL)", 5), "UPDATE t SET n = 1 WHERE id = 'new'", "UPDATE t SET id = 'newer' WHERE id = 'new'", "UPDATE t SET n = 2 WHERE id = 'newer'", "COMMIT",
 				"UPDATE t SET id = 'x' || id WHERE n % 2 = 0", "UPDATE t SET n = n + 1", "UPDATE t SET b = NULL WHERE n % 3 = 0", "UPDATE t SET n = n + 1")
 			f.converge(conn)
+			// Many in one transaction: the first are still on their way.
+			run(t, conn, "BEGIN", fmt.Sprintf("INSERT INTO t SELECT 'many ' || g, 1000, "+wide+", 'b' FROM generate_series(1, 800) g", 7),
+				fmt.Sprintf("UPDATE t SET a = "+wide+" WHERE n = 1000", 8), "UPDATE t SET n = 1001 WHERE n = 1000", "COMMIT", "DELETE FROM t WHERE n = 1001 AND id > 'many 2'")
+			f.converge(conn)
 			b.Kill()
 			run(t, conn, "UPDATE t SET n = n + 1", fmt.Sprintf("UPDATE t SET a = "+wide+" WHERE n %% 3 = 0", 6), "UPDATE t SET n = n + 1")
 			b.start()

@@ -1,0 +1,51 @@
+package wal
+
+import (
+	"bridge/internal/capture"
+	"bridge/internal/relation"
+)
+
+// What the tests of this package's pure parts need.
+
+// Recent is recent.
+type Recent struct{ r recent }
+
+func NewRecent() *Recent             { return &Recent{newRecent()} }
+func (r *Recent) Add(xid uint64)     { r.r.add(xid) }
+func (r *Recent) Len() int           { return len(r.r.at) }
+func (r *Recent) Now() (then Moment) { return Moment{r.r.seen} }
+
+// Moment is how far transactions had been read.
+type Moment struct{ s seen }
+
+func (r *Recent) Unseen(then Moment, sn relation.Snapshot) bool { return r.r.unseen(then.s, sn) }
+
+// MaxRecent is maxRecent.
+const MaxRecent = maxRecent
+
+// FullXid is what a session near a transaction ID makes of 32 bits.
+func FullXid(near uint64, xid uint32) uint64 { return (&session{xidNear: near}).fullXid(xid) }
+
+// Began is where the slot is.
+type Began struct {
+	Confirmed, End      uint64
+	Published, Released bool
+}
+
+// Judge says what a stream's position comes to: load, compare, restart or go on,
+// and whether what the slot has is passed over.
+func Judge(spec relation.Spec, pos capture.Position, b Began) (what string, anew bool) {
+	r := &Relation{spec: spec, released: b.Released}
+	v := r.judge(pos, began{confirmed: b.Confirmed, end: b.End, published: b.Published})
+	switch {
+	case v.restart != "":
+		return "restart", v.anew
+	case v.task == taskLoad && v.after != nil:
+		return "load on", v.anew
+	case v.task == taskLoad:
+		return "load", v.anew
+	case v.task == taskCompare:
+		return "compare", v.anew
+	}
+	return "go on", v.anew
+}
