@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/reconcile"
@@ -25,9 +26,10 @@ func (s *session) storedRows(ctx context.Context, row func(reconcile.Row) error)
 // relationRows returns the relation's side of a comparison.
 func (s *session) relationRows(form *relation.Form) reconcile.Side {
 	return func(ctx context.Context, row func(reconcile.Row) error) error {
+		begun := time.Now()
 		for wait := s.p.opt.Interval; ; wait = min(2*wait, maxWait) {
 			err := s.readAll(ctx, &relationSide{s: s, form: form, row: row})
-			if !errors.Is(err, errLocked) { // which says that no row was read
+			if !errors.Is(err, errLocked) || time.Since(begun) > lookWithin { // locked means that no row was read
 				return err
 			}
 			if err := sleep(ctx, wait); err != nil {

@@ -184,6 +184,13 @@ func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
 	p.live, p.published = s, sn
 }
 
+// lastPublished is the last heartbeat's snapshot.
+func (p *Poller) lastPublished() relation.Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.published
+}
+
 // over says that a session has ended.
 func (p *Poller) over(s *session) {
 	p.mu.Lock()

@@ -21,8 +21,9 @@ var (
 )
 
 // Reconcile compares the stream with the relation, and has published anew, or
-// as deleted, what differs. The counts are of what was published; where they
-// are approximate, of more keys than differed. It may be called from any
+// as deleted, what differs. The counts are of what was published, of which the
+// Sink promises order, not storage: what an epoch's end loses is found the next
+// time. Approximate counts are of more keys than differed. It may be called from any
 // goroutine, and waits for a first load to end. It returns capture.ErrStandby, or
 // another error at once where the relation is not captured or has a log.
 func (p *Poller) Reconcile(ctx context.Context) (reconcile.Counts, error) {
@@ -33,16 +34,14 @@ func (p *Poller) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 		return reconcile.Counts{}, errReconciling
 	}
 	defer p.reconciling.Unlock()
-	s, begun, err := p.awaitLive(ctx)
+	s, err := p.awaitLive(ctx)
 	if err != nil {
 		return reconcile.Counts{}, err
 	}
-	start := time.Now()
-	counts, err := s.reconcile(ctx, begun)
+	counts, took, err := s.reconcile(ctx)
 	if err != nil {
 		return reconcile.Counts{}, fmt.Errorf("reconcile: %w", err)
 	}
-	took := time.Since(start)
 	p.metrics.Reconciled(took, counts.Missing, counts.Stale, counts.Zombie)
 	e := p.log.Info()
 	if counts.Differ() > 0 {
@@ -60,23 +59,22 @@ func (p *Poller) Captures() bool {
 	return p.live != nil || p.status.State == capture.StateFirstLoad
 }
 
-// awaitLive returns the session that captures the relation, and the snapshot of
-// its last heartbeat.
-func (p *Poller) awaitLive(ctx context.Context) (*session, relation.Snapshot, error) {
+// awaitLive returns the session that captures the relation.
+func (p *Poller) awaitLive(ctx context.Context) (*session, error) {
 	for {
 		p.mu.Lock()
-		s, published, st := p.live, p.published, p.status
+		s, st := p.live, p.status
 		p.mu.Unlock()
 		switch {
 		case s != nil:
-			return s, published, nil
+			return s, nil
 		case st.State == capture.StateStandby:
-			return nil, relation.Snapshot{}, capture.ErrStandby
+			return nil, capture.ErrStandby
 		case st.State == capture.StateFailing:
-			return nil, relation.Snapshot{}, fmt.Errorf("the relation is not being captured now: %w", st.Err)
+			return nil, fmt.Errorf("the relation is not being captured now: %w", st.Err)
 		}
 		if err := sleep(ctx, 50*time.Millisecond); err != nil {
-			return nil, relation.Snapshot{}, err
+			return nil, err
 		}
 	}
 }
@@ -88,9 +86,9 @@ type page struct {
 	done chan struct{}
 }
 
-// reconcile compares beside the session's polls; only suspect keys are handed
-// to it. begun is a snapshot that the stream's rows are not behind.
-func (s *session) reconcile(ctx context.Context, begun relation.Snapshot) (reconcile.Counts, error) {
+// reconcile compares beside the session's polls, as soon as few enough others
+// do, and says how long it took; only suspect keys are handed to the session.
+func (s *session) reconcile(ctx context.Context) (counts reconcile.Counts, took time.Duration, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -100,41 +98,64 @@ func (s *session) reconcile(ctx context.Context, begun relation.Snapshot) (recon
 		case <-ctx.Done():
 		}
 	}()
-	form, err := relation.NewForm(s.rel, s.types) // the session's is its own
-	if err != nil {
-		return reconcile.Counts{}, err
+	select {
+	case s.pool.Comparisons <- struct{}{}:
+		defer func() { <-s.pool.Comparisons }()
+	case <-ctx.Done():
+		return counts, 0, context.Cause(ctx)
 	}
-	var done reconcile.Counts
-	counts, err := reconcile.Compare(ctx, s.storedRows, s.relationRows(form), reconcile.Options{}, func(ctx context.Context, page []reconcile.Suspect) error {
-		repaired, err := s.suspect(ctx, page, begun)
-		done.Missing, done.Stale, done.Zombie = done.Missing+repaired.Missing, done.Stale+repaired.Stale, done.Zombie+repaired.Zombie
-		return err
-	})
+	begun := time.Now()
+	counts, err = s.compare(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	done.Rows, done.Approximate = counts.Rows, counts.Approximate
-	return done, err
+	return counts, time.Since(begun), err
 }
 
+// compare counts what was published, which is less than what was suspect.
+func (s *session) compare(ctx context.Context) (repaired reconcile.Counts, err error) {
+	form, err := relation.NewForm(s.rel, s.types) // the session's is its own
+	if err != nil {
+		return repaired, err
+	}
+	published := s.p.lastPublished()
+	counts, err := reconcile.Compare(ctx, s.storedRows, s.relationRows(form), reconcile.Options{}, func(ctx context.Context, keys []reconcile.Suspect) error {
+		c, err := s.suspect(ctx, keys, published)
+		repaired.Missing, repaired.Stale, repaired.Zombie = repaired.Missing+c.Missing, repaired.Stale+c.Stale, repaired.Zombie+c.Zombie
+		return err
+	})
+	repaired.Rows, repaired.Approximate = counts.Rows, counts.Approximate
+	return repaired, err
+}
+
+// lookWithin is how long the session may take to look at a page, or may be kept
+// from reading by a lock, before the comparison is given up: others wait for its
+// place.
+const lookWithin = 5 * time.Minute
+
+var errNotLookedAt = fmt.Errorf("what may differ could not be looked at for %s: the relation is locked, or a long batch is under way", lookWithin)
+
 // suspect hands keys to the session, and waits until it has looked at them.
-func (s *session) suspect(ctx context.Context, keys []reconcile.Suspect, begun relation.Snapshot) (reconcile.Counts, error) {
+// published is the snapshot of a heartbeat from before the comparison.
+func (s *session) suspect(ctx context.Context, keys []reconcile.Suspect, published relation.Snapshot) (reconcile.Counts, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errNotLookedAt)
+	defer cancel()
 	pg := &page{again: newSuspects(), done: make(chan struct{})}
-	pg.again.begun = &begun
+	pg.again.published = &published
 	for _, k := range keys {
 		pg.again.add(s.rel, k.Key, k.Kind)
 	}
 	select {
 	case s.pages <- pg:
 	case <-ctx.Done():
-		return reconcile.Counts{}, ctx.Err()
+		return reconcile.Counts{}, context.Cause(ctx)
 	}
 	s.p.wake.notify()
 	select {
 	case <-pg.done:
 		return pg.again.counts, nil
 	case <-ctx.Done():
-		return reconcile.Counts{}, ctx.Err()
+		return reconcile.Counts{}, context.Cause(ctx)
 	}
 }
 

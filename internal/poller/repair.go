@@ -58,10 +58,10 @@ func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, rows []cap
 type suspects struct {
 	// left are those of which no row was found yet, by name.
 	left map[string]reconcile.Suspect
-	// begun, if not nil, is a snapshot that was published before anything was
-	// held against these keys. A row of a transaction that it does not show is
-	// none of theirs: it was published since, or the next batch reads it.
-	begun *relation.Snapshot
+	// published, if not nil, is the snapshot of a heartbeat from before anything
+	// was held against these keys. A row of a transaction that it does not show
+	// explains itself: it was published since, or the next batch reads it.
+	published *relation.Snapshot
 	// counts are those that were published.
 	counts reconcile.Counts
 }
@@ -77,7 +77,7 @@ func (u *suspects) add(rel *relation.Relation, key [][]byte, kind reconcile.Kind
 // comes says whether the row comes by itself. One that a restored stamp puts
 // ahead of the cluster does not.
 func (u *suspects) comes(txid uint64, l look) bool {
-	return u.begun != nil && txid < l.next && !u.begun.Visible(txid)
+	return u.published != nil && txid < l.next && !u.published.Visible(txid)
 }
 
 // settle takes a key off the list, because its row was found. It counts if that

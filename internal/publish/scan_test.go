@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/testenv"
@@ -81,46 +82,72 @@ func TestPublish_Scan(t *testing.T) {
 	}
 }
 
-// TestPublish_ScanBesideWrites ends though rows are stored as fast as it reads,
-// and gives none that was sent after it began.
+// once fails the test if a key came twice.
+func once(t *testing.T, rows []string) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, row := range rows {
+		key, _, _ := strings.Cut(row, "@")
+		if seen[key] {
+			t.Fatalf("key %s came twice", key)
+		}
+		seen[key] = true
+	}
+}
+
+// TestPublish_ScanGivesARowOnce: what is on its way to the stream takes the
+// place of what it holds before anything is read.
+func TestPublish_ScanGivesARowOnce(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	const keys = 1000
+	for round := range uint64(20) {
+		for id := range keys {
+			w.mustRow(t, id, 10+round)
+		}
+		rows := w.scan(t)
+		once(t, rows)
+		if len(rows) != keys {
+			t.Errorf("got %d rows, want %d", len(rows), keys)
+		}
+	}
+}
+
+// TestPublish_ScanBesideWrites ends though rows are stored all the time, and
+// gives none that was sent after it began.
 func TestPublish_ScanBesideWrites(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
 	w.begin(t)
-	const keys = 2000
+	const keys = 1000
 	for id := range keys {
 		w.mustRow(t, id, 10)
 	}
-	stop := make(chan struct{})
-	done := make(chan error, 1)
-	defer func() {
-		close(stop)
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	go func() {
-		for i := 0; ; i++ {
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- w.rewrite(keys, stop) }()
+	for range 5 {
+		once(t, w.scan(t))
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// rewrite writes the keys again and again until stop is closed, not so fast that
+// a broker that is read from as well keeps no pace.
+func (w *writer) rewrite(keys int, stop chan struct{}) error {
+	for i := 0; ; i++ {
+		if i%100 == 0 {
 			select {
 			case <-stop:
-				done <- nil
-				return
-			default:
-			}
-			if err := w.Row(context.Background(), change(i%keys, 20, "new")); err != nil {
-				done <- err
-				return
+				return nil
+			case <-time.After(2 * time.Millisecond):
 			}
 		}
-	}()
-	for range 3 {
-		seen := map[string]bool{}
-		for _, row := range w.scan(t) {
-			key, _, _ := strings.Cut(row, "@")
-			if seen[key] {
-				t.Fatalf("key %s came twice", key)
-			}
-			seen[key] = true
+		if err := w.Row(context.Background(), change(i%keys, 20, "new")); err != nil {
+			return err
 		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 	// spareConns of them are never taken by batches that read a whole relation.
 	maxConns       = 10
 	spareConns     = 2
+	maxComparisons = 2
 	connectTimeout = 10 * time.Second
 	keepAlive      = 15 * time.Second
 )
@@ -40,6 +41,9 @@ type Pool struct {
 	// that some connections are always left for the others (I10): who begins
 	// one sends, and receives when it has ended.
 	Loads chan struct{}
+	// Comparisons likewise holds one token for each comparison of a stream with
+	// its relation: each takes tens of megabytes (I9).
+	Comparisons chan struct{}
 }
 
 // Open returns a pool for the given number of relations, 0 where it is not
@@ -55,6 +59,7 @@ func Open(url string, relations int) (*Pool, error) {
 		cfg.MaxConns = int32(min(relations+spareConns, maxConns))
 	}
 	p.Loads = make(chan struct{}, cfg.MaxConns-spareConns)
+	p.Comparisons = make(chan struct{}, maxComparisons)
 	Configure(&cfg.ConnConfig.Config)
 	cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		src, err := relation.LoadSource(ctx, c)

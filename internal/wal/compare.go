@@ -62,6 +62,12 @@ func (s *session) comparison(ctx context.Context, f *feed, exact bool) (reconcil
 	if err != nil {
 		return reconcile.Counts{}, err
 	}
+	select {
+	case s.c.pool.Comparisons <- struct{}{}:
+		defer func() { <-s.c.pool.Comparisons }()
+	case <-ctx.Done():
+		return reconcile.Counts{}, ctx.Err()
+	}
 	var done reconcile.Counts
 	size := pageKeys
 	if exact {
