@@ -381,6 +381,40 @@ func TestReplay_DroppedMessageIsReadAgain(t *testing.T) {
 	}
 }
 
+// TestReplay_LookThatFailsLosesNothing (I3): a reader has caught up with the
+// ring, and its look at the stream then fails: what it had read and not yet
+// handed out is read again.
+func TestReplay_LookThatFailsLosesNothing(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	const rows = 6000
+	var reading, failed atomic.Bool
+	h := newHub(t, newProxy(t, url, func(line string) bool {
+		switch {
+		case strings.HasPrefix(line, "HMSG lockstep.public.t.row.0 "):
+			reading.Store(true)
+		case reading.Load() && strings.Contains(line, "PUB $JS.API.STREAM.INFO."):
+			return !failed.CompareAndSwap(false, true)
+		}
+		return true
+	}), replay.Options{CacheBytes: 1 << 20})
+	for i := range rows {
+		w.row(t, i, uint64(i+1), "x")
+	}
+	w.heartbeat(t, rows+1)
+	w.stored(t, rows+1)
+	c := open(t, h, request(0))
+	c.until(t, rows+1)
+	if len(c.state) != rows {
+		t.Errorf("got %d rows, want %d", len(c.state), rows)
+	}
+	if !failed.Load() {
+		t.Error("no look at the stream failed")
+	}
+}
+
 // newProxy starts a proxy before a broker. It shows each line of the protocol
 // with its direction to pass, which may take its time, and loses the line and
 // its payload where pass returns false.

@@ -273,7 +273,7 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 			return Chunk{}, err
 		}
 	}
-	c := r.catchup
+	c, from := r.catchup, r.next
 	c.block.data, c.block.entries = c.block.data[:0], c.block.entries[:0]
 	// Whoever falls out of the ring again, because it is slower than the ring,
 	// would do so again where the ring begins. It reads on to the end, and to a
@@ -308,7 +308,7 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 			break
 		}
 		if err := c.take(ctx, m, again); err != nil {
-			return Chunk{}, err
+			return Chunk{}, r.unread(from, err)
 		}
 		r.next = m.seq + 1
 		c.passed = r.next >= limit && (!again || m.kind == stream.KindHeartbeat && !c.gate.gap)
@@ -316,7 +316,7 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	if c.passed && failed == nil {
 		// Now, not when the client has taken all this: the stream's end moves on.
 		if err := r.handOver(ctx); err != nil {
-			return Chunk{}, err
+			return Chunk{}, r.unread(from, err)
 		}
 	}
 	if len(c.block.entries) == 0 {
@@ -326,6 +326,12 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	out, err := r.take(view{data: c.block.data, entries: c.block.entries})
 	r.next = next
 	return out, err
+}
+
+// unread has what was read from a sequence on, and not handed out, read again.
+func (r *Reader) unread(from uint64, err error) error {
+	r.next, r.catchup.passed = from, true
+	return err
 }
 
 // take adds a message to the block. Heartbeats are passed on near the stream's

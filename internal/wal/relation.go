@@ -196,9 +196,10 @@ func position(pos capture.Position) uint64 {
 }
 
 // begin begins the relation's epoch, and a new incarnation where its key
-// changed.
+// changed, or the broker lost the stream: what is loaded then does not show
+// which rows were deleted, so nobody may go on from a position shown before.
 func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte, b began) (capture.Position, error) {
-	for {
+	for restarted := false; ; restarted = true {
 		pos, err := r.sink.Begin(ctx, src, func() {
 			r.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateStandby} })
 		})
@@ -206,6 +207,9 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 			return capture.Position{}, err
 		}
 		reason := r.judge(pos, b).restart
+		if pos.Heartbeat == nil && pos.Batch == nil && b.published && !restarted {
+			reason = "the stream is new, and the relation was published before: what a stream of it held is lost"
+		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 			reason = "the relation's key changed"
 		}
