@@ -96,7 +96,28 @@ func readStream(t testing.TB, nc *nats.Conn, table string, first uint64, each fu
 	}
 }
 
-// readDump reads a file's next part into memory.
+// readParts reads a file's parts into memory.
+func readParts(file string) ([][]message, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	r := bufio.NewReaderSize(f, 1<<20)
+	var parts [][]message
+	for {
+		if _, err := r.Peek(1); errors.Is(err, io.EOF) {
+			return parts, nil
+		}
+		part, err := readDump(r)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+	}
+}
+
+// readDump reads a file's next part.
 func readDump(r *bufio.Reader) ([]message, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {

@@ -16,14 +16,39 @@ import (
 
 const (
 	liveWriters = 4
-	liveRate    = 500 // transactions a second, all writers together
 	liveSeconds = 20
 	liveWarmUp  = 2 * time.Second
-
-	wantP50, wantP99 = 2.0, 10.0 // milliseconds to the HTTP client, with NOTIFY
+	// liveRate and walRate are transactions a second, of all writers together.
+	liveRate, walRate = 500, 200
 )
 
-const liveSQL = `CREATE TABLE live (id bigint PRIMARY KEY, writer integer NOT NULL, note text NOT NULL)`
+const (
+	liveSQL   = `CREATE TABLE live (id bigint PRIMARY KEY, writer integer NOT NULL, note text NOT NULL)`
+	insertSQL = `INSERT INTO live (id, writer, note) VALUES ($1, $2, $3)`
+	updateSQL = `UPDATE live SET writer = $2, note = $3 WHERE id = $1`
+)
+
+// traffic is what is captured, and what the writers do meanwhile: one
+// transaction, of one row, for each ID.
+type traffic struct {
+	name, tables, write string
+	rate                int
+	// prepare is what makes the table fit for its capture, nil for nothing.
+	prepare func(dsn string)
+	env     []string
+	targets []liveTarget
+}
+
+// liveTarget is how long the way to a reader may take, in milliseconds.
+type liveTarget struct {
+	reader   string
+	p50, p99 float64 // 0 for no target
+}
+
+const (
+	toNATS = "commit → NATS subscriber"
+	toHTTP = "commit → HTTP client"
+)
 
 // moments are the times of the rows by ID. Each list is written by one
 // goroutine, or, of committed, each element by one, and read when they have
@@ -46,32 +71,64 @@ func benchLive(t testing.TB, w *world) section {
 		title:  fmt.Sprintf("Live: %d transactions a second from %d writers, one row each, synchronous commit on", liveRate, liveWriters),
 		header: []string{"", "p50 ms", "p99 ms", "greatest ms"},
 	}
-	for _, mode := range []struct {
-		name   string
-		notify bool
-		env    []string
-	}{
-		{"NOTIFY", true, nil},
-		{"timer of 20 ms", false, []string{"BRIDGE_POLL_INTERVAL=20ms"}},
+	for _, tr := range []traffic{
+		{
+			name: "NOTIFY", tables: "live", write: insertSQL, rate: liveRate,
+			prepare: func(dsn string) { prepare(t, dsn, "live", true) },
+			targets: []liveTarget{{toHTTP, 2, 10}},
+		},
+		{
+			name: "timer of 20 ms", tables: "live", write: insertSQL, rate: liveRate,
+			prepare: func(dsn string) { prepare(t, dsn, "live", false) },
+			env:     []string{"BRIDGE_POLL_INTERVAL=20ms"},
+		},
 	} {
-		var runs []liveRun
-		for range w.opt.runs {
-			run := w.live(t, mode.notify, mode.env)
-			runs = append(runs, run)
-			t.Logf("2: %s: commit to NATS %.2f / %.2f ms, to HTTP %.2f / %.2f ms (p50 / p99)", mode.name,
-				percentile(run.nats, 0.5), percentile(run.nats, 0.99), percentile(run.http, 0.5), percentile(run.http, 0.99))
-		}
-		liveRows(&s, w, mode.name, mode.notify, runs)
+		liveRows(&s, w, tr, w.liveRuns(t, 2, tr))
 	}
+	w.liveNotes(&s)
+	return s
+}
+
+// benchWALLive is item 7.
+func benchWALLive(t testing.TB, w *world) section {
+	s := section{
+		title:  fmt.Sprintf("Live from the WAL: %d transactions a second from %d writers, one row updated by each, synchronous commit on", walRate, liveWriters),
+		header: []string{"", "p50 ms", "p99 ms", "greatest ms"},
+	}
+	tr := traffic{
+		name: "WAL", tables: "live(capture=wal)", write: updateSQL, rate: walRate, env: []string{"BRIDGE_NAME=bench_live"},
+		prepare: func(dsn string) {
+			testenv.Exec(t, dsn, fmt.Sprintf("INSERT INTO live SELECT g, 0, 'before' FROM generate_series(0, %d) g", w.liveCount(walRate)-1), "VACUUM ANALYZE live")
+		},
+		targets: []liveTarget{{toNATS, 0.5, 1.5}, {reader: toHTTP, p50: 1}},
+	}
+	liveRows(&s, w, tr, w.liveRuns(t, 7, tr))
+	w.liveNotes(&s)
+	return s
+}
+
+// liveRuns runs the traffic as often as is wanted.
+func (w *world) liveRuns(t testing.TB, number int, tr traffic) []liveRun {
+	t.Helper()
+	var runs []liveRun
+	for range w.opt.runs {
+		run := w.live(t, tr)
+		runs = append(runs, run)
+		t.Logf("%d: %s: commit to NATS %.2f / %.2f ms, to HTTP %.2f / %.2f ms (p50 / p99)", number, tr.name,
+			percentile(run.nats, 0.5), percentile(run.nats, 0.99), percentile(run.http, 0.5), percentile(run.http, 0.99))
+	}
+	return runs
+}
+
+func (w *world) liveNotes(s *section) {
 	s.note("From the moment COMMIT returned to the writer until the reader has the row; an ordered consumer as NATS subscriber, the edge's own as HTTP client.")
 	s.note("COMMIT itself, from its sending to its return: the writers' time, for comparison.")
 	if w.edge == "" {
 		s.note("HTTP: not measured, %s.", w.noEdge)
 	}
-	return s
 }
 
-func liveRows(s *section, w *world, name string, notify bool, runs []liveRun) {
+func liveRows(s *section, w *world, tr traffic, runs []liveRun) {
 	at := func(pick func(liveRun) []float64, p float64) series {
 		var out series
 		for _, r := range runs {
@@ -79,20 +136,20 @@ func liveRows(s *section, w *world, name string, notify bool, runs []liveRun) {
 		}
 		return out
 	}
-	row := func(what string, pick func(liveRun) []float64) (p50, p99 series) {
-		p50, p99 = at(pick, 0.5), at(pick, 0.99)
-		s.row(name+": "+what, p50.cell("%.2f"), p99.cell("%.2f"), at(pick, 1).cell("%.1f"))
-		return p50, p99
+	row := func(what string, pick func(liveRun) []float64) {
+		p50, p99 := at(pick, 0.5), at(pick, 0.99)
+		s.row(tr.name+": "+what, p50.cell("%.2f"), p99.cell("%.2f"), at(pick, 1).cell("%.1f"))
+		for _, target := range tr.targets {
+			if target.reader == what {
+				target.judge(s, tr.name, p50, p99)
+			}
+		}
 	}
 	row("COMMIT", func(r liveRun) []float64 { return r.commit })
 	row("commit → stored by the broker", func(r liveRun) []float64 { return r.stored })
-	row("commit → NATS subscriber", func(r liveRun) []float64 { return r.nats })
+	row(toNATS, func(r liveRun) []float64 { return r.nats })
 	if w.edge != "" {
-		p50, p99 := row("commit → HTTP client", func(r liveRun) []float64 { return r.http })
-		if notify {
-			s.verdict("live with NOTIFY, commit → HTTP client, p50", p50.cell("%.2f ms"), fmt.Sprintf("< %g ms", wantP50), p50.median() < wantP50)
-			s.verdict("live with NOTIFY, commit → HTTP client, p99", p99.cell("%.2f ms"), fmt.Sprintf("< %g ms", wantP99), p99.median() < wantP99)
-		}
+		row(toHTTP, func(r liveRun) []float64 { return r.http })
 	}
 	var parts []string
 	for _, process := range []string{"bridge", "nats", "edge", "postgres", others} {
@@ -106,41 +163,59 @@ func liveRows(s *section, w *world, name string, notify bool, runs []liveRun) {
 			parts = append(parts, process+" "+used.cell("%.0f"))
 		}
 	}
-	s.note("%s: CPU in %% of a core: %s.", name, strings.Join(parts, ", "))
+	s.note("%s: CPU in %% of a core: %s.", tr.name, strings.Join(parts, ", "))
 	missing := 0
 	for _, r := range runs {
 		missing += r.missing
 	}
 	if missing > 0 {
-		s.note("%s: %d rows did not arrive within 5 s.", name, missing)
+		s.note("%s: %d rows did not arrive within 5 s.", tr.name, missing)
 	}
 }
 
+// judge compares what was measured with the target.
+func (target liveTarget) judge(s *section, name string, p50, p99 series) {
+	for _, q := range []struct {
+		name     string
+		measured series
+		want     float64
+	}{{"p50", p50, target.p50}, {"p99", p99, target.p99}} {
+		if q.want > 0 {
+			s.verdict(fmt.Sprintf("live with %s, %s, %s", name, target.reader, q.name), q.measured.cell("%.2f ms"),
+				fmt.Sprintf("≤ %g ms", q.want), q.measured.median() <= q.want)
+		}
+	}
+}
+
+// liveCount is how many transactions a run has, its warm-up included.
+func (w *world) liveCount(rate int) int {
+	length := time.Duration(liveSeconds) * time.Second
+	if w.opt.seconds > 0 {
+		length = time.Duration(w.opt.seconds) * time.Second
+	}
+	return int((length+liveWarmUp).Seconds()*float64(rate)) / liveWriters * liveWriters
+}
+
 // live runs the writers and the readers once.
-func (w *world) live(t testing.TB, notify bool, env []string) liveRun {
+func (w *world) live(t testing.TB, tr traffic) liveRun {
 	t.Helper()
 	dsn := w.pg.Database()
 	defer w.drop(t, dsn)
 	testenv.Exec(t, dsn, liveSQL)
-	prepare(t, dsn, "live", notify)
+	tr.prepare(dsn)
 	w.settle(t)
 	ns := testenv.NATSProcess(t)
 	defer stopNATS(t, ns)
 	nc := testenv.NATSConn(t, ns.URL())
 	defer nc.Close()
-	p := w.startBridge(t, dsn, ns.URL(), "live", env...)
+	p := w.startBridge(t, dsn, ns.URL(), tr.tables, tr.env...)
 	defer stop(t, p)
 	heartbeat(t, nc, "live", 0, time.Minute)
 	pids := map[string]int{"bridge": p.PID(), "nats": ns.PID(), "postgres": w.postmaster}
 
-	length := time.Duration(liveSeconds) * time.Second
-	if w.opt.seconds > 0 {
-		length = time.Duration(w.opt.seconds) * time.Second
-	}
-	each := int((length + liveWarmUp).Seconds() * liveRate / liveWriters)
 	m := &moments{}
 	for _, list := range []*[]time.Time{&m.begun, &m.committed, &m.stored, &m.nats, &m.http} {
-		*list = make([]time.Time, each*liveWriters)
+		*list = make([]time.Time, w.liveCount(tr.rate))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -155,7 +230,7 @@ func (w *world) live(t testing.TB, notify bool, env []string) liveRun {
 		<-ready
 	}
 	usage := newMeter(t, pids)
-	w.write(t, dsn, m)
+	w.write(t, dsn, tr, m)
 	run := liveRun{cpu: usage.seconds(t)}
 	took := time.Since(usage.since).Seconds()
 	for name := range run.cpu {
@@ -164,13 +239,13 @@ func (w *world) live(t testing.TB, notify bool, env []string) liveRun {
 	<-time.After(2 * time.Second) // what is under way; the readers then stop
 	cancel()
 	readers.Wait()
-	run.collect(m, w.edge != "")
+	run.collect(m, int(liveWarmUp.Seconds())*tr.rate, w.edge != "")
 	return run
 }
 
-// collect computes the latencies of the rows behind the warm-up.
-func (r *liveRun) collect(m *moments, edge bool) {
-	for id := int(liveWarmUp.Seconds() * liveRate); id < len(m.committed); id++ {
+// collect computes the latencies of the rows from first on.
+func (r *liveRun) collect(m *moments, first int, edge bool) {
+	for id := first; id < len(m.committed); id++ {
 		ms := func(from, to time.Time) float64 { return float64(to.Sub(from)) / float64(time.Millisecond) }
 		r.commit = append(r.commit, ms(m.begun[id], m.committed[id]))
 		if m.nats[id].IsZero() || edge && m.http[id].IsZero() {
@@ -187,13 +262,13 @@ func (r *liveRun) collect(m *moments, edge bool) {
 
 // write runs the writers to their end. Each has a connection, and a schedule
 // that it catches up with when a commit takes long.
-func (w *world) write(t testing.TB, dsn string, m *moments) {
+func (w *world) write(t testing.TB, dsn string, tr traffic, m *moments) {
 	t.Helper()
 	var writers sync.WaitGroup
 	failed := make([]error, liveWriters)
 	begun := time.Now()
 	for n := range liveWriters {
-		writers.Go(func() { failed[n] = writeRows(t.Context(), dsn, n, begun, m) })
+		writers.Go(func() { failed[n] = writeRows(t.Context(), dsn, tr, n, begun, m) })
 	}
 	writers.Wait()
 	for _, err := range failed {
@@ -203,25 +278,24 @@ func (w *world) write(t testing.TB, dsn string, m *moments) {
 	}
 }
 
-func writeRows(ctx context.Context, dsn string, n int, begun time.Time, m *moments) error {
+func writeRows(ctx context.Context, dsn string, tr traffic, n int, begun time.Time, m *moments) error {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	const insert = "INSERT INTO live (id, writer, note) VALUES ($1, $2, $3)"
-	if _, err := conn.Prepare(ctx, insert, insert); err != nil {
+	if _, err := conn.Prepare(ctx, tr.write, tr.write); err != nil {
 		return err
 	}
 	note := strings.Repeat("x", 100)
 	for id := n; id < len(m.committed); id += liveWriters {
-		due := begun.Add(time.Duration(id) * time.Second / liveRate)
+		due := begun.Add(time.Duration(id) * time.Second / time.Duration(tr.rate))
 		<-time.After(time.Until(due))
 		tx, err := conn.Begin(ctx)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, insert, id, n, note); err != nil {
+		if _, err := tx.Exec(ctx, tr.write, id, n, note); err != nil {
 			return err
 		}
 		m.begun[id] = time.Now()

@@ -75,7 +75,8 @@ func benchLoad(t testing.TB, w *world) section {
 		if w.opt.profile != "" {
 			return section{title: "First load", notes: []string{fmt.Sprintf("profiled: %+v", run)}}
 		}
-		reference := w.loadByReference(t, dump)
+		phases := w.publishReference(t, "items", dump)
+		reference := loadRun{phases[0], phases[1]}
 		if n > 0 {
 			bridges, references, peaks = append(bridges, run), append(references, reference), append(peaks, peak)
 		}
@@ -132,29 +133,35 @@ func measured(t testing.TB, m *meter, rows int, took time.Duration, sent uint64)
 	return phase{Rows: rows, Sent: int(sent), Seconds: took.Seconds(), Publisher: cpu["bridge"], Broker: cpu["nats"], Postgres: cpu["postgres"], Others: cpu[others]}
 }
 
-// loadByReference publishes the same messages from memory to a fresh broker.
-func (w *world) loadByReference(t testing.TB, dump string) loadRun {
+// publishReference publishes the same messages from memory to a fresh broker.
+func (w *world) publishReference(t testing.TB, table, dump string) []phase {
 	t.Helper()
 	w.settle(t)
 	ns := testenv.NATSProcess(t)
 	defer stopNATS(t, ns)
+	return runSelf[[]phase](t, referenceCommand, ns.URL(), strconv.Itoa(ns.PID()), table, dump)
+}
+
+// runSelf runs this program with another purpose and returns what it prints.
+func runSelf[T any](t testing.TB, args ...string) T {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := testenv.Start(t, self, nil, referenceCommand, ns.URL(), strconv.Itoa(ns.PID()), dump)
+	p := testenv.Start(t, self, nil, args...)
 	code, err := p.Wait(patience)
 	if err == nil && code != 0 {
 		err = errors.New(p.Stderr())
 	}
-	var run loadRun
+	var result T
 	if err == nil {
-		err = json.Unmarshal([]byte(p.Stdout()), &run)
+		err = json.Unmarshal([]byte(p.Stdout()), &result)
 	}
 	if err != nil {
-		t.Fatalf("reference: %v", err)
+		t.Fatalf("%s: %v", args[0], err)
 	}
-	return run
+	return result
 }
 
 // loadSection reports item 1.

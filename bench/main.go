@@ -50,7 +50,16 @@ type item struct {
 }
 
 func items() []item {
-	return []item{{1, benchLoad}, {2, benchLive}, {3, benchReplay}, {4, benchMemory}, {5, benchIdle}}
+	return []item{
+		{1, benchLoad},
+		{2, benchLive},
+		{3, benchReplay},
+		{4, benchMemory},
+		{5, benchIdle},
+		{6, benchWAL},
+		{7, benchWALLive},
+		{8, benchWALMemory},
+	}
 }
 
 func main() {
@@ -58,6 +67,8 @@ func main() {
 		switch os.Args[1] {
 		case referenceCommand:
 			os.Exit(exitCode(runReference(os.Args[2:])))
+		case readerCommand:
+			os.Exit(exitCode(runReader(os.Args[2:])))
 		case profiledCommand:
 			os.Exit(exitCode(runProfiled(os.Args[2:])))
 		}
@@ -66,7 +77,7 @@ func main() {
 	flag.StringVar(&opt.only, "only", "", "items to run, such as 1,3 (default all)")
 	flag.IntVar(&opt.runs, "runs", 5, "runs of each, of which the median counts")
 	flag.IntVar(&opt.rows, "rows", fullRows, "rows of the large tables")
-	flag.IntVar(&opt.seconds, "seconds", 0, "length of each run of items 2 and 5 (default 20 and 30)")
+	flag.IntVar(&opt.seconds, "seconds", 0, "length of each run of items 2, 5 and 7 (default 20, 30 and 20)")
 	flag.StringVar(&opt.out, "out", "", "file to write (default bench/RESULTS.md, if everything runs in full)")
 	flag.StringVar(&opt.date, "date", time.Now().UTC().Format(time.DateOnly), "date in the report")
 	flag.StringVar(&opt.profile, "profile", "", "folder for profiles of the bridge")

@@ -23,15 +23,14 @@ func benchMemory(t testing.TB, w *world) section {
 		title:  "Peak resident memory of the bridge (VmHWM), the broker outside",
 		header: []string{"one transaction of", "idle before, MB", "peak, MB", "seconds from COMMIT to heartbeat", "epochs"},
 	}
-	small := fmt.Sprintf("INSERT INTO m SELECT g, 'customer ' || g, md5(g::text) || md5((g + 1)::text) || md5((g + 2)::text) || md5((g + 3)::text) FROM generate_series(1, %d) g", w.opt.rows)
 	big := fmt.Sprintf("INSERT INTO m SELECT g, 'big ' || g, repeat(md5(g::text), %d) FROM generate_series(1, %d) g", bigBytes/32, bigRows)
 	for _, c := range []struct{ name, insert string }{
-		{fmt.Sprintf("%d rows of 200 bytes", w.opt.rows), small},
+		{fmt.Sprintf("%d rows of 200 bytes", w.opt.rows), w.smallRows()},
 		{fmt.Sprintf("%d rows of %d KB", bigRows, bigBytes/1000), big},
 	} {
 		var idle, peak, took, epochs series
 		for range w.opt.runs {
-			r := w.peakOf(t, c.insert)
+			r := w.peakOf(t, "m", c.insert)
 			idle, peak, epochs = append(idle, r.idle), append(peak, r.peak), append(epochs, r.epochs)
 			if r.err != nil {
 				s.note("%s: %v", c.name, r.err)
@@ -47,7 +46,7 @@ func benchMemory(t testing.TB, w *world) section {
 	return s
 }
 
-// peakRun is one run of item 4: megabytes, and how long the transaction took
+// peakRun is one run of items 4 and 8: megabytes, and how long the transaction took
 // from COMMIT to its heartbeat.
 type peakRun struct {
 	idle, peak, epochs float64
@@ -55,19 +54,29 @@ type peakRun struct {
 	err                error
 }
 
-// peakOf runs one transaction beside a bridge that is up to date.
-func (w *world) peakOf(t testing.TB, insert string) peakRun {
+const peakSQL = `CREATE TABLE m (id bigint PRIMARY KEY, name text NOT NULL, body text NOT NULL)`
+
+// smallRows inserts rows of 200 bytes.
+func (w *world) smallRows() string {
+	return fmt.Sprintf("INSERT INTO m SELECT g, 'customer ' || g, md5(g::text) || md5((g + 1)::text) || md5((g + 2)::text) || md5((g + 3)::text) FROM generate_series(1, %d) g", w.opt.rows)
+}
+
+// peakOf runs one transaction beside a bridge that captures tables, which is
+// table m, and is up to date.
+func (w *world) peakOf(t testing.TB, tables, insert string, env ...string) peakRun {
 	t.Helper()
 	dsn := w.pg.Database()
 	defer w.drop(t, dsn)
-	testenv.Exec(t, dsn, "CREATE TABLE m (id bigint PRIMARY KEY, name text NOT NULL, body text NOT NULL)")
-	prepare(t, dsn, "m", true)
+	testenv.Exec(t, dsn, peakSQL)
+	if tables == "m" {
+		prepare(t, dsn, "m", true)
+	}
 	w.settle(t)
 	ns := testenv.NATSProcess(t)
 	defer stopNATS(t, ns)
 	nc := testenv.NATSConn(t, ns.URL())
 	defer nc.Close()
-	p := w.startBridge(t, dsn, ns.URL(), "m")
+	p := w.startBridge(t, dsn, ns.URL(), tables, env...)
 	defer stop(t, p)
 	heartbeat(t, nc, "m", 0, time.Minute)
 	r := peakRun{idle: peakMB(t, p.PID())}
@@ -78,4 +87,64 @@ func (w *world) peakOf(t testing.TB, insert string) peakRun {
 	}
 	r.peak, r.epochs = peakMB(t, p.PID()), float64(strings.Count(p.Stderr(), `"epoch begun"`))
 	return r
+}
+
+// benchWALMemory is item 8.
+func benchWALMemory(t testing.TB, w *world) section {
+	s := section{
+		title:  "Peak resident memory of the bridge (VmHWM) while it captures from the WAL, the broker outside",
+		header: []string{"", "idle before, MB", "peak, MB", "seconds", "rows/s", "epochs"},
+	}
+	for _, c := range []struct {
+		name string
+		run  func() peakRun
+	}{
+		{fmt.Sprintf("one transaction of %d rows of 200 bytes", w.opt.rows), func() peakRun {
+			return w.peakOf(t, "m(capture=wal)", w.smallRows(), "BRIDGE_NAME=bench_peak")
+		}},
+		{fmt.Sprintf("first load of %d rows of 200 bytes", w.opt.rows), func() peakRun { return w.loadPeak(t) }},
+	} {
+		var idle, peak, took, rates, epochs series
+		for range w.opt.runs {
+			r := c.run()
+			peak, epochs = append(peak, r.peak), append(epochs, r.epochs)
+			if r.idle > 0 {
+				idle = append(idle, r.idle)
+			}
+			if r.err != nil {
+				s.note("%s: %v", c.name, r.err)
+			} else {
+				took, rates = append(took, r.took.Seconds()), append(rates, float64(w.opt.rows)/r.took.Seconds())
+			}
+			t.Logf("8: %s: peak %.0f MB, %.1f s, %.0f epochs", c.name, r.peak, r.took.Seconds(), r.epochs)
+		}
+		before := "-"
+		if len(idle) > 0 {
+			before = idle.cell("%.0f")
+		}
+		s.row(c.name, before, peak.cell("%.0f"), took.cell("%.1f"), rates.cell("%.0f"), epochs.cell("%.0f"))
+		s.verdict("peak memory, WAL, "+c.name, peak.cell("%.0f MB"), fmt.Sprintf("< %.0f MB", wantPeakMB), peak.median() < wantPeakMB && len(took) == w.opt.runs)
+	}
+	s.note("Seconds: from COMMIT, or from the program's start, until the heartbeat behind the rows is stored. DATABASE_URL leads over TCP.")
+	return s
+}
+
+// loadPeak runs a bridge's first load by the WAL's capture.
+func (w *world) loadPeak(t testing.TB) peakRun {
+	t.Helper()
+	dsn := w.pg.Database()
+	defer w.drop(t, dsn)
+	testenv.Exec(t, dsn, peakSQL, w.smallRows(), "VACUUM (FREEZE, ANALYZE) m")
+	w.settle(t)
+	ns := testenv.NATSProcess(t)
+	defer stopNATS(t, ns)
+	nc := testenv.NATSConn(t, ns.URL())
+	defer nc.Close()
+	begun := time.Now()
+	p := w.startBridge(t, dsn, ns.URL(), "m(capture=wal)", "BRIDGE_NAME=bench_peak")
+	defer stop(t, p)
+	stored, _, err := awaitHeartbeat(t.Context(), nc, "m", 0, peakPatience)
+	return peakRun{
+		peak: peakMB(t, p.PID()), epochs: float64(strings.Count(p.Stderr(), `"epoch begun"`)), took: stored.Sub(begun), err: err,
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 	"bridge/internal/stream"
+	"bridge/internal/wal"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
@@ -102,16 +104,26 @@ func captureAll(ctx context.Context) error {
 	}
 	defer pool.Close()
 	listener := poller.NewListener(pool, log)
-	published, polled := publish.NewMetrics(), capture.NewMetrics()
+	published, captured := publish.NewMetrics(), capture.NewMetrics()
+	fromWAL := wal.New(pool, wal.Options{
+		URL: os.Getenv("DATABASE_URL"), Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
+	}, wal.NewMetrics(), log)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = listener.Run(ctx) })
 	for _, spec := range specs.List {
 		pub := publish.New(nc, js, publish.Options{
 			Prefix: stream.DefaultPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Holder: "bench",
 		}, published, log)
-		p := poller.New(pool, pub, poller.Options{Spec: spec, Interval: interval, HeartbeatInterval: 5 * time.Second}, listener, polled, log)
-		wg.Go(func() { _ = p.Run(ctx) })
 		wg.Go(func() { _ = pub.Run(ctx) })
+		if spec.Capture == relation.CaptureWAL {
+			fromWAL.Add(spec, pub, captured)
+			continue
+		}
+		p := poller.New(pool, pub, poller.Options{Spec: spec, Interval: interval, HeartbeatInterval: 5 * time.Second}, listener, captured, log)
+		wg.Go(func() { _ = p.Run(ctx) })
+	}
+	if slices.ContainsFunc(specs.List, func(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }) {
+		wg.Go(func() { _ = fromWAL.Run(ctx) })
 	}
 	<-ctx.Done()
 	wg.Wait()

@@ -156,8 +156,8 @@ func (c *chunks) next() ([]byte, error) {
 // isRow tells a row from a control row.
 func isRow(chunk []byte) bool { return bytes.HasPrefix(chunk, []byte(`{"txid":`)) }
 
-// readHTTP notes when each row of the table live comes, until ctx ends. It
-// closes ready when the edge has sent all that was there.
+// readHTTP notes when each row of the table live comes that was not there
+// before, until ctx ends. It closes ready when the edge has sent what was there.
 func readHTTP(ctx context.Context, t testing.TB, address string, arrived []time.Time, ready chan<- struct{}) {
 	completed := false
 	defer func() {
@@ -182,7 +182,7 @@ func readHTTP(ctx context.Context, t testing.TB, address string, arrived []time.
 			completed = true
 			close(ready)
 		}
-		if !isRow(chunk) {
+		if !completed || !isRow(chunk) {
 			continue
 		}
 		if _, rest, ok := bytes.Cut(chunk, []byte(`"id":`)); ok {

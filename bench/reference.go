@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,8 +19,9 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// referenceCommand makes this program the reference of item 1. Its arguments
-// are the broker's URL and process ID and the file with the messages.
+// referenceCommand makes this program the reference that publishes from memory.
+// Its arguments are the broker's URL and process ID, the table whose stream it
+// fills, and the file with the messages.
 const referenceCommand = "reference"
 
 // Flow of the reference: the best of what was tried for it.
@@ -30,26 +30,16 @@ const (
 	referenceAcks = 3
 )
 
-// runReference publishes the messages and prints a loadRun.
+// runReference publishes the file's parts, and prints a phase for each.
 func runReference(args []string) error {
-	if len(args) != 3 {
-		return errors.New("reference: URL PID FILE")
+	if len(args) != 4 {
+		return errors.New("reference: URL PID TABLE FILE")
 	}
 	pid, err := strconv.Atoi(args[1])
 	if err != nil {
 		return fmt.Errorf("reference: %w", err)
 	}
-	f, err := os.Open(args[2])
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	r := bufio.NewReaderSize(f, 1<<20)
-	load, err := readDump(r)
-	if err != nil {
-		return err
-	}
-	updates, err := readDump(r)
+	parts, err := readParts(args[3])
 	if err != nil {
 		return err
 	}
@@ -62,21 +52,23 @@ func runReference(args []string) error {
 	if err != nil {
 		return err
 	}
-	meta := stream.Meta{Schema: "public", Table: "items", Incarnation: "reference", Source: capture.Source{Database: "reference"}}
-	if _, err := js.CreateStream(context.Background(), stream.Config(layoutOf("items"), meta, stream.Limits{})); err != nil {
+	meta := stream.Meta{Schema: "public", Table: args[2], Incarnation: "reference", Source: capture.Source{Database: "reference"}}
+	if _, err := js.CreateStream(context.Background(), stream.Config(layoutOf(args[2]), meta, stream.Limits{})); err != nil {
 		return err
 	}
 	debug.SetGCPercent(-1)
-	var run loadRun
-	if run.Load, err = publishAll(js, load, 0, pid); err != nil {
-		return err
+	phases := make([]phase, len(parts))
+	last := uint64(0)
+	for i, part := range parts {
+		if i > 0 { // so long do the bridge's updates take in Postgres, while the broker rests
+			<-time.After(5 * time.Second)
+		}
+		if phases[i], err = publishAll(js, part, last, pid); err != nil {
+			return err
+		}
+		last += uint64(len(part))
 	}
-	// So long do the bridge's updates take in Postgres, while the broker rests.
-	<-time.After(5 * time.Second)
-	if run.Updates, err = publishAll(js, updates, uint64(len(load)), pid); err != nil {
-		return err
-	}
-	return json.NewEncoder(os.Stdout).Encode(run)
+	return json.NewEncoder(os.Stdout).Encode(phases)
 }
 
 // publishAll publishes the messages behind sequence last and returns when the

@@ -29,7 +29,23 @@ import (
 // settings make the cluster durable, which those of tests are not, and give it
 // the memory that a small server has.
 var settings = []string{
-	"fsync=on", "shared_buffers=512MB", "max_wal_size=2GB", "wal_level=replica", "dynamic_shared_memory_type=posix",
+	"fsync=on", "shared_buffers=512MB", "max_wal_size=2GB", "wal_level=logical", "dynamic_shared_memory_type=posix",
+	"unix_socket_directories=.",
+}
+
+// viaSocket leads a DATABASE_URL over the cluster's Unix socket, which stands
+// in its data directory.
+func (w *world) viaSocket(t testing.TB, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("host", w.pg.Dir())
+	q.Set("port", u.Port())
+	u.Host, u.RawQuery = "", q.Encode()
+	return u.String()
 }
 
 // world is what all items share.
@@ -196,7 +212,9 @@ func (w *world) startBridge(t testing.TB, dsn, broker, tables string, more ...st
 		t.Fatal(err)
 	}
 	w.profiles++
-	return testenv.Start(t, self, env, profiledCommand, filepath.Join(dir, fmt.Sprintf("bridge-%02d", w.profiles)))
+	file := filepath.Join(dir, fmt.Sprintf("bridge-%02d", w.profiles))
+	t.Logf("%s: %s %v", filepath.Base(file), tables, more)
+	return testenv.Start(t, self, env, profiledCommand, file)
 }
 
 // stop ends a process in good order, as far as it lets itself.

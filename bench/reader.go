@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// readerCommand makes this program the bare reader of item 6. Its arguments are
+// the DATABASE_URL, the publication, of which its slot has the name and _bare,
+// and the number of rows to read.
+const readerCommand = "wal-reader"
+
+// runReader reads the rows and prints a phase.
+func runReader(args []string) error {
+	if len(args) != 3 {
+		return errors.New("wal-reader: URL PUBLICATION ROWS")
+	}
+	rows, err := strconv.Atoi(args[2])
+	if err != nil {
+		return fmt.Errorf("wal-reader: %w", err)
+	}
+	cfg, err := pgconn.ParseConfig(args[0])
+	if err != nil {
+		return err
+	}
+	cfg.RuntimeParams["replication"] = "database"
+	ctx := context.Background()
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	plugin := []string{"proto_version '1'", "publication_names '" + args[1] + "'", "messages 'true'"}
+	if err := pglogrepl.StartReplication(ctx, conn, args[1]+"_bare", 0, pglogrepl.StartReplicationOptions{PluginArgs: plugin}); err != nil {
+		return err
+	}
+	ph, err := readWAL(ctx, conn, rows)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(ph)
+}
+
+// readWAL receives and parses until it has had so many rows.
+func readWAL(ctx context.Context, conn *pgconn.PgConn, rows int) (phase, error) {
+	warm, seen := rows/walWarmUp, 0
+	var begun time.Time
+	for seen < rows {
+		msg, err := conn.ReceiveMessage(ctx)
+		if err != nil {
+			return phase{}, err
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.ErrorResponse:
+			return phase{}, pgconn.ErrorResponseToPgError(msg)
+		case *pgproto3.CopyData:
+			row, err := parseWAL(ctx, conn, msg.Data)
+			if err != nil {
+				return phase{}, err
+			}
+			if !row {
+				continue
+			}
+			if seen++; seen == warm {
+				begun = time.Now()
+			}
+		}
+	}
+	took := time.Since(begun)
+	cpu, err := readStat(os.Getpid())
+	return phase{Rows: rows - warm, Seconds: took.Seconds(), Publisher: cpu.own.Seconds()}, err
+}
+
+// parseWAL says whether the message was a row. It answers keepalives, and
+// confirms nothing.
+func parseWAL(ctx context.Context, conn *pgconn.PgConn, data []byte) (row bool, err error) {
+	if data[0] == pglogrepl.PrimaryKeepaliveMessageByteID {
+		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
+		if err == nil && k.ReplyRequested {
+			err = pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: 1})
+		}
+		return false, err
+	}
+	x, err := pglogrepl.ParseXLogData(data[1:])
+	if err != nil {
+		return false, err
+	}
+	msg, err := pglogrepl.Parse(x.WALData)
+	_, row = msg.(*pglogrepl.InsertMessage)
+	return row, err
+}
