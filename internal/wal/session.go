@@ -3,7 +3,6 @@ package wal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -13,10 +12,8 @@ import (
 	"time"
 
 	"bridge/internal/relation"
-	"bridge/internal/source"
 
 	"github.com/jackc/pglogrepl"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -132,185 +129,6 @@ func (s *session) again(err error) {
 	}
 }
 
-// open looks at Postgres and the relations, and begins to read the slot. Who
-// reads the slot is the one bridge of its name that writes.
-func (s *session) open(ctx context.Context) error {
-	var err error
-	if s.src, err = relation.LoadSource(ctx, s.c.pool); err != nil {
-		return err
-	}
-	if s.src.InRecovery {
-		return errors.New("the server is a standby; capture=wal reads the primary: name it in DATABASE_URL, or poll")
-	}
-	if sl, err := s.c.slot(ctx); err != nil || sl.PID != 0 {
-		if err == nil {
-			err = s.c.inUse(sl.PID)
-		}
-		return err
-	}
-	if err := s.loadAll(ctx); err != nil {
-		return err
-	}
-	if len(s.feeds) == 0 {
-		return errNobody
-	}
-	if err := s.publish(ctx); err != nil {
-		return err
-	}
-	for _, f := range s.feedsByName() {
-		if err := f.shape(ctx, s.c.pool); err != nil {
-			s.leave(f, err)
-		}
-	}
-	if err := s.claimSlot(ctx); err != nil {
-		return err
-	}
-	if err := s.connect(ctx); err != nil {
-		return err
-	}
-	return s.look(ctx)
-}
-
-// loadAll looks at every relation, at the same time: one that is locked must not
-// keep the others.
-func (s *session) loadAll(ctx context.Context) error {
-	type loaded struct {
-		r   *Relation
-		f   *feed
-		err error
-	}
-	for _, r := range s.c.relations {
-		if r.probing { // the last session ended over it
-			r.probing, r.retry = false, time.Time{}
-		}
-	}
-	results, n := make(chan loaded, len(s.c.relations)), 0 // one from each
-	for _, r := range s.c.relations {
-		if r.err == nil || time.Now().After(r.retry) {
-			n++
-			go func() {
-				f, err := s.load(ctx, r)
-				results <- loaded{r, f, err}
-			}()
-		}
-	}
-	var away error
-	for range n {
-		l := <-results
-		pg := (*pgconn.PgError)(nil)
-		switch {
-		case l.err == nil:
-			s.feeds[l.f.rel.OID] = l.f
-		case errors.As(l.err, &pg) || isProblem(l.err):
-			l.r.fail(l.err)
-		default:
-			away = l.err
-		}
-	}
-	return away
-}
-
-func isProblem(err error) bool {
-	var p *relation.Problem
-	return errors.As(err, &p) || errors.Is(err, relation.ErrNotFound) || errors.Is(err, relation.ErrStaleTypes)
-}
-
-// look samples where Postgres is.
-func (s *session) look(ctx context.Context) error {
-	// Only who reads the slot moves it, so now it stands still.
-	sl, err := s.c.slot(ctx)
-	if err != nil {
-		return err
-	}
-	s.began.confirmed = sl.Confirmed
-	rows, err := s.c.pool.Query(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xmax, (pg_current_wal_insert_lsn() - '0/0')::int8 AS end`)
-	if err != nil {
-		return fmt.Errorf("look at the WAL: %w", err)
-	}
-	at, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[struct{ Xmax, End int64 }])
-	if err != nil {
-		return fmt.Errorf("look at the WAL: %w", err)
-	}
-	s.began.xmax, s.began.end, s.xidNear, s.pos = uint64(at.Xmax), uint64(at.End), uint64(at.Xmax), sl.Confirmed
-	s.confirmed.Store(0) // nothing yet: what is confirmed never goes back
-	return nil
-}
-
-// leave takes a relation out of the session.
-func (s *session) leave(f *feed, err error) {
-	if s.feeds[f.rel.OID] != f {
-		return
-	}
-	delete(s.feeds, f.rel.OID)
-	close(f.ended)
-	f.r.stored = max(f.r.stored, f.stored())
-	f.r.fail(err)
-}
-
-// begun is what a relation's begin came to.
-type begun struct {
-	f   *feed
-	err error
-}
-
-// join begins every relation's epoch, at the same time: each may have to wait
-// for the lease of a bridge that is gone.
-func (s *session) join(ctx context.Context) error {
-	results := make(chan begun, len(s.feeds)) // one from each
-	waiting := make(map[*feed]bool, len(s.feeds))
-	for _, f := range s.feeds {
-		waiting[f] = true
-		s.work.Go(func() {
-			b := s.began
-			b.published = f.published
-			var err error
-			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)
-			f.verdict = f.r.judge(f.position, b)
-			results <- begun{f, err}
-		})
-	}
-	limit := time.NewTimer(joinWithin)
-	defer limit.Stop()
-	for len(waiting) > 0 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case r := <-results:
-			delete(waiting, r.f)
-			if r.err == nil {
-				r.err = s.start(ctx, r.f)
-			}
-			if r.err != nil {
-				s.leave(r.f, r.err)
-			}
-		case <-limit.C:
-			for f := range waiting {
-				delete(s.feeds, f.rel.OID) // its goroutine still owns it
-			}
-			n := len(waiting)
-			s.work.Go(func() { s.awaitLate(ctx, n, results) })
-			waiting = nil
-		}
-	}
-	if len(s.feeds) == 0 {
-		return errNobody
-	}
-	return nil
-}
-
-// awaitLate waits for relations that took too long to begin, and then makes the
-// session begin anew, with them.
-func (s *session) awaitLate(ctx context.Context, n int, results <-chan begun) {
-	for range n {
-		select {
-		case <-ctx.Done():
-			return
-		case <-results:
-		}
-	}
-	s.again(errRejoin)
-}
-
 // loop reads and publishes.
 func (s *session) loop(ctx context.Context) error {
 	s.live = true
@@ -375,27 +193,6 @@ func (s *session) tick(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// probe tries a relation that fails, by itself, before it makes the session
-// begin anew.
-func (s *session) probe(ctx context.Context, r *Relation) {
-	r.probing = true
-	s.work.Go(func() {
-		f, err := s.load(ctx, r)
-		if err == nil {
-			_, err = r.sink.Begin(ctx, source.Of(s.src, f.rel), func() {})
-		}
-		s.call(ctx, func(context.Context) error {
-			r.probing = false
-			if err != nil {
-				r.fail(err)
-				return nil
-			}
-			r.retry = time.Time{}
-			return errRejoin
-		})
-	})
 }
 
 // call has f run by run's goroutine, and returns when it did, or when the

@@ -1,0 +1,218 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"bridge/internal/relation"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// read runs the look's query, in one snapshot.
+func (s *session) read(ctx context.Context, f *feed, l *look) (result, error) {
+	sql, params := f.lookSQL(l)
+	var res result
+	err := s.inSnapshot(ctx, f, func(conn *pgconn.PgConn, sn relation.Snapshot) error {
+		res.snapshot = sn
+		form, err := relation.NewForm(f.rel, f.types) // the feed's is not this goroutine's
+		if err != nil {
+			return err
+		}
+		rr := conn.ExecParams(ctx, sql, params, nil, nil, nil)
+		bytes := 0
+		for rr.NextRow() {
+			if l.wanted == nil && (len(res.rows) == lookRows || bytes >= lookBytes) {
+				res.more = true
+				continue // what is left of the query's limit
+			}
+			r, err := f.lookedRow(form, rr.Values())
+			if err != nil {
+				_, _ = rr.Close()
+				return err
+			}
+			bytes += len(r.data)
+			res.rows = append(res.rows, r)
+		}
+		_, err = rr.Close()
+		return err
+	})
+	return res, err
+}
+
+func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error) {
+	var r lookedRow
+	var err error
+	n := len(f.rel.Columns)
+	if len(values) > n { // what only the server can turn into JSON stands behind
+		columns := append([][]byte(nil), values[:n]...)
+		for i, yes := range form.ServerSide() {
+			if yes {
+				columns[i] = values[n]
+				n++
+			}
+		}
+		values = columns
+	}
+	if f.rel.Txid >= 0 {
+		if r.txid, err = form.Txid(values); err != nil {
+			return r, err
+		}
+	}
+	r.deleted = form.Deleted(values)
+	if r.data, err = form.AppendData(nil, values); err != nil {
+		return r, err
+	}
+	for _, i := range f.rel.Key {
+		if values[i] == nil {
+			return r, fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: mend the row, or name another key in BRIDGE_TABLES", f.rel.Columns[i].Name)
+		}
+		r.key = append(r.key, append([]byte{}, values[i]...))
+	}
+	return r, nil
+}
+
+// inSnapshot runs read in a transaction whose snapshot is taken behind a lock
+// against changes of the relation's shape: a snapshot from before ALTER TABLE
+// wrote the table anew sees it empty (see poller's lockSQL). It does not wait
+// for the lock.
+func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgConn, relation.Snapshot) error) error {
+	conn, err := s.c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return fmt.Errorf("look at the relation: %w", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, "LOCK TABLE "+f.rel.Name.SQL()+" IN ACCESS SHARE MODE NOWAIT"); err != nil {
+		return changed(err)
+	}
+	sn, err := s.snapshot(ctx, tx, f)
+	if err != nil {
+		return err
+	}
+	return changed(read(conn.Conn().PgConn(), sn))
+}
+
+// snapshot takes the transaction's snapshot, and makes sure that the relation
+// is the one that was loaded.
+func (s *session) snapshot(ctx context.Context, tx pgx.Tx, f *feed) (relation.Snapshot, error) {
+	var text string
+	var oid int64
+	var policies bool
+	var timeline int64
+	err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, COALESCE(to_regclass($1)::oid, 0)::int8, COALESCE(row_security_active(to_regclass($1)::oid), false),
+		('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8`, f.rel.Name.SQL()).Scan(&text, &oid, &policies, &timeline)
+	if err != nil {
+		return relation.Snapshot{}, changed(err)
+	}
+	if uint32(oid) != f.rel.OID || policies != f.rel.Policies {
+		return relation.Snapshot{}, fmt.Errorf("%w: it was dropped, or row level security was switched", errChanged)
+	}
+	if uint32(timeline) != s.src.Timeline {
+		return relation.Snapshot{}, fmt.Errorf("%w: the connection leads to another server or timeline", errChanged)
+	}
+	return relation.ParseSnapshot(text)
+}
+
+// changed turns what Postgres says of a relation that changed into errChanged.
+func changed(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "42") || pg.Code == "0A000" || pg.Code == "XX000") {
+		return fmt.Errorf("%w: %w", errChanged, err)
+	}
+	if err != nil && !errors.Is(err, errChanged) {
+		return fmt.Errorf("look at the relation: %w", err)
+	}
+	return err
+}
+
+// writeMarker writes the look's marker into the WAL. It is a transaction of its
+// own, so that it is flushed, and read, at once; and it is a watermark, too.
+func (s *session) writeMarker(ctx context.Context, id string) error {
+	conn, err := s.c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return writeMarker(ctx, conn, s.prefix(), id)
+}
+
+func writeMarker(ctx context.Context, conn *pgxpool.Conn, prefix, id string) error {
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, pg_snapshot_xmin(pg_current_snapshot())::text || ' ' || $2)", prefix, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write a marker into the WAL: %w", err)
+	}
+	return nil
+}
+
+// lookSQL returns the look's query with its parameters.
+func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
+	ident := func(i int) string { return "r." + pgx.Identifier{f.rel.Columns[i].Name}.Sanitize() }
+	keys := make([]string, len(f.rel.Key))
+	for n, i := range f.rel.Key {
+		keys[n] = ident(i)
+	}
+	key := strings.Join(keys, ", ")
+	where := []string{f.condition()}
+	switch {
+	case l.wanted != nil:
+		where = append(where, relation.KeysCondition(f.rel, key))
+		params = relation.KeyArrays(func(yield func([][]byte) bool) {
+			for _, sp := range l.wanted {
+				if !yield(sp.key) {
+					return
+				}
+			}
+		}, len(f.rel.Key))
+	case l.after != nil:
+		places := make([]string, len(l.after))
+		for i := range places {
+			places[i] = "$" + strconv.Itoa(i+1)
+		}
+		where = append(where, "("+key+") > ("+strings.Join(places, ", ")+")")
+		params = l.after
+	}
+	sql = f.selectSQL() + " WHERE " + strings.Join(where, " AND ")
+	if l.wanted == nil {
+		sql += " ORDER BY " + key + " LIMIT " + strconv.Itoa(lookRows+1)
+	}
+	return sql, params
+}
+
+// condition is what a row must meet to be published.
+func (f *feed) condition() string {
+	if f.filter == "" {
+		return "true"
+	}
+	return "(" + f.filter + ")"
+}
+
+// selectSQL selects the relation's columns, and behind them those that only the
+// server can turn into JSON.
+func (f *feed) selectSQL() string {
+	var list []string
+	for _, c := range f.rel.Columns {
+		list = append(list, "r."+pgx.Identifier{c.Name}.Sanitize())
+	}
+	for i, yes := range f.server {
+		if yes {
+			list = append(list, "to_json("+list[i]+")")
+		}
+	}
+	return "SELECT " + strings.Join(list, ", ") + " FROM " + f.rel.Name.SQL() + " r"
+}
