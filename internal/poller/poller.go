@@ -46,6 +46,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
@@ -79,8 +80,7 @@ type Poller struct {
 	listener *Listener
 	wake     *Wake
 
-	// reconciling is held by whoever compares stream and relation.
-	reconciling sync.Mutex
+	keeper reconcile.Keeper
 
 	mu sync.Mutex
 	// Guarded by mu. live is the session that published the last heartbeat and
@@ -93,12 +93,14 @@ type Poller struct {
 // New returns a poller; nothing happens until Run. The listener wakes it.
 func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, m *capture.Metrics, log zerolog.Logger) *Poller {
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, shapeEvery)
-	return &Poller{
+	p := &Poller{
 		pool: pool, sink: sink, opt: opt, listener: listener, wake: newWake(),
 		metrics: m.Relation(opt.Spec.Name.Payload()),
 		log:     log.With().Str("component", "poller").Str("table", opt.Spec.Name.String()).Logger(),
 		status:  capture.Status{State: capture.StateStarting},
 	}
+	p.keeper.Compare, p.keeper.Live, p.keeper.Done, p.keeper.Log = p.compareNow, p.isLive, p.metrics.Reconciled, p.log
+	return p
 }
 
 // Backoff between sessions that fail.
@@ -120,7 +122,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if p.opt.ReconcileInterval > 0 && p.opt.Spec.History != relation.HistoryLog {
-		wg.Go(func() { p.keepReconciling(ctx) })
+		wg.Go(func() { p.keeper.Run(ctx, p.opt.ReconcileInterval) })
 	}
 	return p.capture(ctx)
 }

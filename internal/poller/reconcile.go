@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"bridge/internal/capture"
@@ -15,7 +14,6 @@ import (
 )
 
 var (
-	errReconciling  = errors.New("it is being reconciled already")
 	errLog          = errors.New("a stream with history=log has every version, not the relation's state, and can't be compared with it")
 	errSessionEnded = errors.New("the relation's session ended, ask again")
 )
@@ -30,26 +28,16 @@ func (p *Poller) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 	if p.opt.Spec.History == relation.HistoryLog {
 		return reconcile.Counts{}, errLog
 	}
-	if !p.reconciling.TryLock() {
-		return reconcile.Counts{}, errReconciling
-	}
-	defer p.reconciling.Unlock()
+	return p.keeper.Reconcile(ctx)
+}
+
+// compareNow is the keeper's.
+func (p *Poller) compareNow(ctx context.Context) (reconcile.Counts, time.Duration, error) {
 	s, err := p.awaitLive(ctx)
 	if err != nil {
-		return reconcile.Counts{}, err
+		return reconcile.Counts{}, 0, err
 	}
-	counts, took, err := s.reconcile(ctx)
-	if err != nil {
-		return reconcile.Counts{}, fmt.Errorf("reconcile: %w", err)
-	}
-	p.metrics.Reconciled(took, counts.Missing, counts.Stale, counts.Zombie)
-	e := p.log.Info()
-	if counts.Differ() > 0 {
-		e = p.log.Warn()
-	}
-	e.Int64("rows", counts.Rows).Int64("missing", counts.Missing).Int64("stale", counts.Stale).Int64("zombie", counts.Zombie).
-		Bool("approximate", counts.Approximate).Dur("dur", took).Msg("the stream was compared with the relation")
-	return counts, nil
+	return s.reconcile(ctx)
 }
 
 // Captures says whether this process, and no other, captures the relation now.
@@ -57,6 +45,12 @@ func (p *Poller) Captures() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.live != nil || p.status.State == capture.StateFirstLoad
+}
+
+func (p *Poller) isLive() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live != nil
 }
 
 // awaitLive returns the session that captures the relation.
@@ -177,40 +171,6 @@ func (s *session) repairPage(ctx context.Context, conn *pgxpool.Conn, low uint64
 	close(s.page.done)
 	s.page = nil
 	return nil
-}
-
-// keepReconciling compares again and again until ctx ends: one interval after
-// the relation became live, and then as often.
-func (p *Poller) keepReconciling(ctx context.Context) {
-	next := p.opt.ReconcileInterval
-	for {
-		if p.untilLive(ctx) != nil || sleep(ctx, next+rand.N(next/10+1)) != nil || p.untilLive(ctx) != nil {
-			return
-		}
-		next = p.opt.ReconcileInterval
-		if _, err := p.Reconcile(ctx); err != nil && ctx.Err() == nil {
-			p.log.Warn().Err(err).Msg("the stream could not be compared with the relation, trying again later")
-			next = min(next, reconcileAgain)
-		}
-	}
-}
-
-// reconcileAgain is when a comparison that failed is tried again.
-const reconcileAgain = 10 * time.Minute
-
-// untilLive waits until this process captures the relation.
-func (p *Poller) untilLive(ctx context.Context) error {
-	for {
-		p.mu.Lock()
-		live := p.live != nil
-		p.mu.Unlock()
-		if live {
-			return nil
-		}
-		if err := sleep(ctx, time.Second); err != nil {
-			return err
-		}
-	}
 }
 
 // sleep waits, but not longer than ctx lasts.

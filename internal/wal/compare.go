@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"bridge/internal/capture"
@@ -46,7 +45,7 @@ func (s *session) compare(ctx context.Context, f *feed) {
 				s.leave(f, fmt.Errorf("compare the relation with its stream: %w", err))
 				return nil
 			}
-			f.r.compared(counts, time.Since(f.loading))
+			f.r.keeper.Report(counts, time.Since(f.loading))
 			f.task, f.after = taskNone, nil
 			f.dirty, s.owed = true, true
 			signal(s.wanted)
@@ -226,7 +225,6 @@ func (f *feed) differs(ctx context.Context, key [][]byte, r *lookedRow) (reconci
 }
 
 var (
-	errReconciling  = errors.New("it is being reconciled already")
 	errNoMirror     = errors.New("its stream is no mirror of the relation (history=log, or actions=), and can't be compared with it")
 	errSessionEnded = errors.New("the relation's session ended, ask again")
 )
@@ -239,40 +237,27 @@ func (r *Relation) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 	if !r.mirrors() {
 		return reconcile.Counts{}, errNoMirror
 	}
-	if !r.reconciling.TryLock() {
-		return reconcile.Counts{}, errReconciling
-	}
-	defer r.reconciling.Unlock()
+	return r.keeper.Reconcile(ctx)
+}
+
+// compareNow is the keeper's.
+func (r *Relation) compareNow(ctx context.Context) (reconcile.Counts, time.Duration, error) {
 	l, err := r.awaitLive(ctx)
 	if err != nil {
-		return reconcile.Counts{}, err
+		return reconcile.Counts{}, 0, err
 	}
-	begun := time.Now()
 	ctx, cancel := l.feed.within(ctx)
 	defer cancel()
+	begun := time.Now()
 	counts, err := l.session.comparison(ctx, l.feed, true)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return reconcile.Counts{}, fmt.Errorf("reconcile: %w", err)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	r.compared(counts, time.Since(begun))
-	return counts, nil
+	return counts, time.Since(begun), err
 }
 
 // mirrors says whether the stream is the relation's state.
 func (r *Relation) mirrors() bool { return !r.keepsAll() && len(r.spec.Actions) == 0 }
-
-func (r *Relation) compared(counts reconcile.Counts, took time.Duration) {
-	r.metrics.Reconciled(took, counts.Missing, counts.Stale, counts.Zombie)
-	e := r.log.Info()
-	if counts.Differ() > 0 {
-		e = r.log.Warn()
-	}
-	e.Int64("rows", counts.Rows).Int64("missing", counts.Missing).Int64("stale", counts.Stale).Int64("zombie", counts.Zombie).
-		Bool("approximate", counts.Approximate).Dur("dur", took).Msg("the stream was compared with the relation")
-}
 
 // Captures says whether this process, and no other, captures the relation now.
 func (r *Relation) Captures() bool {
@@ -304,31 +289,6 @@ func (r *Relation) awaitLive(ctx context.Context) (*live, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// keepReconciling compares from time to time: one interval after the relation
-// became live, and then as often.
-func (r *Relation) keepReconciling(ctx context.Context, every time.Duration) {
-	const again = 10 * time.Minute
-	for next := every; ; {
-		for !r.isLive() {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(time.Second):
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(next + rand.N(next/10+1)):
-		}
-		next = every
-		if _, err := r.Reconcile(ctx); err != nil && ctx.Err() == nil {
-			r.log.Warn().Err(err).Msg("the stream could not be compared with the relation, trying again later")
-			next = min(next, again)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/lockstep"
 
@@ -38,8 +39,7 @@ type Relation struct {
 	// bridge: its stream lacks what came since, but nothing that it once held.
 	released bool
 
-	// reconciling is held while the stream is compared with the relation.
-	reconciling sync.Mutex
+	keeper reconcile.Keeper
 
 	mu sync.Mutex
 	// Guarded by mu.

@@ -103,6 +103,7 @@ func (c *Capture) Add(spec relation.Spec, sink capture.Sink, m *capture.Metrics)
 		log:    c.log.With().Str("table", spec.Name.String()).Logger(),
 		status: capture.Status{State: capture.StateStarting},
 	}
+	r.keeper.Compare, r.keeper.Live, r.keeper.Done, r.keeper.Log = r.compareNow, r.isLive, r.metrics.Reconciled, r.log
 	c.relations = append(c.relations, r)
 	return r
 }
@@ -129,7 +130,7 @@ func (c *Capture) Run(ctx context.Context) error {
 	defer wg.Wait()
 	for _, r := range c.relations {
 		if c.opt.ReconcileInterval > 0 && r.mirrors() {
-			wg.Go(func() { r.keepReconciling(ctx, c.opt.ReconcileInterval) })
+			wg.Go(func() { r.keeper.Run(ctx, c.opt.ReconcileInterval) })
 		}
 	}
 	return c.capture(ctx)
