@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"bridge/internal/broker"
-	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/poller"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
@@ -104,7 +104,7 @@ func captureAll(ctx context.Context) error {
 	}
 	defer pool.Close()
 	listener := poller.NewListener(pool, log)
-	published, captured := publish.NewMetrics(), capture.NewMetrics()
+	published, captured := publish.NewMetrics(), health.NewMetrics()
 	fromWAL := wal.New(pool, wal.Options{
 		URL: os.Getenv("DATABASE_URL"), Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
 	}, wal.NewMetrics(), log)

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/relation"
 
 	"github.com/nats-io/nats.go"
@@ -39,7 +39,7 @@ type ops struct {
 // captured is a relation and what captures it.
 type captured struct {
 	name relation.Name
-	by   interface{ Status() capture.Status }
+	by   interface{ Status() health.Status }
 }
 
 // newOps listens at once, so that an address in use is a start-up error.
@@ -130,14 +130,14 @@ func (o *ops) readiness(now time.Time) readiness {
 	return r
 }
 
-func (o *ops) relationReadiness(s capture.Status, now time.Time) relationReadiness {
+func (o *ops) relationReadiness(s health.Status, now time.Time) relationReadiness {
 	rr := relationReadiness{State: string(s.State)}
 	switch {
 	case s.Err != nil:
 		rr.Reason = s.Err.Error()
-	case s.State == capture.StateStandby:
+	case s.State == health.StateStandby:
 		rr.Ready, rr.Reason = true, cmp.Or(s.Note, "another bridge captures it")
-	case s.State == capture.StateFirstLoad:
+	case s.State == health.StateFirstLoad:
 		rr.Reason = fmt.Sprintf("reading the whole relation: %d of about %d rows", s.LoadDone, s.LoadRows)
 	case s.Heartbeat.IsZero():
 		rr.Reason = "no heartbeat yet"

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"bridge/internal/capture"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/stream"
@@ -95,7 +94,7 @@ func (d *desk) answer(ctx context.Context, msg *nats.Msg) {
 	go func() {
 		c, err := d.by.Reconcile(ctx)
 		switch {
-		case errors.Is(err, capture.ErrStandby):
+		case errors.Is(err, reconcile.ErrStandby):
 			done <- reconcileState{}
 		case ctx.Err() != nil:
 			done <- reconcileState{State: stateFailed, Error: "the bridge is stopping"}

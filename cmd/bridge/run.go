@@ -13,6 +13,7 @@ import (
 	"bridge/internal/broker"
 	"bridge/internal/broker/embedded"
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/poller"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
@@ -81,7 +82,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	ops.setWaiting("")
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
-		holder: holder(), published: publish.NewMetrics(), captured: capture.NewMetrics(),
+		holder: holder(), published: publish.NewMetrics(), captured: health.NewMetrics(),
 		listener: poller.NewListener(pool, log),
 	}
 	ops.registry.MustRegister(c.published, c.captured)
@@ -99,7 +100,7 @@ type captures struct {
 	log       zerolog.Logger
 	holder    string
 	published *publish.Metrics
-	captured  *capture.Metrics
+	captured  *health.Metrics
 	listener  *poller.Listener
 }
 

@@ -1,6 +1,6 @@
 // Package capture is the contract between what reads rows from Postgres
-// (poller, later the WAL) and what stores them in a stream (publish): the
-// values that cross, and the Sink that takes them. It knows neither side.
+// (poller, wal) and what stores them in a stream (publish): the
+// values that cross, and the Sink that takes them. It knows neither side, and imports the standard library only.
 //
 // A capture works in sessions. A session MUST call Begin first and MUST NOT
 // call anything after a method has returned an error: it begins anew, and

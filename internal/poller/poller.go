@@ -46,6 +46,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/source"
@@ -76,7 +77,7 @@ type Poller struct {
 	sink     capture.Sink
 	opt      Options
 	log      zerolog.Logger
-	metrics  capture.RelationMetrics
+	metrics  health.RelationMetrics
 	listener *Listener
 	wake     *Wake
 
@@ -85,19 +86,19 @@ type Poller struct {
 	mu sync.Mutex
 	// Guarded by mu. live is the session that published the last heartbeat and
 	// has not ended, published that heartbeat's snapshot.
-	status    capture.Status
+	status    health.Status
 	live      *session
 	published relation.Snapshot
 }
 
 // New returns a poller; nothing happens until Run. The listener wakes it.
-func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, m *capture.Metrics, log zerolog.Logger) *Poller {
+func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, m *health.Metrics, log zerolog.Logger) *Poller {
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, shapeEvery)
 	p := &Poller{
 		pool: pool, sink: sink, opt: opt, listener: listener, wake: newWake(),
 		metrics: m.Relation(opt.Spec.Name.Payload()),
 		log:     log.With().Str("component", "poller").Str("table", opt.Spec.Name.String()).Logger(),
-		status:  capture.Status{State: capture.StateStarting},
+		status:  health.Status{State: health.StateStarting},
 	}
 	p.keeper.Compare, p.keeper.Live, p.keeper.Done, p.keeper.Log = p.compareNow, p.isLive, p.metrics.Reconciled, p.log
 	return p
@@ -166,13 +167,13 @@ func (p *Poller) capture(ctx context.Context) error {
 }
 
 // Status returns the current status. It does not block.
-func (p *Poller) Status() capture.Status {
+func (p *Poller) Status() health.Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.status
 }
 
-func (p *Poller) update(change func(*capture.Status)) {
+func (p *Poller) update(change func(*health.Status)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.status)
@@ -182,7 +183,7 @@ func (p *Poller) update(change func(*capture.Status)) {
 func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.status = capture.Status{State: capture.StateLive, Heartbeat: now}
+	p.status = health.Status{State: health.StateLive, Heartbeat: now}
 	p.live, p.published = s, sn
 }
 
@@ -202,7 +203,7 @@ func (p *Poller) over(s *session) {
 }
 
 func (p *Poller) setError(err error) {
-	p.update(func(s *capture.Status) { s.State, s.Err = capture.StateFailing, err })
+	p.update(func(s *health.Status) { s.State, s.Err = health.StateFailing, err })
 }
 
 // errChanged ends a session because the relation is no longer the one that was

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 
@@ -22,7 +22,7 @@ var (
 // as deleted, what differs. The counts are of what was published, of which the
 // Sink promises order, not storage: what an epoch's end loses is found the next
 // time. Approximate counts are of more keys than differed. It may be called from any
-// goroutine, and waits for a first load to end. It returns capture.ErrStandby, or
+// goroutine, and waits for a first load to end. It returns reconcile.ErrStandby, or
 // another error at once where the relation is not captured or has a log.
 func (p *Poller) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 	if p.opt.Spec.History == relation.HistoryLog {
@@ -44,7 +44,7 @@ func (p *Poller) compareNow(ctx context.Context) (reconcile.Counts, time.Duratio
 func (p *Poller) Captures() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.live != nil || p.status.State == capture.StateFirstLoad
+	return p.live != nil || p.status.State == health.StateFirstLoad
 }
 
 func (p *Poller) isLive() bool {
@@ -62,9 +62,9 @@ func (p *Poller) awaitLive(ctx context.Context) (*session, error) {
 		switch {
 		case s != nil:
 			return s, nil
-		case st.State == capture.StateStandby:
-			return nil, capture.ErrStandby
-		case st.State == capture.StateFailing:
+		case st.State == health.StateStandby:
+			return nil, reconcile.ErrStandby
+		case st.State == health.StateFailing:
 			return nil, fmt.Errorf("the relation is not being captured now: %w", st.Err)
 		}
 		if err := sleep(ctx, 50*time.Millisecond); err != nil {

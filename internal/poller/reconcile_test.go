@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"bridge/internal/capture"
 	"bridge/internal/poller"
 	"bridge/internal/reconcile"
 	"bridge/internal/testenv"
@@ -163,7 +162,7 @@ func TestPoller_ReconcileSaysWhyNot(t *testing.T) {
 	sink := &stored{standby: make(chan struct{})}
 	r := startReconciled(t, 10, poller.Options{}, sink)
 	testenv.Eventually(t, 10*time.Second, func() error {
-		if _, err := r.Reconcile(t.Context()); !errors.Is(err, capture.ErrStandby) {
+		if _, err := r.Reconcile(t.Context()); !errors.Is(err, reconcile.ErrStandby) {
 			return fmt.Errorf("got %v, want ErrStandby", err)
 		}
 		return nil

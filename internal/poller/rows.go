@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/lockstep"
 )
@@ -79,8 +80,8 @@ func (b *batch) start(ctx context.Context, l look) error {
 	if !b.work.whole {
 		return nil
 	}
-	b.s.p.update(func(st *capture.Status) {
-		*st = capture.Status{State: capture.StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
+	b.s.p.update(func(st *health.Status) {
+		*st = health.Status{State: health.StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
 	})
 	if err := b.announce(ctx); err != nil || b.work.schema == nil {
 		return err
@@ -248,7 +249,7 @@ func (b *batch) report() {
 	if !b.work.whole {
 		return
 	}
-	b.s.p.update(func(st *capture.Status) { st.LoadDone = b.rows })
+	b.s.p.update(func(st *health.Status) { st.LoadDone = b.rows })
 	b.s.p.metrics.Load(b.rows, b.s.rel.EstimatedRows)
 	now := time.Now()
 	if now.Before(b.progress) {

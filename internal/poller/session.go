@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
@@ -76,13 +77,13 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	pos, err := s.sink.Begin(ctx, source.Of(s.src, s.rel), func() {
-		s.p.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateStandby} })
+		s.p.update(func(st *health.Status) { *st = health.Status{State: health.StateStandby} })
 	})
 	if err != nil {
 		return err
 	}
 	s.begun = true
-	s.p.update(func(st *capture.Status) { st.State, st.Err = capture.StateStarting, nil })
+	s.p.update(func(st *health.Status) { st.State, st.Err = health.StateStarting, nil })
 	if err := s.resume(ctx, pos); err != nil {
 		return err
 	}
@@ -236,7 +237,7 @@ func (s *session) waitsFor(err error) error {
 	if s.live && time.Now().Before(s.nextHeartbeat) {
 		return nil
 	}
-	s.p.update(func(st *capture.Status) { st.Err = err })
+	s.p.update(func(st *health.Status) { st.Err = err })
 	if !s.overdue {
 		s.log.Warn().Err(err).Msg("the relation can't be read now, trying again")
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/poller"
 	"bridge/internal/relation"
 	"bridge/internal/source"
@@ -137,7 +138,7 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	sink := &memory{}
 	p := poller.New(pool, sink, poller.Options{
 		Spec: spec(t, "t"), Interval: 10 * time.Millisecond, HeartbeatInterval: time.Second, ShapeInterval: 50 * time.Millisecond,
-	}, poller.NewListener(pool, zerolog.Nop()), capture.NewMetrics(), zerolog.Nop())
+	}, poller.NewListener(pool, zerolog.Nop()), health.NewMetrics(), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

@@ -27,6 +27,9 @@ type Keeper struct {
 	mu sync.Mutex
 }
 
+// ErrStandby says that another process captures the relation.
+var ErrStandby = errors.New("another bridge captures the relation")
+
 // ErrBusy is returned by Reconcile where a comparison is under way.
 var ErrBusy = errors.New("it is being reconciled already")
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/source"
@@ -231,7 +232,7 @@ var (
 
 // Reconcile compares the stream with the relation, and has published anew, or
 // as deleted, what differs. It may be called from any goroutine, and waits for
-// a first load to end. It returns capture.ErrStandby where another process
+// a first load to end. It returns reconcile.ErrStandby where another process
 // captures the relation.
 func (r *Relation) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 	if !r.mirrors() {
@@ -263,7 +264,7 @@ func (r *Relation) mirrors() bool { return !r.keepsAll() && len(r.spec.Actions) 
 func (r *Relation) Captures() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.live != nil || r.status.State == capture.StateFirstLoad
+	return r.live != nil || r.status.State == health.StateFirstLoad
 }
 
 // live is the session in which a relation's heartbeats are true.
@@ -280,9 +281,9 @@ func (r *Relation) awaitLive(ctx context.Context) (*live, error) {
 		switch {
 		case l != nil:
 			return l, nil
-		case st.State == capture.StateStandby:
-			return nil, capture.ErrStandby
-		case st.State == capture.StateFailing:
+		case st.State == health.StateStandby:
+			return nil, reconcile.ErrStandby
+		case st.State == health.StateFailing:
 			return nil, fmt.Errorf("the relation is not being captured now: %w", st.Err)
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/lockstep"
 
@@ -229,7 +230,7 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	if f.lastTxid < h.since {
 		f.lastTxid = 0
 	}
-	f.r.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateLive, Heartbeat: now} })
+	f.r.update(func(st *health.Status) { *st = health.Status{State: health.StateLive, Heartbeat: now} })
 	f.r.metrics.Heartbeat(now, now, h.since)
 }
 

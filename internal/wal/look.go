@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/source"
@@ -295,8 +295,8 @@ func (s *session) loaded(ctx context.Context, f *feed, l *look) error {
 	done := f.task == taskNone
 	estimate := max(f.rel.EstimatedRows, 0)
 	f.r.metrics.Load(f.rows, estimate)
-	f.r.update(func(st *capture.Status) {
-		*st = capture.Status{State: capture.StateFirstLoad, LoadDone: f.rows, LoadRows: estimate, Heartbeat: st.Heartbeat}
+	f.r.update(func(st *health.Status) {
+		*st = health.Status{State: health.StateFirstLoad, LoadDone: f.rows, LoadRows: estimate, Heartbeat: st.Heartbeat}
 	})
 	if done {
 		f.r.log.Info().Int64("rows", f.rows).Dur("dur", time.Since(f.loading)).Msg("the whole relation was read")

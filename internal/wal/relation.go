@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/lockstep"
@@ -21,7 +22,7 @@ type Relation struct {
 	// Static after construction.
 	spec    relation.Spec
 	sink    capture.Sink
-	metrics capture.RelationMetrics
+	metrics health.RelationMetrics
 	log     zerolog.Logger
 
 	// Owned by Capture.Run and the sessions it runs.
@@ -43,18 +44,18 @@ type Relation struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	status capture.Status
+	status health.Status
 	live   *live // nil while heartbeats are not true
 }
 
 // Status returns the current status. It does not block.
-func (r *Relation) Status() capture.Status {
+func (r *Relation) Status() health.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.status
 }
 
-func (r *Relation) update(change func(*capture.Status)) {
+func (r *Relation) update(change func(*health.Status)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.status)
@@ -83,7 +84,7 @@ func (r *Relation) fail(err error) {
 	r.err, r.retry, r.tries = err, now.Add(pause), r.tries+1
 	r.metrics.Errors.Inc()
 	r.setLive(nil)
-	r.update(func(st *capture.Status) { st.State, st.Err = capture.StateFailing, err })
+	r.update(func(st *health.Status) { st.State, st.Err = health.StateFailing, err })
 }
 
 // keepsAll says whether the stream keeps every change.
@@ -105,7 +106,7 @@ func (r *Relation) does(action lockstep.Action) bool {
 // joined says that the relation is in the session.
 func (r *Relation) joined() {
 	r.err, r.failing = nil, time.Time{}
-	r.update(func(st *capture.Status) { st.State, st.Err, st.Note = capture.StateStarting, nil, "" })
+	r.update(func(st *health.Status) { st.State, st.Err, st.Note = health.StateStarting, nil, "" })
 }
 
 // errChanged ends a relation's part in a session because the relation is no
@@ -201,7 +202,7 @@ func position(pos capture.Position) uint64 {
 func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte, b began) (capture.Position, error) {
 	for restarted := false; ; restarted = true {
 		pos, err := r.sink.Begin(ctx, src, func() {
-			r.update(func(st *capture.Status) { *st = capture.Status{State: capture.StateStandby} })
+			r.update(func(st *health.Status) { *st = health.Status{State: health.StateStandby} })
 		})
 		if err != nil {
 			return capture.Position{}, err

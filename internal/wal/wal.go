@@ -47,6 +47,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
@@ -97,11 +98,11 @@ func New(pool *source.Pool, opt Options, m *Metrics, log zerolog.Logger) *Captur
 }
 
 // Add adds a relation, before Run.
-func (c *Capture) Add(spec relation.Spec, sink capture.Sink, m *capture.Metrics) *Relation {
+func (c *Capture) Add(spec relation.Spec, sink capture.Sink, m *health.Metrics) *Relation {
 	r := &Relation{
 		spec: spec, sink: sink, metrics: m.Relation(spec.Name.Payload()),
 		log:    c.log.With().Str("table", spec.Name.String()).Logger(),
-		status: capture.Status{State: capture.StateStarting},
+		status: health.Status{State: health.StateStarting},
 	}
 	r.keeper.Compare, r.keeper.Live, r.keeper.Done, r.keeper.Log = r.compareNow, r.isLive, r.metrics.Reconciled, r.log
 	c.relations = append(c.relations, r)
@@ -186,11 +187,11 @@ func (c *Capture) failed(err error) {
 			continue
 		}
 		r.metrics.Errors.Inc()
-		r.update(func(st *capture.Status) {
+		r.update(func(st *health.Status) {
 			if errors.Is(err, errSlotInUse) {
-				*st = capture.Status{State: capture.StateStandby, Heartbeat: st.Heartbeat, Note: err.Error()}
+				*st = health.Status{State: health.StateStandby, Heartbeat: st.Heartbeat, Note: err.Error()}
 			} else {
-				st.State, st.Err = capture.StateFailing, err
+				st.State, st.Err = health.StateFailing, err
 			}
 		})
 	}

@@ -1,9 +1,8 @@
-package capture
+// Package health is what captures tell people and monitors: the status of each
+// relation, and metrics.
+package health
 
-import (
-	"errors"
-	"time"
-)
+import "time"
 
 // State is what the capture of a relation does.
 type State string
@@ -30,6 +29,3 @@ type Status struct {
 	// relation: rows read and rows expected.
 	LoadDone, LoadRows int64
 }
-
-// ErrStandby says that another process captures the relation.
-var ErrStandby = errors.New("another bridge captures the relation")
