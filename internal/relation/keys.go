@@ -3,6 +3,7 @@ package relation
 import (
 	"fmt"
 	"iter"
+	"strconv"
 	"strings"
 )
 
@@ -10,7 +11,8 @@ import (
 func KeyName(key [][]byte) string {
 	var name []byte
 	for _, k := range key {
-		name = fmt.Appendf(name, "%d:%s", len(k), k)
+		name = append(strconv.AppendInt(name, int64(len(k)), 10), ':')
+		name = append(name, k...)
 	}
 	return string(name)
 }

@@ -39,14 +39,22 @@ func (s *session) apply(ctx context.Context, e *event) error {
 		s.columns[m.RelationID] = m
 		delete(s.shapes, m.RelationID)
 	case *pglogrepl.InsertMessage:
-		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.insert(ctx, f, sh, m) })
+		if f, sh := s.taking(ctx, m.RelationID); f != nil {
+			s.done(f, s.insert(ctx, f, sh, m))
+		}
 	case *pglogrepl.UpdateMessage:
-		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.update(ctx, f, sh, m) })
+		if f, sh := s.taking(ctx, m.RelationID); f != nil {
+			s.done(f, s.update(ctx, f, sh, m))
+		}
 	case *pglogrepl.DeleteMessage:
-		s.change(ctx, m.RelationID, func(f *feed, sh *shape) error { return s.delete(ctx, f, sh, m) })
+		if f, sh := s.taking(ctx, m.RelationID); f != nil {
+			s.done(f, s.delete(ctx, f, sh, m))
+		}
 	case *pglogrepl.TruncateMessage:
 		for _, oid := range m.RelationIDs {
-			s.change(ctx, oid, func(f *feed, _ *shape) error { return s.truncate(ctx, f) })
+			if f, _ := s.taking(ctx, oid); f != nil {
+				s.done(f, s.truncate(ctx, f))
+			}
 		}
 	}
 	return nil
@@ -84,30 +92,37 @@ func (s *session) commit(end uint64) {
 	}
 }
 
-// change runs a change of a relation that takes part, unless its stream has it.
-func (s *session) change(ctx context.Context, oid uint32, do func(*feed, *shape) error) {
+// taking returns the feed and the shape of a relation that changed, nil where it
+// takes no part, or its stream has the change.
+func (s *session) taking(ctx context.Context, oid uint32) (*feed, *shape) {
 	f := s.feeds[oid]
 	if f == nil || s.tx.commit < f.pos {
-		return
+		return nil, nil
 	}
 	sh := s.shapes[oid]
 	if sh == nil {
 		var err error
 		if sh, err = s.shapeOf(ctx, f, s.columns[oid]); err != nil {
 			s.leave(f, err)
-			return
+			return nil, nil
 		}
 		s.shapes[oid] = sh
 	}
 	if sh.old { // read by SQL, all of it, after this
+		return nil, nil
+	}
+	return f, sh
+}
+
+// done takes a relation out whose change could not be published.
+func (s *session) done(f *feed, err error) {
+	if err == nil {
 		return
 	}
-	if err := do(f, sh); err != nil {
-		if errors.Is(err, relation.ErrStaleTypes) {
-			err = fmt.Errorf("%w: %w", errChanged, err)
-		}
-		s.leave(f, err)
+	if errors.Is(err, relation.ErrStaleTypes) {
+		err = fmt.Errorf("%w: %w", errChanged, err)
 	}
+	s.leave(f, err)
 }
 
 func (s *session) insert(ctx context.Context, f *feed, sh *shape, m *pglogrepl.InsertMessage) error {

@@ -10,9 +10,9 @@ import (
 // Recent is recent.
 type Recent struct{ r recent }
 
-func NewRecent() *Recent             { return &Recent{newRecent()} }
+func NewRecent() *Recent             { return &Recent{} }
 func (r *Recent) Add(xid uint64)     { r.r.add(xid) }
-func (r *Recent) Len() int           { return len(r.r.at) }
+func (r *Recent) Len() int           { return len(r.r.ring) }
 func (r *Recent) Now() (then Moment) { return Moment{r.r.seen} }
 
 // Moment is how far transactions had been read.

@@ -70,6 +70,9 @@ type feed struct {
 	nextHeartbeat time.Time
 
 	line, keyText []byte
+	// key is the row's that is being published, keyJSON appends it.
+	key     [][]byte
+	keyJSON func(dst []byte) ([]byte, error)
 }
 
 // hold is where a stream stood: it holds back what heartbeats say.
@@ -78,6 +81,7 @@ type hold struct{ lsn, since uint64 }
 // load looks at the relation.
 func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
 	f := &feed{r: r, src: s.src, suspects: make(map[string]*suspected), ended: make(chan struct{})}
+	f.keyJSON = func(dst []byte) ([]byte, error) { return f.form.AppendKey(dst, f.key) }
 	var warnings []relation.Problem
 	var err error
 	if f.rel, warnings, err = relation.Load(ctx, s.c.pool, r.spec); err != nil {
@@ -249,10 +253,8 @@ func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, del
 	f.line = lockstep.AppendRowTail(append(f.line, data...))
 	f.dirty = true
 	f.lastTxid = max(f.lastTxid, txid)
-	return f.r.sink.Row(ctx, capture.Change{
-		Key: key, KeyJSON: func(dst []byte) ([]byte, error) { return f.form.AppendKey(dst, key) },
-		Txid: txid, Xmin: xmin, High: txid, Line: f.line,
-	})
+	f.key = key
+	return f.r.sink.Row(ctx, capture.Change{Key: key, KeyJSON: f.keyJSON, Txid: txid, Xmin: xmin, High: txid, Line: f.line})
 }
 
 // remove publishes that there is no row with the key.

@@ -1,16 +1,20 @@
 package wal
 
-import "bridge/internal/relation"
+import (
+	"slices"
+
+	"bridge/internal/relation"
+)
 
 // maxRecent is how many transactions are remembered. Of those that a snapshot
 // shows as running, one that was read longer ago would have to have waited for
 // a synchronous standby while as many others passed it, which wait as well.
 const maxRecent = 1 << 16
 
-// recent are the transactions that were read last.
+// recent are the transactions that were read last: the one read after k others
+// is in place k % maxRecent.
 type recent struct {
 	seen
-	at   map[uint64]uint64 // seen.n by transaction
 	ring []uint64
 }
 
@@ -20,19 +24,14 @@ type seen struct {
 	n, highest uint64
 }
 
-func newRecent() recent { return recent{at: make(map[uint64]uint64)} }
-
 func (r *recent) add(xid uint64) {
 	if len(r.ring) < maxRecent {
 		r.ring = append(r.ring, xid)
 	} else {
-		i := r.n % maxRecent
-		delete(r.at, r.ring[i])
-		r.ring[i] = xid
+		r.ring[r.n%maxRecent] = xid
 	}
 	r.n++
 	r.highest = max(r.highest, xid)
-	r.at[xid] = r.n
 }
 
 // unseen says whether a transaction that had been read by then is not visible
@@ -42,8 +41,11 @@ func (r *recent) unseen(then seen, sn relation.Snapshot) bool {
 	if then.highest >= sn.Xmax {
 		return true
 	}
-	for _, xid := range sn.Xip {
-		if at, ok := r.at[xid]; ok && at <= then.n {
+	if len(sn.Xip) == 0 {
+		return false
+	}
+	for k := r.n - uint64(len(r.ring)); k < then.n; k++ {
+		if _, running := slices.BinarySearch(sn.Xip, r.ring[k%maxRecent]); running {
 			return true
 		}
 	}

@@ -83,7 +83,7 @@ type session struct {
 
 func newSession(c *Capture) *session {
 	return &session{
-		c: c, name: strconv.FormatUint(rand.Uint64(), 36), inbox: newInbox(), feeds: make(map[uint32]*feed), columns: make(map[uint32]*pglogrepl.RelationMessage), shapes: make(map[uint32]*shape), recent: newRecent(),
+		c: c, name: strconv.FormatUint(rand.Uint64(), 36), inbox: newInbox(), feeds: make(map[uint32]*feed), columns: make(map[uint32]*pglogrepl.RelationMessage), shapes: make(map[uint32]*shape),
 		calls: make(chan func(context.Context) error), wanted: make(chan struct{}, 1), rejoin: make(chan error, 1),
 	}
 }
@@ -137,6 +137,7 @@ func (s *session) loop(ctx context.Context) error {
 	beat := time.NewTimer(beatEvery)
 	defer beat.Stop()
 	var events []event
+	var pace pace
 	var err error
 	for {
 		select {
@@ -157,6 +158,7 @@ func (s *session) loop(ctx context.Context) error {
 					return err
 				}
 			}
+			pace.rest(ctx)
 		case <-beat.C:
 		case <-tick.C:
 			if err := s.tick(ctx); err != nil {

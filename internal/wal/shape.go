@@ -54,7 +54,7 @@ func newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.Relation
 // rows are from before it changed.
 func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMessage) (*shape, error) {
 	if m == nil {
-		return nil, errors.New("Postgres sent a row of a relation without its columns")
+		return nil, errors.New("a row of a relation came without its columns")
 	}
 	if fits(f.rel, m) {
 		return newShape(f.rel, f.form, m), nil
