@@ -106,7 +106,7 @@ func aparts() []apart {
 		},
 		{
 			[]string{"internal/reconcile"},
-			[]string{"github.com", module + "/internal", module + "/lockstep"},
+			[]string{"github.com/jackc", "github.com/nats-io", module + "/internal", module + "/lockstep"},
 			"two sides are compared whatever they are, so that it is tested without any server",
 		},
 	}
