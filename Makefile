@@ -8,6 +8,8 @@ PG ?= 16 17 18
 FUZZTIME ?= 20s
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
+# How the bridges of the simulation capture: poll or wal.
+CAPTURE ?= poll
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 .DEFAULT_GOAL := help
@@ -37,8 +39,8 @@ check: ## check format, vet, staticcheck, import rules and known vulnerabilities
 fmt: ## format all Go files
 	$(GO) run mvdan.cc/gofumpt@v0.12.0 -w $$(git ls-files -co --exclude-standard '*.go')
 
-sim: deps ## run the simulation with faults for SECONDS (60) from SEED
-	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -seconds=$(SECONDS) -seed=$(SEED)
+sim: deps ## run the simulation with faults for SECONDS (60) from SEED, with CAPTURE (poll, or wal)
+	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)
 
 mutants: deps ## break each mechanism in a copy and see its test fail
 	$(GO) run ./internal/mutants

@@ -420,7 +420,7 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "shown-positions-forgotten",
 		file: "internal/wal/relation.go",
-		old:  "r.sink.Restart(ctx, reason, b.xmax)",
+		old:  "r.sink.Restart(ctx, reason, b.xmax-1)",
 		new:  "r.sink.Restart(ctx, reason, 0)",
 		pkg:  "./cmd/bridge", test: "TestWAL_BrokerGoesBack_I8",
 	},
@@ -441,8 +441,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "truncate-forgotten",
 		file: "internal/wal/apply.go",
-		old:  "f.remove(ctx, s.tx.xid, row.Key, nil)",
-		new:  "f.remove(ctx, s.tx.xid, [][]byte{row.Key[0][:0]}, nil)",
+		old:  "f.remove(ctx, s.tx.xid, r.Key, nil)",
+		new:  "f.remove(ctx, s.tx.xid, [][]byte{r.Key[0][:0]}, nil)",
 		pkg:  "./cmd/bridge", test: "TestWAL_LoadsThenFollows_I1",
 	},
 	{

@@ -103,6 +103,7 @@ type checker struct {
 	shownBeat map[int]uint64   // and of heartbeats, by era
 	lastBeat  *Event
 	epochs    map[string]bool
+	doubts    []Violation // since the last heartbeat; see doubt
 
 	counts     Counts
 	violations []Violation
@@ -113,7 +114,7 @@ func (c *checker) fail(invariant, format string, args ...any) {
 }
 
 func (c *checker) connected() {
-	c.completed, c.shownRow, c.lastBeat = false, 0, nil
+	c.completed, c.shownRow, c.lastBeat, c.doubts = false, 0, nil, nil
 	c.seen, c.shownBeat, c.epochs = map[string]int64{}, map[int]uint64{}, map[string]bool{}
 }
 
@@ -124,6 +125,7 @@ func (c *checker) event(e *Event) {
 		c.counts.Connections++
 	case RowSeen:
 		c.counts.Rows++
+		e = c.named(e)
 		c.row(e)
 	case HeartbeatSeen:
 		c.heartbeat(e)
@@ -144,6 +146,9 @@ func (c *checker) event(e *Event) {
 		c.fail("I11", "%s", e.Text)
 	}
 	c.state = e.apply(c.state)
+	if e.Kind == Adopted {
+		c.nameAll()
+	}
 }
 
 // killSlack is how far a client's clock for a cut may be from the nemesis's for the kill.

@@ -10,12 +10,16 @@ func (c *checker) row(e *Event) {
 	if holds && held.same(v) {
 		c.counts.Repeats++
 	}
-	if v.Op == 0 && v.Deleted {
+	switch {
+	case v.bare() && c.truth.WAL:
+		c.unnamedDelete(e)
+		return
+	case v.bare():
 		c.repairDelete(e, held, holds)
 		return
 	}
 	known := c.truth.find(e.Key, v)
-	_, lost := c.truth.Lost[v.Op]
+	_, lost := c.truth.lost(v.Op)
 	switch {
 	case known == nil && lost:
 		return // what is wrong with it shows at a heartbeat
@@ -24,9 +28,11 @@ func (c *checker) row(e *Event) {
 		return
 	case known.Deleted != v.Deleted:
 		c.fail("I2", "row %s (txid %d, ver %d): deleted is %v", e.Key, v.Txid, v.Ver, v.Deleted)
+	case known.Blob != v.Blob:
+		c.fail("I12", "row %s (txid %d, ver %d) has not the large value of that version", e.Key, v.Txid, v.Ver)
 	}
 	if newest := c.seen[e.Key]; v.Ver < newest {
-		c.fail("I4", "row %s went back from version %d to %d (txid %d)", e.Key, newest, v.Ver, v.Txid)
+		c.doubt("I4", "row %s went back from version %d to %d (txid %d)", e.Key, newest, v.Ver, v.Txid)
 	}
 	c.seen[e.Key] = max(c.seen[e.Key], v.Ver)
 	c.promise(e, known, held, holds)
@@ -43,7 +49,7 @@ func (c *checker) promise(e *Event, known *Committed, held Version, holds bool) 
 		return
 	}
 	if e.Txid < c.shownRow {
-		c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow)
+		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow)
 	}
 	for era, since := range c.shownBeat {
 		if e.Txid < since && known.Era <= era {
@@ -57,7 +63,7 @@ func (c *checker) repairDelete(e *Event, held Version, holds bool) {
 	if !holds || held.Deleted {
 		return
 	}
-	if _, lost := c.truth.Lost[held.Op]; !lost {
+	if _, lost := c.truth.lost(held.Op); !lost {
 		c.fail("I2", "row %s (txid %d, ver %d) was deleted by the bridge, but Postgres did not lose it", e.Key, held.Txid, held.Ver)
 	}
 }
@@ -79,13 +85,14 @@ func (c *checker) heartbeat(e *Event) {
 			c.fail("I6", "epoch %s writes again behind epoch %s", e.Cursor.Epoch, last.Cursor.Epoch)
 		}
 	}
+	c.judgeDoubts(e)
 	c.epochs[e.Cursor.Epoch] = true
 	c.lastBeat = e
 	c.shownBeat[era] = max(c.shownBeat[era], e.Since)
 	c.counts.Heartbeats++
 	c.sum(e)
 	c.finished(e, era)
-	c.whole()
+	c.whole(e)
 }
 
 // sum checks that the balances have their sum.
@@ -109,19 +116,19 @@ func (c *checker) sum(e *Event) {
 func (c *checker) finished(e *Event, era int) {
 	for key, ch := range c.truth.byKey {
 		held, holds := c.state[key]
-		if want := ch.required(e.Since, era); held.Ver < want && !(holds && held.Deleted && held.Op == 0) {
+		if want := ch.required(e.Since, era); held.Ver < want && !(holds && held.bare() && !c.truth.WAL) && !c.gone(e, key, want) {
 			c.fail("I2", "at the heartbeat with since %d row %s has version %d, want at least %d", e.Since, key, held.Ver, want)
 		}
 	}
 	for key, held := range c.state {
-		if of, lost := c.truth.Lost[held.Op]; lost && held.Op != 0 && of < era {
+		if of, lost := c.truth.lost(held.Op); lost && held.Op != 0 && of < era {
 			c.fail("I7", "at the heartbeat with since %d row %s is the version (txid %d, op %d) that Postgres lost in a crash before", e.Since, key, held.Txid, held.Op)
 		}
 	}
 }
 
 // whole checks that of each transaction the state shows all or nothing.
-func (c *checker) whole() {
+func (c *checker) whole(e *Event) {
 	c.truth.stamp++
 	for key, held := range c.state {
 		known := c.truth.find(key, held)
@@ -135,7 +142,7 @@ func (c *checker) whole() {
 		siblings[0].stamp = c.truth.stamp
 		for _, s := range siblings {
 			other := c.state[s.Key]
-			if _, lost := c.truth.Lost[other.Op]; other.Ver < s.Ver && !lost {
+			if _, lost := c.truth.lost(other.Op); other.Ver < s.Ver && !lost && !c.gone(e, s.Key, s.Ver) {
 				c.fail("I2", "transaction %d is there by half: row %s has its version %d, row %s has version %d, want at least %d", held.Txid, key, held.Ver, s.Key, other.Ver, s.Ver)
 			}
 		}

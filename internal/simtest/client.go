@@ -2,6 +2,8 @@ package simtest
 
 import (
 	"context"
+	"crypto/md5"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -215,6 +217,7 @@ func (e *Event) ofRow(r *lockstep.Row) error {
 		Shop    *string
 		Balance int64
 		Ver, Op int64
+		Blob    *string
 	}
 	if err := json.Unmarshal(r.Data, &data); err != nil {
 		return err
@@ -229,6 +232,10 @@ func (e *Event) ofRow(r *lockstep.Row) error {
 	}
 	e.Kind, e.Xmin, e.Since = RowSeen, r.CurrentXmin, r.Since
 	e.Version = Version{Ver: data.Ver, Op: data.Op, Txid: r.Txid, Deleted: r.Deleted, Balance: data.Balance, Hash: hash(r.Data)}
+	if data.Blob != nil {
+		sum := md5.Sum([]byte(*data.Blob))
+		e.Blob = hex.EncodeToString(sum[:])
+	}
 	return nil
 }
 

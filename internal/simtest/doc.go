@@ -38,4 +38,21 @@
 // the older version that a repair put in a lost one's place. A broker that then loses its files takes this knowledge
 // along, and the next load, in the order of txids, puts such rows before positions that clients hold. So before files
 // are lost every client is brought to a heartbeat, and tokens from before are not used if Postgres ever crashed.
+//
+// # Capture from the WAL
+//
+// With capture=wal the same relations are read from the WAL, and the writers also do what polling does not promise to
+// show: they really delete rows and make them again, change keys, TRUNCATE, leave large values alone, and roll back much
+// of it. The nemesis also ends the walsender, asks bridges and Postgres to end, and moves the slot. The checker differs in
+// this:
+//
+//   - I2: at each heartbeat the state is that of some prefix of the commits: the balances have their sum, each transaction
+//     is whole, what was finished at its since is there. All versions of a transaction may be seen, its last one counts.
+//   - A deleted row names only its key; its transaction tells which deletion it is. Who never saw the row needs no such
+//     row: a key may be missing at a heartbeat if it was deleted before that.
+//   - I4, I5: a writer that begins says again what stands behind the last heartbeat, in older versions, too. So a row may
+//     go back, but only where the next heartbeat is another epoch's, and at that heartbeat nothing is back.
+//   - I12: a version has the large value that it had in Postgres, whether that was in the WAL or not.
+//   - Postgres takes nothing back that was read from the WAL, so there are no eras, nothing lost is ever seen, and tokens
+//     hold across all crashes.
 package simtest

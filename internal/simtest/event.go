@@ -39,14 +39,18 @@ const (
 // Version is what a client can tell of a row's version.
 type Version struct {
 	// Ver is the version's place in the history of its key, Op the statement that made it; both 0 for a deleted row
-	// that names only its key.
+	// that names only its key: see bare.
 	Ver, Op int64
 	Txid    uint64
 	Deleted bool
 	Balance int64
-	// Hash is that of data.
+	// Hash is that of data, Blob the MD5 of the large value in it, empty for none.
 	Hash uint64
+	Blob string
 }
+
+// bare says that it is a deleted row that names only its key.
+func (v Version) bare() bool { return v.Op == 0 && v.Deleted }
 
 // State is what a client holds, by key.
 type State map[string]Version

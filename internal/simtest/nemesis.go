@@ -10,8 +10,11 @@ import (
 func (s *Sim) torment(ctx context.Context) {
 	begun := time.Now()
 	length := time.Duration(s.cfg.Seconds) * time.Second
-	step := length / time.Duration(s.cfg.Kills)
 	faults := s.plan()
+	step := length / time.Duration(s.cfg.Kills)
+	if s.cfg.Capture == WAL {
+		step = length / time.Duration(len(faults))
+	}
 	for i := 0; ; i++ {
 		spent := time.Since(begun)
 		if ctx.Err() != nil || spent > length*3/2 || spent > length && s.enough() == nil {
@@ -49,17 +52,27 @@ func (s *Sim) plan() []string {
 	faults = faults[:s.cfg.Kills]
 	// Each of these is a kill of the broker, too; a pause is not.
 	specials := []string{"pause", "storm", "copy", "older", "pause", "storm", "wipe"}
+	if s.cfg.Capture == WAL { // a run may end before its last faults
+		specials = []string{"pause", "copy", "wipe", "storm", "older", "pause", "storm"}
+	}
 	if s.cfg.Seconds < 60 {
 		specials = []string{"storm"}
 	}
 	for i, special := range specials {
 		faults = slices.Insert(faults, (i+1)*len(faults)/(len(specials)+1), special)
 	}
+	if s.cfg.Capture == WAL {
+		return s.walPlan(faults)
+	}
 	return faults
 }
 
 func (s *Sim) fault(ctx context.Context, name string) {
 	short := func() { sleep(ctx, time.Duration(s.rnd.IntN(600))*time.Millisecond) }
+	s.done[name]++
+	if s.walFault(ctx, name, short) {
+		return
+	}
 	switch name {
 	case "bridge":
 		s.killBridges(short)
@@ -133,9 +146,10 @@ func (s *Sim) pause(ctx context.Context) {
 	s.Note("let %s go on", b.Name)
 }
 
-// killNATS kills the broker, and may copy or replace its files before it starts again (I8).
+// killNATS kills the broker, and may copy or replace its files before it starts again (I8). What comes from the WAL no
+// crash takes back, so nothing is to be saved before files are lost.
 func (s *Sim) killNATS(what string, short func()) {
-	if lossy(what) {
+	if lossy(what) && s.cfg.Capture == Poll {
 		defer s.calm(false)
 		s.calm(true)
 		s.await("before the broker's files go", time.Now(), (*Client).Beat)

@@ -30,6 +30,11 @@ func (s *Sim) minimums() []minimum {
 	for _, p := range []string{"bridge", "edge", "nats", "postgres"} {
 		list = append(list, minimum{"kills of " + p, s.kills[p], per(3)})
 	}
+	if s.cfg.Capture == WAL {
+		for _, fault := range walFaults() {
+			list = append(list, minimum{"faults: " + fault, s.done[fault], s.cfg.Seconds / 120})
+		}
+	}
 	return list
 }
 
@@ -62,7 +67,7 @@ func (s *Sim) Report() (string, error) {
 		minimum{"violations", len(s.violations), 0},
 	)
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d, %d s\n", s.cfg.Seed, s.cfg.Seconds)
+	fmt.Fprintf(&b, "capture %s, seed %d, %d s\n", s.cfg.Capture, s.cfg.Seed, s.cfg.Seconds)
 	for _, m := range list {
 		fmt.Fprintf(&b, "%8d  %s", m.got, m.what)
 		if m.want > 0 {
@@ -74,13 +79,19 @@ func (s *Sim) Report() (string, error) {
 	for _, k := range slices.Sorted(maps.Keys(kinds)) {
 		fmt.Fprintf(&b, "%8d  commits: %s\n", kinds[k], k)
 	}
+	for _, fault := range slices.Sorted(maps.Keys(s.done)) {
+		if s.cfg.Capture == WAL && slices.Contains(walFaults(), fault) {
+			continue // they are among the minimums
+		}
+		fmt.Fprintf(&b, "%8d  faults: %s\n", s.done[fault], fault)
+	}
 	fmt.Fprintf(&b, "%8s  slowest recovery; longer than %v: %q\n", s.slowest.Round(100*time.Millisecond), slow, s.slow)
 	return b.String(), missing(list)
 }
 
 // Again is the command that repeats a run.
 func (c Config) Again() string {
-	return fmt.Sprintf("go test ./internal/simtest -run 'TestSim$' -count=1 -timeout 0 -v -args -seconds=%d -seed=%d", c.Seconds, c.Seed)
+	return fmt.Sprintf("go test ./internal/simtest -run 'TestSim$' -count=1 -timeout 0 -v -args -capture=%s -seconds=%d -seed=%d", c.Capture, c.Seconds, c.Seed)
 }
 
 // Violations returns what was found, some of each invariant with what led to them, and where everything is written down.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -88,7 +89,7 @@ func (w *Writers) Truth(ctx context.Context, relation string) (*Truth, error) {
 		return nil, err
 	}
 	defer conn.Close(ctx)
-	t := &Truth{Relation: relation, Lost: map[int64]int{}}
+	t := &Truth{Relation: relation, WAL: w.Capture == WAL, Lost: map[int64]int{}}
 	if relation == Accounts {
 		sum := int64(Sum)
 		t.Sum = &sum
@@ -110,12 +111,12 @@ func (w *Writers) Truth(ctx context.Context, relation string) (*Truth, error) {
 		}
 	}
 	w.mu.Unlock()
-	rows, err := conn.Query(ctx, "SELECT key, ver, op, txid, deleted FROM history WHERE relation = $1", relation)
+	rows, err := conn.Query(ctx, "SELECT key, ver, op, txid, deleted, gone, COALESCE(blob, ''), at FROM history WHERE relation = $1", strings.TrimSuffix(relation, "_feed"))
 	if err != nil {
 		return nil, err
 	}
 	history, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Committed, err error) {
-		err = row.Scan(&c.Key, &c.Ver, &c.Op, &c.Txid, &c.Deleted)
+		err = row.Scan(&c.Key, &c.Ver, &c.Op, &c.Txid, &c.Deleted, &c.Gone, &c.Blob, &c.At)
 		c.Era = eras[c.Op]
 		return c, err
 	})
@@ -123,18 +124,18 @@ func (w *Writers) Truth(ctx context.Context, relation string) (*Truth, error) {
 		return nil, err
 	}
 	t.SetHistory(history)
-	t.Final, err = Final(ctx, conn, relation)
+	t.Final, err = w.Capture.Final(ctx, conn, relation)
 	return t, err
 }
 
 // Final reads a relation as it is now.
-func Final(ctx context.Context, conn *pgx.Conn, relation string) (map[string]FinalRow, error) {
+func (c Capture) Final(ctx context.Context, conn *pgx.Conn, relation string) (map[string]FinalRow, error) {
 	for _, set := range asDocuments {
 		if _, err := conn.Exec(ctx, set); err != nil {
 			return nil, err
 		}
 	}
-	rows, err := conn.Query(ctx, finals[relation])
+	rows, err := conn.Query(ctx, c.final(relation))
 	if err != nil {
 		return nil, err
 	}

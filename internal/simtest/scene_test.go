@@ -28,10 +28,20 @@ type scene struct {
 // newScene starts everything; the client follows and does not cut itself.
 func newScene(t *testing.T, bridges int, postgres ...string) *scene {
 	t.Helper()
+	return newSceneOf(t, simtest.Poll, bridges, postgres...)
+}
+
+func newSceneOf(t *testing.T, capture simtest.Capture, bridges int, postgres ...string) *scene {
+	t.Helper()
 	needServers(t)
 	t.Parallel()
-	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: bridges, Edges: 1, Tables: simtest.Accounts, Postgres: append(postgres, "log_min_messages=fatal")})
+	tables := simtest.Accounts
+	if capture == simtest.WAL {
+		tables += "(capture=wal)"
+	}
+	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: bridges, Edges: 1, Tables: tables, Postgres: append(postgres, "log_min_messages=fatal")})
 	s := &scene{World: w, t: t, writers: simtest.NewWriters(w.URL, 2, 20*time.Millisecond, 7, w.Elapsed)}
+	s.writers.Capture = capture
 	if err := s.writers.Prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -147,8 +157,8 @@ func (s *scene) judge(tokens int) {
 		testenv.Eventually(s.t, heals, func() error {
 			err := c.Fetch(ctx, s.Addrs[0])
 			var refused *simtest.RefusedError
-			if errors.As(err, &refused) && refused.Status == 503 || errors.Is(err, simtest.ErrCut) {
-				return err
+			if errors.As(err, &refused) || errors.Is(err, simtest.ErrCut) {
+				return err // it begins anew where it was refused for good
 			}
 			return nil
 		})

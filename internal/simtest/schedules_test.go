@@ -177,24 +177,30 @@ func (s *scene) writer() *simtest.Proc {
 }
 
 // The broker's files are gone, while bridge and edge live: everything heals from Postgres, and positions from before
-// are served.
+// are served, or refused where rows were really deleted.
 func TestSchedule_BrokerStoreDeleted_I8(t *testing.T) {
-	brokerLoss(t, func(s *scene) string { return "" })
+	for _, c := range simtest.Captures() {
+		t.Run(string(c), func(t *testing.T) { brokerLoss(t, c, func(s *scene) string { return "" }) })
+	}
 }
 
 // The same with an older copy in their place, into which bridge and edge must not be fooled to go on.
 func TestSchedule_BrokerStoreReplacedByAnOlderCopy_I8(t *testing.T) {
-	brokerLoss(t, func(s *scene) string {
-		s.NATS.Kill()
-		older := s.CopyStore()
-		s.NATS.Start()
-		s.beatSince(time.Now().Add(time.Second))
-		return older
-	})
+	for _, c := range simtest.Captures() {
+		t.Run(string(c), func(t *testing.T) {
+			brokerLoss(t, c, func(s *scene) string {
+				s.NATS.Kill()
+				older := s.CopyStore()
+				s.NATS.Start()
+				s.beatSince(time.Now().Add(time.Second))
+				return older
+			})
+		})
+	}
 }
 
-func brokerLoss(t *testing.T, copied func(*scene) string) {
-	s := newScene(t, 2)
+func brokerLoss(t *testing.T, c simtest.Capture, copied func(*scene) string) {
+	s := newSceneOf(t, c, 2)
 	stop := s.write()
 	s.beatSince(time.Now())
 	older := copied(s)

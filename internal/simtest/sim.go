@@ -17,6 +17,8 @@ import (
 type Config struct {
 	Seconds int
 	Seed    uint64
+	// Capture is how the bridges capture the relations.
+	Capture Capture
 	// Kills is how many are wanted; 0 for one in 5 s.
 	Kills int
 	// Writers and Clients are how many; 0 for 5 and 9.
@@ -36,15 +38,15 @@ type Sim struct {
 	fetched []*Log
 	bar     time.Duration
 
-	kills      map[string]int
-	pauses     int
-	copied     string // the broker's older files
-	slowest    time.Duration
-	slow       []string // recoveries that took long
-	violations []Violation
-	counts     Counts
-	resumed    int
-	lost       int
+	kills, done map[string]int // done are all faults
+	pauses      int
+	copied      string // the broker's older files
+	slowest     time.Duration
+	slow        []string // recoveries that took long
+	violations  []Violation
+	counts      Counts
+	resumed     int
+	lost        int
 }
 
 // recovery is how long a fault may take to heal; what takes longer than slow is reported.
@@ -62,8 +64,9 @@ func NewSim(w *World, cfg Config) (*Sim, error) {
 	if cfg.Clients == 0 {
 		cfg.Clients = 9
 	}
-	s := &Sim{World: w, cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.Seed, 1)), kills: map[string]int{}}
+	s := &Sim{World: w, cfg: cfg, rnd: rand.New(rand.NewPCG(cfg.Seed, 1)), kills: map[string]int{}, done: map[string]int{}}
 	s.writers = NewWriters(w.URL, cfg.Writers, 60*time.Millisecond, cfg.Seed, w.Elapsed)
+	s.writers.Capture = cfg.Capture
 	if err := s.writers.Prepare(w.T.Context()); err != nil {
 		return nil, err
 	}
@@ -76,10 +79,7 @@ func NewSim(w *World, cfg Config) (*Sim, error) {
 	w.StartAll()
 	edges := func() []string { return w.Addrs }
 	for i := range cfg.Clients {
-		relation := Accounts
-		if i%3 == 2 {
-			relation = Orders
-		}
+		relation := cfg.Capture.relations()[i%3/2]
 		c := NewClient(fmt.Sprintf("c%d", i), relation, edges, w.Elapsed, cfg.Seed)
 		if i%2 == 1 {
 			c.ResumeFrom(func(rnd *rand.Rand) *Token { return s.token(rnd, relation) })
@@ -123,8 +123,8 @@ func (s *Sim) settle(ctx context.Context) error {
 	}
 	defer conn.Close(ctx)
 	final := map[string]map[string]FinalRow{}
-	for _, relation := range []string{Accounts, Orders} {
-		if final[relation], err = Final(ctx, conn, relation); err != nil {
+	for _, relation := range s.cfg.Capture.relations() {
+		if final[relation], err = s.cfg.Capture.Final(ctx, conn, relation); err != nil {
 			return err
 		}
 	}
@@ -162,7 +162,7 @@ func (s *Sim) resumeAll(ctx context.Context) {
 
 func (s *Sim) resume(ctx context.Context, i int) {
 	rnd := rand.New(rand.NewPCG(s.cfg.Seed, uint64(1e6+i)))
-	relation := []string{Accounts, Orders}[min(1, i%4/3)]
+	relation := s.cfg.Capture.relations()[i%4/3]
 	t := s.token(rnd, relation)
 	if t == nil {
 		return
@@ -201,7 +201,7 @@ func (s *Sim) token(rnd *rand.Rand, relation string) *Token {
 
 // Judge checks everything. It is called when nothing runs.
 func (s *Sim) Judge(ctx context.Context) error {
-	for _, relation := range []string{Accounts, Orders} {
+	for _, relation := range s.cfg.Capture.relations() {
 		truth, err := s.writers.Truth(ctx, relation)
 		if err != nil {
 			return err

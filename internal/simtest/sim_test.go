@@ -15,6 +15,7 @@ var (
 	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one in 5 s")
 	writers = flag.Int("writers", 0, "how many write at once; 0 for 5")
 	clients = flag.Int("clients", 0, "how many follow; 0 for 9")
+	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; empty for one run of each")
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -26,10 +27,24 @@ func needServers(t *testing.T) {
 	}
 }
 
-// TestSim runs the whole system under faults and checks I1 to I8 and I11; see the package comment.
+// TestSim runs the whole system under faults and checks I1 to I8, I11 and I12; see the package comment.
 func TestSim(t *testing.T) {
 	needServers(t)
-	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Kills: *kills, Writers: *writers, Clients: *clients}
+	captures := simtest.Captures()
+	if *capture != "" {
+		c, err := simtest.ParseCapture(*capture)
+		if err != nil {
+			t.Fatal(err)
+		}
+		captures = []simtest.Capture{c}
+	}
+	for _, c := range captures {
+		t.Run(string(c), func(t *testing.T) { sim(t, c) })
+	}
+}
+
+func sim(t *testing.T, c simtest.Capture) {
+	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Capture: c, Kills: *kills, Writers: *writers, Clients: *clients}
 	if cfg.Seed == 0 {
 		cfg.Seed = uint64(rand.Uint32())
 	}
@@ -40,7 +55,7 @@ func TestSim(t *testing.T) {
 			t.Logf("the run again: %s", cfg.Again())
 		}
 	})
-	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: 2, Edges: 2, Tables: simtest.Tables, Postgres: []string{"log_min_messages=fatal"}})
+	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: 2, Edges: 2, Tables: c.Tables(), Postgres: []string{"log_min_messages=fatal"}})
 	s, err := simtest.NewSim(w, cfg)
 	if err == nil {
 		err = s.Run(t.Context())

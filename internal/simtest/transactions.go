@@ -18,6 +18,10 @@ var errWanted = errors.New("as wanted")
 // Postgres killed.
 func (w *Writers) transaction(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) {
 	async := w.async.Load() || rnd.IntN(100) < w.AsyncPercent
+	if w.Capture == WAL && rnd.IntN(4) == 0 {
+		w.walTransaction(ctx, conn, rnd, async)
+		return
+	}
 	run := func(kind string, write func(*session) error) { _ = w.do(ctx, conn, kind, async, write) }
 	switch n := rnd.IntN(100); {
 	case w.storm.Load() && n < 5:
@@ -217,6 +221,9 @@ func (w *Writers) prepare(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) {
 	tx := w.begin(conn, "prepared", false)
 	s := &session{ctx: ctx, w: w, conn: conn, tx: tx}
 	err := s.exec(-1, "BEGIN")
+	if err == nil && w.Capture == WAL && rnd.IntN(2) == 0 {
+		err = s.reap(rnd)
+	}
 	if err == nil {
 		err = s.transfer(rnd)
 	}

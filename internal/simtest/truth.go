@@ -7,13 +7,20 @@ import (
 	"time"
 )
 
-// Committed is a version that Postgres holds in its history: the last one that its transaction made of the key.
+// Committed is a version that Postgres holds in its history: the last one that its transaction made of the key, or with
+// capture=wal any.
 type Committed struct {
-	Key      string
-	Ver, Op  int64
-	Txid     uint64
-	Deleted  bool
-	Era      int
+	Key     string
+	Ver, Op int64
+	Txid    uint64
+	Deleted bool
+	// Gone says that the row was really deleted, or took another key.
+	Gone bool
+	Era  int
+	// Blob is the MD5 of the large value, empty for none.
+	Blob string
+	// At is when it was written, in Unix seconds.
+	At       int64
 	siblings []*Committed // of the same transaction
 	stamp    int          // Truth.stamp of the last heartbeat for which the transaction was looked at
 }
@@ -28,6 +35,8 @@ type FinalRow struct {
 // Truth is what is known of a relation when the run is over.
 type Truth struct {
 	Relation string
+	// WAL says that the relation was captured from the WAL.
+	WAL bool
 	// Sum of the balances at any time; nil for a relation without.
 	Sum *int64
 	// Lost are the statements of transactions that were committed asynchronously and undone by a crash, with the era
@@ -47,13 +56,14 @@ type Truth struct {
 
 // chain is the history of one key.
 type chain struct {
-	versions []*Committed // by txid
+	versions []*Committed // by txid, and within a transaction in their order
 	// newest and era are the highest Ver and the highest Era among versions[:i+1].
 	newest []int64
 	era    []int
 }
 
-// SetHistory tells the truth about versions: all that are in Postgres' history, in any order.
+// SetHistory tells the truth about versions: all that are in Postgres' history, in any order. What is read from the WAL
+// was flushed, so no crash takes it back: there all is of one era.
 func (t *Truth) SetHistory(all []Committed) {
 	type place struct {
 		key  string
@@ -71,18 +81,22 @@ func (t *Truth) SetHistory(all []Committed) {
 	byTx := map[uint64][]*Committed{}
 	for p, c := range last {
 		byTx[p.txid] = append(byTx[p.txid], c)
+	}
+	for i := range all {
+		c := &all[i]
+		if t.WAL {
+			c.Era = 0
+		} else if last[place{c.Key, c.Txid}] != c {
+			continue
+		}
+		c.siblings = byTx[c.Txid]
 		if t.byKey[c.Key] == nil {
 			t.byKey[c.Key] = &chain{}
 		}
 		t.byKey[c.Key].versions = append(t.byKey[c.Key].versions, c)
 	}
-	for _, siblings := range byTx {
-		for _, c := range siblings {
-			c.siblings = siblings
-		}
-	}
 	for _, ch := range t.byKey {
-		slices.SortFunc(ch.versions, func(a, b *Committed) int { return cmp.Compare(a.Txid, b.Txid) })
+		slices.SortFunc(ch.versions, func(a, b *Committed) int { return cmp.Or(cmp.Compare(a.Txid, b.Txid), cmp.Compare(a.Ver, b.Ver)) })
 		newest, era := int64(0), 0
 		for _, c := range ch.versions {
 			newest, era = max(newest, c.Ver), max(era, c.Era)
@@ -98,21 +112,39 @@ func (t *Truth) Observe(l *Log) {
 		t.undone = map[string]bool{}
 	}
 	for _, e := range l.Events() {
-		if _, lost := t.Lost[e.Op]; lost && e.Kind == RowSeen {
+		if _, lost := t.lost(e.Op); lost && e.Kind == RowSeen {
 			t.undone[e.Key] = true
 		}
 	}
 }
 
-// find returns the committed version that v of the key is, nil for none.
-func (t *Truth) find(key string, v Version) *Committed {
+// lost returns the era in which a statement ran that a crash of Postgres undid. What was undone was never flushed, so it
+// is never read from the WAL.
+func (t *Truth) lost(op int64) (int, bool) {
+	era, lost := t.Lost[op]
+	return era, lost && !t.WAL
+}
+
+// of returns the versions that a transaction made of a key.
+func (t *Truth) of(key string, txid uint64) []*Committed {
 	ch := t.byKey[key]
 	if ch == nil {
 		return nil
 	}
-	i := sort.Search(len(ch.versions), func(i int) bool { return ch.versions[i].Txid >= v.Txid })
-	if i < len(ch.versions) && ch.versions[i].Txid == v.Txid && ch.versions[i].Op == v.Op && ch.versions[i].Ver == v.Ver {
-		return ch.versions[i]
+	i := sort.Search(len(ch.versions), func(i int) bool { return ch.versions[i].Txid >= txid })
+	end := i
+	for end < len(ch.versions) && ch.versions[end].Txid == txid {
+		end++
+	}
+	return ch.versions[i:end]
+}
+
+// find returns the committed version that v of the key is, nil for none.
+func (t *Truth) find(key string, v Version) *Committed {
+	for _, c := range t.of(key, v.Txid) {
+		if c.Op == v.Op && c.Ver == v.Ver {
+			return c
+		}
 	}
 	return nil
 }
@@ -137,6 +169,9 @@ func (c *chain) required(since uint64, era int) int64 {
 
 // era is the life of Postgres in which a heartbeat with the timestamp was made.
 func (t *Truth) era(timestamp int64) int {
+	if t.WAL {
+		return 0
+	}
 	n := 0
 	for _, s := range t.Starts {
 		if s <= timestamp {

@@ -44,6 +44,8 @@ type Writers struct {
 	elapsed func() time.Duration
 	// AsyncPercent is how many transactions in a hundred commit asynchronously.
 	AsyncPercent int
+	// Capture says what the transactions may do; Poll unless it is set before Prepare.
+	Capture Capture
 
 	ids, ops, accounts atomic.Int64
 	commits            atomic.Int64
@@ -59,7 +61,7 @@ type Writers struct {
 
 // NewWriters returns n writers, each of which pauses for pause between two transactions on average.
 func NewWriters(url string, n int, pause time.Duration, seed uint64, elapsed func() time.Duration) *Writers {
-	w := &Writers{url: url, n: n, pause: pause, seed: seed, elapsed: elapsed, AsyncPercent: 10, kinds: map[string]int{}}
+	w := &Writers{url: url, n: n, pause: pause, seed: seed, elapsed: elapsed, AsyncPercent: 10, Capture: Poll, kinds: map[string]int{}}
 	w.accounts.Store(StartAccounts)
 	return w
 }
@@ -71,12 +73,22 @@ func (w *Writers) Prepare(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, Schema); err != nil {
+	if _, err := conn.Exec(ctx, w.schema()); err != nil {
 		return fmt.Errorf("make the schema: %w", err)
 	}
 	return w.do(ctx, conn, "fill", false, func(s *session) error {
 		return s.exec(StartAccounts, fill, StartBalance, s.op(), StartAccounts)
 	})
+}
+
+func (w *Writers) schema() string {
+	switch {
+	case w.Capture != WAL:
+		return Schema
+	case w.seed%2 == 1:
+		return Schema + walSchema + walIdentity
+	}
+	return Schema + walSchema
 }
 
 // Crashed tells that Postgres was killed: what connects from now on lives in another era.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +41,21 @@ func (p *Proc) Start() {
 func (p *Proc) Kill() {
 	p.Process.Kill()
 	p.killed = true
+}
+
+// Terminate asks it to end (SIGTERM), and says what was wrong with how it did. One that has not yet said anything may not
+// yet listen to signals.
+func (p *Proc) Terminate() error {
+	p.killed = true
+	p.Signal(syscall.SIGTERM)
+	status, err := p.Wait(recovery)
+	if err == nil && status != 0 && p.Stderr() != "" {
+		err = fmt.Errorf("status %d: …%s", status, last(p.Stderr(), 2000))
+	}
+	if err != nil {
+		return fmt.Errorf("%s was asked to end: %w", p.Name, err)
+	}
+	return nil
 }
 
 // Died says whether it has ended though nobody killed it.

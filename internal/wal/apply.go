@@ -276,28 +276,19 @@ func (s *session) truncate(ctx context.Context, f *feed) error {
 		return f.r.sink.Row(ctx, capture.Change{Txid: s.tx.xid, Xmin: f.wm, High: s.tx.xid, Line: line})
 	}
 	begun, rows := time.Now(), 0
-	var page capture.Page
-	for {
-		list, next, err := f.r.sink.Suspects(ctx, 0, page, truncatePage)
-		if err != nil {
-			return err
+	err := f.r.sink.Scan(ctx, func(r capture.StoredRow) error {
+		if r.Deleted {
+			return nil
 		}
-		for _, row := range list {
-			if err := f.remove(ctx, s.tx.xid, row.Key, nil); err != nil {
-				return err
-			}
-		}
-		if rows += len(list); next == (capture.Page{}) {
-			break
-		}
-		page = next
+		rows++
+		return f.remove(ctx, s.tx.xid, r.Key, nil)
+	})
+	if err != nil {
+		return err
 	}
 	f.r.log.Info().Int("rows", rows).Dur("dur", time.Since(begun)).Msg("the relation was truncated, its rows were deleted one by one")
 	return nil
 }
-
-// truncatePage is how many keys of a truncated relation are read at once.
-const truncatePage = 10_000
 
 // message takes a message that this bridge wrote into the WAL.
 func (s *session) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessage, at uint64) error {

@@ -64,9 +64,11 @@ type feed struct {
 
 	// dirty is set where something was published since the last heartbeat,
 	// lastTxid the highest published since then.
-	dirty         bool
-	lastTxid      uint64
+	dirty    bool
+	lastTxid uint64
+	// beatSince and beatAt are the last heartbeat's.
 	beatSince     uint64
+	beatAt        time.Time
 	nextHeartbeat time.Time
 
 	line, keyText []byte
@@ -190,6 +192,13 @@ func (f *feed) at() hold {
 	return h
 }
 
+// holdBeats is how long heartbeats are withheld for keys that must be looked at.
+const holdBeats = 5 * time.Second
+
+// held says whether keys must be looked at before the stream's state is one of
+// Postgres'.
+func (f *feed) held() bool { return f.suspected != nil || f.look != nil && f.look.held != nil }
+
 // beat sends the heartbeats that are owed, all for the same commit.
 func (s *session) beat(ctx context.Context) {
 	now := time.Now()
@@ -205,7 +214,11 @@ func (s *session) beat(ctx context.Context) {
 // stream has come.
 func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	h := f.at()
-	if f.task == taskNone && h.lsn < f.again { // looked at again with the next tick
+	// Either is looked at again with the next tick. While keys are held, the
+	// stream's state is none of Postgres'; but where they never end, clients are
+	// owed the position that they can have.
+	held := f.held() && now.Sub(f.beatAt) < max(holdBeats, s.c.opt.HeartbeatInterval)
+	if f.task == taskNone && (h.lsn < f.again || held) {
 		f.nextHeartbeat = now
 		return
 	}
@@ -226,7 +239,7 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 		s.leave(f, err)
 		return
 	}
-	f.beatSince = h.since
+	f.beatSince, f.beatAt = h.since, now
 	f.r.tries = 0
 	if !f.r.isLive() {
 		f.r.setLive(&live{s, f})

@@ -217,7 +217,9 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		if reason == "" {
 			return pos, nil
 		}
-		if err := r.sink.Restart(ctx, reason, b.xmax); err != nil {
+		// Who was shown xmax itself, by a heartbeat, misses nothing of what had
+		// begun by then; and the first heartbeat may show it again.
+		if err := r.sink.Restart(ctx, reason, b.xmax-1); err != nil {
 			return capture.Position{}, err
 		}
 	}

@@ -1,0 +1,129 @@
+package simtest
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// walFaults are those that only a run with capture=wal has.
+func walFaults() []string {
+	return []string{"walsender", "terminate", "restart", "advance", "drop", "drop in a load"}
+}
+
+// walPlan puts them among the others, in any order: each once in a minute, some in a shorter run.
+func (s *Sim) walPlan(faults []string) []string {
+	var specials []string
+	for range (s.cfg.Seconds + 59) / 60 {
+		specials = append(specials, walFaults()...)
+	}
+	s.rnd.Shuffle(len(specials), func(i, j int) { specials[i], specials[j] = specials[j], specials[i] })
+	if s.cfg.Seconds < 60 {
+		specials = specials[:1+s.cfg.Seconds*len(specials)/60]
+	}
+	for i, special := range specials {
+		faults = slices.Insert(faults, (i+1)*len(faults)/(len(specials)+1), special)
+	}
+	return faults
+}
+
+// walFault runs one, and says whether it was one.
+func (s *Sim) walFault(ctx context.Context, name string, short func()) bool {
+	switch name {
+	case "walsender":
+		s.endSender(ctx)
+	case "terminate":
+		s.terminateBridges(short)
+	case "restart":
+		s.restartPostgres(ctx, short)
+	case "advance":
+		s.advanceSlot(ctx)
+	case "drop":
+		s.dropSlot(ctx)
+	case "drop in a load":
+		s.killNATS("wipe", short)
+		sleep(ctx, time.Duration(s.rnd.IntN(3000))*time.Millisecond)
+		s.dropSlot(ctx)
+	default:
+		return false
+	}
+	return true
+}
+
+// sql runs a statement as an administrator would, until it succeeds.
+func (s *Sim) sql(ctx context.Context, sql string) {
+	s.T.Helper()
+	testenv.Eventually(s.T, recovery, func() error {
+		conn, err := pgx.Connect(ctx, s.URL)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, sql)
+		return err
+	})
+}
+
+const cutSender = `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '` + slot + `' AND active_pid IS NOT NULL`
+
+// endSender ends the connection that reads the slot.
+func (s *Sim) endSender(ctx context.Context) {
+	s.sql(ctx, cutSender)
+	s.Note("end the walsender")
+}
+
+// terminateBridges asks one bridge to end, or all, as a supervisor does that stops a service.
+func (s *Sim) terminateBridges(short func()) {
+	s.T.Helper()
+	first, n := s.rnd.IntN(len(s.Bridges)), 1+s.rnd.IntN(len(s.Bridges))
+	for i := range n {
+		b := s.Bridges[(first+i)%len(s.Bridges)]
+		begun := time.Now()
+		if err := b.Terminate(); err != nil {
+			s.T.Errorf("I7: %v", err)
+		}
+		s.Note("%s has ended as it was asked to, after %v", b.Name, time.Since(begun).Round(time.Millisecond))
+	}
+	short()
+	for i := range n {
+		s.Bridges[(first+i)%len(s.Bridges)].Start()
+	}
+}
+
+// restartPostgres stops Postgres in good order: it waits until the bridge has confirmed all it was sent.
+func (s *Sim) restartPostgres(ctx context.Context, short func()) {
+	begun := time.Now()
+	s.Cluster.Stop()
+	s.Note("postgres has ended as it was asked to, after %v", time.Since(begun).Round(time.Millisecond))
+	s.writers.Crashed()
+	short()
+	s.StartPostgres(ctx)
+}
+
+// advanceSlot moves the slot to where the WAL ends while nobody reads it: what it passes over is never sent.
+func (s *Sim) advanceSlot(ctx context.Context) {
+	for _, b := range s.Bridges {
+		b.Kill()
+		s.Note("kill %s", b.Name)
+		s.kills["bridge"]++
+	}
+	sleep(ctx, time.Duration(s.rnd.IntN(300))*time.Millisecond) // and some may be missing, or nothing
+	s.lose()
+	s.sql(ctx, cutSender)
+	s.sql(ctx, `SELECT pg_replication_slot_advance('`+slot+`', pg_current_wal_lsn())`)
+	s.Note("advance the slot")
+	for _, b := range s.Bridges {
+		b.Start()
+	}
+}
+
+// dropSlot drops the slot while bridges run.
+func (s *Sim) dropSlot(ctx context.Context) {
+	s.lose()
+	s.sql(ctx, cutSender+`; SELECT pg_drop_replication_slot('`+slot+`')`)
+	s.Note("drop the slot")
+}

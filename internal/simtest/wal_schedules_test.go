@@ -1,0 +1,67 @@
+package simtest_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/simtest"
+	"bridge/internal/testenv"
+)
+
+// A bridge is killed when it has published a part of a transaction. The next one publishes that from its beginning, while
+// the stream holds what comes later in it: a row that took another key has its own large value, which is not in the WAL,
+// and not that of the row which has its old key now. No heartbeat stands before all of it is there again.
+func TestSchedule_TransactionPublishedAgain_I12(t *testing.T) {
+	s := newSceneOf(t, simtest.WAL, 1)
+	conn := testenv.Conn(t, s.URL)
+	const rows = 20_000
+	for id := 10; ; id += 10 {
+		op := s.writers.Op()
+		s.exec(conn, "UPDATE accounts SET blob = $1, op = $2 WHERE id = $3", strings.Repeat("own", 1000), op, id)
+		s.row(op)
+		s.exec(conn, "BEGIN")
+		s.exec(conn, "UPDATE accounts SET id = id + 1000, op = $1 WHERE id = $2", s.writers.Op(), id)
+		s.exec(conn, "INSERT INTO accounts (id, balance, op, blob) VALUES ($1, 0, $2, $3)", id, s.writers.Op(), strings.Repeat("other", 1000))
+		op = s.writers.Op()
+		s.exec(conn, "INSERT INTO accounts (id, balance, op) SELECT g + 10000 * $1::int, 0, $2 FROM generate_series(1, $3::int) g", id, op, rows)
+		s.exec(conn, "COMMIT")
+		s.row(op)
+		s.Bridges[0].Kill()
+		seen := 0
+		for _, e := range s.client.Log.Events() {
+			if e.Kind == simtest.RowSeen && e.Op == op {
+				seen++
+			}
+		}
+		s.Bridges[0].Start()
+		s.beatSince(time.Now())
+		if seen < rows {
+			t.Logf("the bridge was killed when %d of %d rows were there", seen, rows)
+			break
+		}
+		if id == 100 {
+			t.Fatal("the bridge was never killed within the transaction")
+		}
+	}
+	s.judge(10)
+}
+
+// A row was deleted, and its stream held that, before the broker came back without its files. What is loaded anew does
+// not show that the row is gone: who saw it, and not its end, must begin anew.
+func TestSchedule_BrokerStoreDeletedBehindADelete_I3(t *testing.T) {
+	s := newSceneOf(t, simtest.WAL, 1)
+	conn := testenv.Conn(t, s.URL)
+	s.row(s.transfer(conn, 1, 2))
+	s.beatSince(time.Now())
+	s.exec(conn, "BEGIN")
+	s.exec(conn, "UPDATE accounts SET balance = balance + (SELECT balance FROM accounts WHERE id = 50), op = $1 WHERE id = 1", s.writers.Op())
+	s.exec(conn, "DELETE FROM accounts WHERE id = 50")
+	s.exec(conn, "COMMIT")
+	s.beatSince(time.Now().Add(2 * time.Second)) // and the slot has moved on
+	s.NATS.Kill()
+	s.ReplaceStore("")
+	s.NATS.Start()
+	s.beatSince(time.Now())
+	s.judge(60)
+}
