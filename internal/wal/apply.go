@@ -174,6 +174,10 @@ func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action loc
 		return err
 	}
 	if sh.incomplete {
+		if len(f.suspects) >= maxSuspects {
+			f.r.compare = true
+			return errSuspects
+		}
 		f.suspect(sh.key, nil)
 		signal(s.wanted)
 		s.startLook(ctx, f)

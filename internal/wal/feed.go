@@ -165,7 +165,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		}
 	}
 	s.settle(ctx, f)
-	f.r.released = false
+	f.r.released, f.r.compare = false, false
 	return nil
 }
 
@@ -278,6 +278,12 @@ func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, old []byte
 	}
 	return f.row(ctx, txid, key, true, lockstep.ActionDelete, f.keyText, old)
 }
+
+// maxSuspects bounds the keys that wait to be looked at. Where there are more, it
+// is less work to compare everything.
+const maxSuspects = 100_000
+
+var errSuspects = fmt.Errorf("%w: too many of its rows have to be looked at", errChanged)
 
 // suspect has a key looked at again. pg, if not nil, is told when it was.
 func (f *feed) suspect(key [][]byte, pg *page) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"bridge/internal/relation"
@@ -60,14 +61,16 @@ func (s *session) loadAll(ctx context.Context) error {
 		f   *feed
 		err error
 	}
+	wait := false // there is nobody to disturb but by those that work
 	for _, r := range s.c.relations {
+		wait = wait || r.err == nil
 		if r.probing { // the last session ended over it
 			r.probing, r.retry = false, time.Time{}
 		}
 	}
 	results, n := make(chan loaded, len(s.c.relations)), 0 // one from each
 	for _, r := range s.c.relations {
-		if r.err == nil || time.Now().After(r.retry) {
+		if !wait || r.err == nil || time.Now().After(r.retry) {
 			n++
 			go func() {
 				f, err := s.load(ctx, r)
@@ -78,12 +81,11 @@ func (s *session) loadAll(ctx context.Context) error {
 	var away error
 	for range n {
 		l := <-results
-		pg := (*pgconn.PgError)(nil)
 		switch {
 		case l.err == nil:
 			s.feeds[l.f.rel.OID] = l.f
-		case errors.As(l.err, &pg) || isProblem(l.err):
-			l.r.fail(l.err)
+		case isProblem(l.err):
+			l.r.fail(l.err, lookMax)
 		default:
 			away = l.err
 		}
@@ -91,7 +93,15 @@ func (s *session) loadAll(ctx context.Context) error {
 	return away
 }
 
+// isProblem says whether an error is of a relation, not of the server or the way
+// to it.
 func isProblem(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		// Connections, resources, an operator's intervention: see appendix A of
+		// Postgres' manual.
+		return !slices.Contains([]string{"08", "53", "57", "58"}, pg.Code[:min(2, len(pg.Code))])
+	}
 	var p *relation.Problem
 	return errors.As(err, &p) || errors.Is(err, relation.ErrNotFound) || errors.Is(err, relation.ErrStaleTypes)
 }
@@ -125,7 +135,7 @@ func (s *session) leave(f *feed, err error) {
 	delete(s.feeds, f.rel.OID)
 	close(f.ended)
 	f.r.stored = max(f.r.stored, f.stored())
-	f.r.fail(err)
+	f.r.fail(err, retryMax)
 }
 
 // begun is what a relation's begin came to.
@@ -167,6 +177,9 @@ func (s *session) join(ctx context.Context) error {
 		case <-limit.C:
 			for f := range waiting {
 				delete(s.feeds, f.rel.OID) // its goroutine still owns it
+				if f.r.failing.IsZero() {
+					f.r.failing = time.Now()
+				}
 			}
 			n := len(waiting)
 			s.work.Go(func() { s.awaitLate(ctx, n, results) })
@@ -204,7 +217,7 @@ func (s *session) probe(ctx context.Context, r *Relation) {
 		s.call(ctx, func(context.Context) error {
 			r.probing = false
 			if err != nil {
-				r.fail(err)
+				r.fail(err, lookMax)
 				return nil
 			}
 			r.retry = time.Time{}

@@ -39,6 +39,9 @@ type Relation struct {
 	// released says that the slot was made anew, or moved on without it, by this
 	// bridge: its stream lacks what came since, but nothing that it once held.
 	released bool
+	// compare says that the stream must be compared with the relation, whatever
+	// its position.
+	compare bool
 
 	keeper reconcile.Keeper
 
@@ -61,15 +64,17 @@ func (r *Relation) update(change func(*health.Status)) {
 	change(&r.status)
 }
 
-// Pauses between two tries to take a relation that fails into the session: each
-// makes the others begin anew, too.
+// Pauses between two tries to take a relation that fails into a session that
+// others are in: each makes these begin anew. Looking whether it could be taken
+// in disturbs nobody.
 const (
 	retryMin = 500 * time.Millisecond
 	retryMax = time.Minute
+	lookMax  = 5 * time.Second
 )
 
-// fail takes the relation out until retry.
-func (r *Relation) fail(err error) {
+// fail takes the relation out until retry, for as long as most at the most.
+func (r *Relation) fail(err error, most time.Duration) {
 	now := time.Now()
 	if r.err == nil || r.err.Error() != err.Error() {
 		r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
@@ -77,7 +82,7 @@ func (r *Relation) fail(err error) {
 	if r.err == nil {
 		r.failing = now
 	}
-	pause := min(retryMin<<min(r.tries, 10), retryMax)
+	pause := min(retryMin<<min(r.tries, 10), most)
 	if errors.Is(err, errChanged) {
 		pause = 0
 	}
@@ -167,6 +172,8 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return gap("it was polled before")
 	case at > b.end:
 		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
+	case r.compare:
+		return gap("too many rows had to be looked at")
 	case !b.published:
 		return gap("it was not in the publication")
 	case at < b.confirmed && r.released:

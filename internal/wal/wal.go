@@ -183,6 +183,9 @@ func (c *Capture) capture(ctx context.Context) error {
 func (c *Capture) failed(err error) {
 	for _, r := range c.relations {
 		r.setLive(nil)
+		if errors.Is(err, errSlotInUse) {
+			r.err = nil // it is another's business now
+		}
 		if r.err != nil {
 			continue
 		}
