@@ -473,4 +473,32 @@ var mutants = []mutant{
 		new:  "f.pos = max(f.pos, 0)",
 		pkg:  "./cmd/bridge", test: "TestWAL_SwitchOfCapture_I3",
 	},
+	{
+		invariant: "I10", name: "broken-relation-forgotten",
+		file: "internal/wal/session.go",
+		old:  "> s.c.opt.HoldFor:",
+		new:  "> s.c.opt.HoldFor/100:",
+		pkg:  "./internal/wal", test: "TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10",
+	},
+	{
+		invariant: "I12", name: "values-of-no-one-moment",
+		file: "internal/wal/feed.go",
+		old:  "if pos.Loose ||",
+		new:  "if pos.High == 1 ||",
+		pkg:  "./internal/simtest", test: "TestSchedule_TransactionPublishedAgain_I12",
+	},
+	{
+		invariant: "I3", name: "lost-stream-begun-at-zero",
+		file: "internal/wal/relation.go",
+		old:  "pos.Batch == nil && b.published && !restarted {",
+		new:  "pos.Batch == nil && b.published && restarted {",
+		pkg:  "./internal/simtest", test: "TestSchedule_BrokerStoreDeletedBehindADelete_I3",
+	},
+	{
+		invariant: "I3", name: "read-and-not-handed-out",
+		file: "internal/replay/reader.go",
+		old:  "r.next, r.catchup.passed = from, true",
+		new:  "_ = from",
+		pkg:  "./internal/replay", test: "TestReplay_LookThatFailsLosesNothing",
+	},
 }

@@ -30,12 +30,14 @@ func FullXid(near uint64, xid uint32) uint64 { return (&session{xidNear: near}).
 type Began struct {
 	Confirmed, End      uint64
 	Published, Released bool
+	// Compare says that too many keys had to be looked at.
+	Compare bool
 }
 
 // Judge says what a stream's position comes to: load, compare, restart or go on,
 // and whether what the slot has is passed over.
 func Judge(spec relation.Spec, pos capture.Position, b Began) (what string, anew bool) {
-	r := &Relation{spec: spec, released: b.Released}
+	r := &Relation{spec: spec, released: b.Released, compare: b.Compare}
 	v := r.judge(pos, began{confirmed: b.Confirmed, end: b.End, published: b.Published})
 	switch {
 	case v.restart != "":

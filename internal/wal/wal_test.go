@@ -92,6 +92,7 @@ func TestJudge_NoGapIsPassedOver_I7(t *testing.T) {
 		{"before it", heartbeat(99), there, "restart", false},
 		{"before a slot that this bridge moved on", heartbeat(99), change(func(b *wal.Began) { b.Released = true }), "compare", true},
 		{"behind a slot that this bridge moved on", heartbeat(100), change(func(b *wal.Began) { b.Released = true }), "go on", false},
+		{"too many keys", heartbeat(300), change(func(b *wal.Began) { b.Compare = true }), "compare", true},
 		{"not published", heartbeat(300), change(func(b *wal.Began) { b.Published = false }), "compare", true},
 		{"behind the end of the WAL", heartbeat(501), there, "restart", false},
 		{"polled", heartbeat(0), there, "compare", true},

@@ -1,0 +1,162 @@
+package wal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/health"
+	"bridge/internal/relation"
+	"bridge/internal/source"
+	"bridge/internal/testenv"
+	"bridge/internal/wal"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/rs/zerolog"
+)
+
+const long = 30 * time.Second
+
+// memory is a sink that holds what it was given, and can be broken.
+type memory struct {
+	mu sync.Mutex
+	// Guarded by mu.
+	broken    error
+	pos       capture.Position
+	stored    uint64
+	rows      map[string][]byte
+	announced []capture.Batch
+}
+
+func (m *memory) do(f func()) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken == nil {
+		f()
+	}
+	return m.broken
+}
+
+func (m *memory) Begin(context.Context, capture.Source, func()) (pos capture.Position, err error) {
+	err = m.do(func() { pos = m.pos })
+	return pos, err
+}
+
+func (m *memory) Schema(_ context.Context, schema []byte) error {
+	return m.do(func() { m.pos.Schema = schema })
+}
+
+func (m *memory) Announce(_ context.Context, b capture.Batch) error {
+	return m.do(func() { m.pos.Batch, m.stored, m.announced = &b, b.LSN, append(m.announced, b) })
+}
+
+func (m *memory) Row(_ context.Context, c capture.Change) error {
+	return m.do(func() { m.rows[string(c.Key[0])] = append([]byte(nil), c.Line...) })
+}
+
+func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
+	return m.do(func() { m.pos.Heartbeat, m.pos.Batch, m.stored = &hb, nil, hb.LSN })
+}
+
+func (m *memory) Scan(_ context.Context, row func(capture.StoredRow) error) error { return nil }
+func (m *memory) Suspects(context.Context, uint64, capture.Page, int) ([]capture.RowPosition, capture.Page, error) {
+	return nil, capture.Page{}, nil
+}
+func (m *memory) Get(context.Context, [][]byte) ([]byte, error) { return nil, nil }
+func (m *memory) Yield(context.Context)                         {}
+func (m *memory) Restart(context.Context, string, uint64) error { return errors.New("not expected") }
+func (m *memory) Stored() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stored
+}
+
+// A relation that fails keeps the slot where its stream ends, and the others go
+// on (I10); when that has lasted too long the slot moves on without it (I9), and
+// when it comes back it is compared with its stream (I7).
+func TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
+	conn := testenv.Conn(t, db)
+	u, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "slot_" + u.Path[1:]
+	pool, err := source.Open(db, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	const holdFor = 3 * time.Second
+	c := wal.New(pool, wal.Options{URL: db, Name: name, HeartbeatInterval: 100 * time.Millisecond, HoldFor: holdFor}, wal.NewMetrics(), zerolog.Nop())
+	metrics := health.NewMetrics()
+	a, b := &memory{rows: map[string][]byte{}}, &memory{rows: map[string][]byte{}}
+	for table, sink := range map[string]*memory{"a": a, "b": b} {
+		spec := relation.NewSpec(relation.Name{Schema: "public", Table: table})
+		spec.Capture = relation.CaptureWAL
+		c.Add(spec, sink, metrics)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = c.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	awaitRow := func(m *memory, key string) {
+		t.Helper()
+		testenv.Eventually(t, long, func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.rows[key] == nil || m.pos.Heartbeat == nil {
+				return fmt.Errorf("no row %s, or no heartbeat", key)
+			}
+			return nil
+		})
+	}
+	confirmed := func() uint64 { return confirmedOf(t, conn, name) }
+	awaitRow(a, "1")
+	awaitRow(b, "1")
+	b.mu.Lock()
+	b.broken, b.announced = errors.New("broken"), nil
+	ends := b.stored
+	b.mu.Unlock()
+	broke := time.Now()
+	testenv.Exec(t, db, "INSERT INTO a VALUES (2)", "INSERT INTO b VALUES (2)", "DELETE FROM b WHERE id = 1")
+	awaitRow(a, "2")
+	testenv.Eventually(t, long, func() error {
+		if at := confirmed(); at <= ends {
+			return fmt.Errorf("the slot is at %d, and stays there", at)
+		}
+		return nil
+	})
+	if held := time.Since(broke); held < holdFor {
+		t.Errorf("the slot has passed the end of a broken stream after %s", held)
+	}
+	b.mu.Lock()
+	b.broken = nil
+	b.mu.Unlock()
+	awaitRow(b, "2")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.announced) == 0 || !b.announced[0].Compare {
+		t.Errorf("the stream was continued without a comparison: %+v", b.announced)
+	}
+}
+
+func confirmedOf(t *testing.T, conn *pgx.Conn, name string) uint64 {
+	t.Helper()
+	var at int64
+	err := conn.QueryRow(t.Context(), "SELECT COALESCE((SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = $1), 0)", name).Scan(&at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint64(at)
+}
