@@ -150,12 +150,13 @@ func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 	before := updates(time.Minute)
 	run(t, holder, "BEGIN", lock+" IN ACCESS EXCLUSIVE MODE")
 	b.awaitReason("t3", "locked")
-	most := 4*before + 5*time.Second
-	if took := updates(most); took >= most {
-		t.Errorf("I10: updates of a free table took %s, and more than %s while others were locked", before, most)
-	}
+	during := updates(time.Minute)
 	run(t, holder, "UPDATE t3 SET v = 'after' WHERE id = 1", "COMMIT")
 	one.converge(conn)
+	after := updates(time.Minute) // other tests may have come
+	if during >= 4*max(before, after)+5*time.Second {
+		t.Errorf("I10: updates of a free table took %s and %s, and %s while others were locked", before, after, during)
+	}
 	b.awaitReady()
 }
 

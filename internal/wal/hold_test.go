@@ -70,6 +70,7 @@ func (m *memory) Suspects(context.Context, uint64, capture.Page, int) ([]capture
 func (m *memory) Get(context.Context, [][]byte) ([]byte, error) { return nil, nil }
 func (m *memory) Yield(context.Context)                         {}
 func (m *memory) Restart(context.Context, string, uint64) error { return errors.New("not expected") }
+
 func (m *memory) Stored() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
