@@ -294,15 +294,15 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "snapshot-without-a-lock",
 		file: "internal/poller/query.go",
-		old:  "lock:      fmt.Sprintf(lockSQL, rel.Name.SQL()),",
-		new:  "lock:      \"SELECT 1\",",
+		old:  "lock:      source.LockSQL(rel.Name),",
+		new:  "lock:      source.LockSQL(rel.Name)[:0] + \"SELECT 1\",",
 		pkg:  "./cmd/bridge", test: "TestBridge_RewrittenTableLosesNothing_I1",
 	},
 	{
 		invariant: "I10", name: "locks-waited-for",
-		file: "internal/poller/query.go",
-		old:  "IN ACCESS SHARE MODE NOWAIT`",
-		new:  "IN ACCESS SHARE MODE`",
+		file: "internal/source/pool.go",
+		old:  "IN ACCESS SHARE MODE NOWAIT\"",
+		new:  "IN ACCESS SHARE MODE\"",
 		pkg:  "./cmd/bridge", test: "TestBridge_LockedRelationsStopOnlyThemselves_I10",
 	},
 	{

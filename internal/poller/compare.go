@@ -81,7 +81,7 @@ func (r *relationSide) add(_ context.Context, values [][]byte) error {
 		}
 	}
 	var err error
-	if r.data, err = r.form.AppendData(r.data[:0], r.s.encodable(&r.columns, values)); err != nil {
+	if r.data, err = r.form.AppendData(r.data[:0], r.form.Encodable(&r.columns, values)); err != nil {
 		return stale(err)
 	}
 	return r.row(reconcile.Row{Key: r.key, Data: r.data})

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"bridge/internal/relation"
+	"bridge/internal/source"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -16,14 +17,6 @@ import (
 const (
 	beginSQL  = `BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY`
 	commitSQL = `COMMIT`
-
-	// lockSQL comes before the snapshot. ALTER TABLE may write a table anew, and
-	// a snapshot from before that sees it empty afterwards; so a poll that took
-	// its snapshot, and then waited for such a change to end, would pass over
-	// what had been committed (MVCC Caveats in Postgres' manual).
-	// It does not wait: who holds the lock may hold it for long, and a poll that
-	// waits keeps a connection from other relations (I10).
-	lockSQL = `LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT`
 
 	// snapshotSQL takes N. The insert position is asked for after the
 	// snapshot was taken, so that N is durable once the WAL is flushed up to
@@ -106,7 +99,7 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	wholeOfN := fmt.Sprintf("(%s OR %s >= %s)", inN, txid, high)
 	deltaOfN := fmt.Sprintf("%s AND (%s >= $3::%s OR %[2]s = ANY($4::%[3]s[]))", inN, txid, xid)
 	return queries{
-		lock:      fmt.Sprintf(lockSQL, rel.Name.SQL()),
+		lock:      source.LockSQL(rel.Name),
 		whole:     from + txid + " IS NOT NULL" + order,
 		all:       from + txid + " IS NOT NULL",
 		deltaTail: fmt.Sprintf("%s%s >= $1::%s AND %[2]s < %[4]s%[5]s", from, txid, xid, high, order),

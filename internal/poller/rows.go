@@ -17,8 +17,6 @@ const (
 	// row is published: a batch that ends within needs no announcement.
 	holdRows  = 1000
 	holdBytes = 256 << 10
-	// progressEvery is how often a long batch is reported.
-	progressEvery = 5 * time.Second
 )
 
 // batch is the rows of one batch on their way from the query to the sink. A
@@ -35,13 +33,13 @@ type batch struct {
 	announced bool
 	rows      int64
 	foreign   int64
-	progress  time.Time
+	progress  health.Progress
 
 	lines []byte
 	keys  []byte
 	held  []heldRow
 	key   [][]byte
-	// columns is memory for encodable.
+	// columns is memory for Encodable.
 	columns [][]byte
 	// again, if not nil, are the keys whose rows these are.
 	again *suspects
@@ -76,7 +74,7 @@ func (b *batch) start(ctx context.Context, l look) error {
 	b.s.durable.add(l)
 	b.s.p.metrics.Next(l.next)
 	b.s.repeats.forgetBelow(l.snapshot.Xmin)
-	b.progress = b.begun.Add(progressEvery)
+	b.progress = health.NewProgress(b.begun)
 	if !b.work.whole {
 		return nil
 	}
@@ -105,7 +103,7 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 	start := len(b.lines)
 	b.lines = lockstep.AppendRowHead(b.lines, txid, b.xmin, deleted)
 	data := len(b.lines)
-	if b.lines, err = b.s.form.AppendData(b.lines, b.s.encodable(&b.columns, values)); err != nil {
+	if b.lines, err = b.s.form.AppendData(b.lines, b.s.form.Encodable(&b.columns, values)); err != nil {
 		return stale(err)
 	}
 	if b.comesAgain(txid) && b.s.repeats.seen(values, rel.Key, txid, b.lines[data:]) && b.again == nil {
@@ -119,24 +117,6 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 // comesAgain says whether the next look will show the row again, as it is.
 func (b *batch) comesAgain(txid uint64) bool {
 	return (b.look.inRecovery || b.s.rel.Kind == 'v') && txid >= b.look.snapshot.Xmin
-}
-
-// encodable returns the values that the encoder takes: those of SELECT *, but
-// of a column that only the server can turn into JSON what it made of it, which
-// stands behind them. Where there are such columns, they are put into columns.
-func (s *session) encodable(columns *[][]byte, values [][]byte) [][]byte {
-	n := len(s.rel.Columns)
-	if len(values) == n {
-		return values
-	}
-	*columns = append((*columns)[:0], values[:n]...)
-	for i, yes := range s.serverSide {
-		if yes {
-			(*columns)[i] = values[n]
-			n++
-		}
-	}
-	return *columns
 }
 
 // keyOf appends the key of a row to key.
@@ -251,17 +231,7 @@ func (b *batch) report() {
 	}
 	b.s.p.update(func(st *health.Status) { st.LoadDone = b.rows })
 	b.s.p.metrics.Load(b.rows, b.s.rel.EstimatedRows)
-	now := time.Now()
-	if now.Before(b.progress) {
-		return
-	}
-	b.progress = now.Add(progressEvery)
-	dur := now.Sub(b.begun)
-	e := b.s.log.Info().Int64("rows", b.rows).Int64("estimate", b.s.rel.EstimatedRows).Dur("dur", dur)
-	if left := b.s.rel.EstimatedRows - b.rows; left > 0 {
-		e = e.Dur("left", time.Duration(float64(dur)*float64(left)/float64(b.rows)).Round(time.Second))
-	}
-	e.Msg("reading the whole relation")
+	b.progress.Log(b.s.log, b.rows, b.s.rel.EstimatedRows)
 }
 
 // xid and xidArray are the text forms of parameters.

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"slices"
-	"strings"
 	"time"
 
 	"bridge/internal/capture"
@@ -14,7 +12,6 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 )
 
@@ -394,14 +391,7 @@ func stale(err error) error {
 
 // classify turns what Postgres says of a relation that changed into errChanged.
 func classify(err error) error {
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return err
-	}
-	// 0A000: cached plan must not change result type. Class 42: a column or
-	// the relation is gone, or the right to read it. XX000: the relation was
-	// dropped between planning and reading.
-	if pg.Code == "0A000" || strings.HasPrefix(pg.Code, "42") || slices.Contains([]string{"XX000", "26000"}, pg.Code) {
+	if source.IsChanged(err) {
 		return fmt.Errorf("%w: %w", errChanged, err)
 	}
 	return err

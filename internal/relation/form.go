@@ -37,6 +37,24 @@ func NewForm(rel *Relation, types Types) (*Form, error) {
 // ServerSide is the data's Encoder.ServerSide.
 func (f *Form) ServerSide() []bool { return f.data.ServerSide() }
 
+// Encodable returns the values that the form takes: those of the columns, but of
+// one that only the server can turn into JSON what it made of it, which stands
+// behind them all. columns is memory that is used again.
+func (f *Form) Encodable(columns *[][]byte, values [][]byte) [][]byte {
+	n := len(f.rel.Columns)
+	if len(values) == n {
+		return values
+	}
+	*columns = append((*columns)[:0], values[:n]...)
+	for i, yes := range f.data.server {
+		if yes {
+			(*columns)[i] = values[n]
+			n++
+		}
+	}
+	return *columns
+}
+
 // AppendData appends a row's JSON object on one line; see Encoder.AppendObject.
 func (f *Form) AppendData(dst []byte, values [][]byte) ([]byte, error) {
 	return f.AppendPatched(dst, values, nil)

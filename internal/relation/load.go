@@ -81,7 +81,7 @@ func explainRows(ctx context.Context, q Querier, rel *Relation, l *looked) (int6
 			Rows float64 `json:"Plan Rows"`
 		}
 	}
-	raw, err := queryOne[[]byte](ctx, q, "EXPLAIN (FORMAT JSON) SELECT * FROM "+rel.Name.SQL())
+	raw, err := QueryOne[[]byte](ctx, q, "EXPLAIN (FORMAT JSON) SELECT * FROM "+rel.Name.SQL())
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
 		switch pg.Code {
 		case "42501": // insufficient_privilege
@@ -151,7 +151,8 @@ func sourceError(err error) error {
 	return fmt.Errorf("read the system identifier: %w", err)
 }
 
-func queryOne[T any](ctx context.Context, q Querier, sql string, args ...any) (T, error) {
+// QueryOne returns the only value of a query that has one.
+func QueryOne[T any](ctx context.Context, q Querier, sql string, args ...any) (T, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		var zero T

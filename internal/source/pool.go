@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -214,6 +216,28 @@ func SkipResult(pl *pgconn.Pipeline) error {
 	}
 	_, err = rr.Close()
 	return err
+}
+
+// LockSQL returns the statement that comes before the snapshot under which a
+// relation is read. ALTER TABLE may write a table anew, and a snapshot from before
+// that sees it empty afterwards; so a poll that took its snapshot, and then waited
+// for such a change to end, would pass over what had been committed (MVCC Caveats
+// in Postgres' manual). It does not wait: who holds the lock may hold it for long,
+// and a poll that waits keeps a connection from other relations (I10).
+func LockSQL(n relation.Name) string {
+	return "LOCK TABLE " + n.SQL() + " IN ACCESS SHARE MODE NOWAIT"
+}
+
+// IsChanged says whether an error of Postgres means that the relation changed.
+func IsChanged(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	// 0A000: cached plan must not change result type. Class 42: a column or
+	// the relation is gone, or the right to read it. XX000: the relation was
+	// dropped between planning and reading.
+	return strings.HasPrefix(pg.Code, "42") || slices.Contains([]string{"0A000", "XX000", "26000"}, pg.Code)
 }
 
 // IsLocked says whether Postgres refused a lock because another session has it.

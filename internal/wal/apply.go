@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -187,7 +188,7 @@ func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action loc
 	if sh.data, err = sh.form.AppendPatched(sh.data[:0], sh.values, sh.raw); err != nil {
 		return fmt.Errorf("encode a row of transaction %d: %w", s.tx.xid, err)
 	}
-	return f.row(ctx, s.tx.xid, sh.key, sh.form.Deleted(sh.values), action, sh.data, old)
+	return f.publish(ctx, s.tx.xid, f.wm, sh.key, sh.form.Deleted(sh.values), action, sh.data, old)
 }
 
 func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.DeleteMessage) error {
@@ -217,7 +218,7 @@ func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleD
 	if err := sh.takeOld(tuple); err != nil {
 		return oldRow{}, err
 	}
-	o := oldRow{key: cloneKey(sh.key)}
+	o := oldRow{key: slices.Clone(sh.key)}
 	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() {
 		return o, nil
 	}

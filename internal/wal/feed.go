@@ -10,8 +10,6 @@ import (
 	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/lockstep"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // feed is a relation's part in a session. It belongs to the goroutine of
@@ -52,8 +50,9 @@ type feed struct {
 	// unsettled is set until the task may begin; see settle.
 	unsettled bool
 	// rows counts what a load has read since loading.
-	rows              int64
-	loading, progress time.Time
+	rows     int64
+	loading  time.Time
+	progress health.Progress
 
 	// look is the one under way, nil for none.
 	look *look
@@ -66,7 +65,7 @@ type feed struct {
 	// lastTxid the highest published since then.
 	dirty    bool
 	lastTxid uint64
-	// beatSince and beatAt are the last heartbeat's.
+	// beatSince and beatAt are the last heartbeat's, 0 before the first.
 	beatSince     uint64
 	beatAt        time.Time
 	nextHeartbeat time.Time
@@ -251,12 +250,8 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	f.r.metrics.Heartbeat(now, now, h.since)
 }
 
-// row publishes a change. data is the row's JSON object, and old, if not nil,
+// publish publishes a change. data is the row's JSON object, and old, if not nil,
 // that of the row before it.
-func (f *feed) row(ctx context.Context, txid uint64, key [][]byte, deleted bool, action lockstep.Action, data, old []byte) error {
-	return f.publish(ctx, txid, f.wm, key, deleted, action, data, old)
-}
-
 func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, deleted bool, action lockstep.Action, data, old []byte) error {
 	if f.r.keepsAll() {
 		f.line = lockstep.AppendChangeHead(f.line[:0], txid, xmin, deleted, action, old)
@@ -276,7 +271,7 @@ func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, old []byte
 	if f.keyText, err = f.form.AppendKey(f.keyText[:0], key); err != nil {
 		return fmt.Errorf("encode key: %w", err)
 	}
-	return f.row(ctx, txid, key, true, lockstep.ActionDelete, f.keyText, old)
+	return f.publish(ctx, txid, f.wm, key, true, lockstep.ActionDelete, f.keyText, old)
 }
 
 // maxSuspects bounds the keys that wait to be looked at. Where there are more, it
@@ -325,7 +320,7 @@ func (s *session) settle(ctx context.Context, f *feed) {
 				return nil
 			}
 			f.unsettled, f.loading = false, time.Now()
-			f.progress = f.loading.Add(progressEvery)
+			f.progress = health.NewProgress(f.loading)
 			if f.task == taskCompare {
 				s.compare(ctx, f)
 			}
@@ -363,11 +358,7 @@ func (s *session) awaitRunning(ctx context.Context, f *feed) error {
 
 // xid asks for a transaction ID.
 func (s *session) xid(ctx context.Context, expression string) (uint64, error) {
-	rows, err := s.c.pool.Query(ctx, "SELECT "+expression+"::text")
-	if err != nil {
-		return 0, fmt.Errorf("ask for a transaction ID: %w", err)
-	}
-	text, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+	text, err := relation.QueryOne[string](ctx, s.c.pool, "SELECT "+expression+"::text")
 	if err != nil {
 		return 0, fmt.Errorf("ask for a transaction ID: %w", err)
 	}

@@ -24,11 +24,12 @@ func (s *session) open(ctx context.Context) error {
 	if s.src.InRecovery {
 		return errors.New("the server is a standby; capture=wal reads the primary: name it in DATABASE_URL, or poll")
 	}
-	if sl, err := s.c.slot(ctx); err != nil || sl.PID != 0 {
-		if err == nil {
-			err = s.c.inUse(sl.PID)
-		}
+	sl, err := s.c.slot(ctx)
+	if err != nil {
 		return err
+	}
+	if sl.PID != 0 {
+		return s.c.inUse(sl.PID)
 	}
 	if err := s.loadAll(ctx); err != nil {
 		return err
@@ -44,13 +45,13 @@ func (s *session) open(ctx context.Context) error {
 			s.leave(f, err)
 		}
 	}
-	if err := s.claimSlot(ctx); err != nil {
+	if err := s.claimSlot(ctx, sl); err != nil {
 		return err
 	}
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	return s.look(ctx)
+	return s.sample(ctx)
 }
 
 // loadAll looks at every relation, at the same time: one that is locked must not
@@ -106,8 +107,8 @@ func isProblem(err error) bool {
 	return errors.As(err, &p) || errors.Is(err, relation.ErrNotFound) || errors.Is(err, relation.ErrStaleTypes)
 }
 
-// look samples where Postgres is.
-func (s *session) look(ctx context.Context) error {
+// sample asks where Postgres is.
+func (s *session) sample(ctx context.Context) error {
 	// Only who reads the slot moves it, so now it stands still.
 	sl, err := s.c.slot(ctx)
 	if err != nil {

@@ -24,8 +24,6 @@ const (
 	// lookPause is the first pause before a look that failed is tried again.
 	lookPause    = 50 * time.Millisecond
 	maxLookPause = 5 * time.Second
-	// progressEvery is how often a load is reported.
-	progressEvery = 5 * time.Second
 )
 
 // look reads rows by SQL, beside the WAL. Its rows are published when the
@@ -36,7 +34,6 @@ const (
 // is not shown by its snapshot (Postgres lets a commit be read before it is
 // seen), makes the look void.
 type look struct {
-	f  *feed
 	id string
 	// begun is which transactions had been read before.
 	begun seen
@@ -110,7 +107,7 @@ func (s *session) startLook(ctx context.Context, f *feed) {
 	if f.look != nil || f.unsettled {
 		return
 	}
-	l := &look{f: f}
+	l := &look{}
 	switch {
 	case len(f.suspects) > 0:
 		l.wanted, l.held = make(map[string]*suspected), f.suspected
@@ -237,7 +234,6 @@ func (s *session) published(ctx context.Context, f *feed, l *look) error {
 		}
 	}
 	s.startLook(ctx, f)
-	// Whoever looks at the place of the held keys must still find it held.
 	txid := max(l.snapshot.Xmin-1, f.wm)
 	for i := range l.rows {
 		r := &l.rows[i]
@@ -278,16 +274,13 @@ func (f *feed) looked(ctx context.Context, r *lookedRow, txid uint64, l *look) e
 	xmin := f.wm
 	if r.txid != 0 && r.txid < l.snapshot.Xmax {
 		txid = r.txid
-		xmin = min(xmin, f.promised())
+		xmin = min(xmin, f.beatSince)
 		if l.held != nil {
 			xmin = min(xmin, l.held.since)
 		}
 	}
 	return f.publish(ctx, txid, xmin, r.key, r.deleted, lockstep.ActionRead, r.data, nil)
 }
-
-// promised is the since that the last heartbeat showed; 0 before the first.
-func (f *feed) promised() uint64 { return f.beatSince }
 
 // loaded says how far a load has come.
 func (s *session) loaded(ctx context.Context, f *feed, l *look) error {
@@ -304,14 +297,6 @@ func (s *session) loaded(ctx context.Context, f *feed, l *look) error {
 		signal(s.wanted)
 		return nil
 	}
-	if now := time.Now(); now.After(f.progress) {
-		f.progress = now.Add(progressEvery)
-		dur := now.Sub(f.loading)
-		e := f.r.log.Info().Int64("rows", f.rows).Int64("estimate", estimate).Dur("dur", dur)
-		if left := estimate - f.rows; left > 0 {
-			e = e.Dur("left", time.Duration(float64(dur)*float64(left)/float64(f.rows)).Round(time.Second))
-		}
-		e.Msg("reading the whole relation")
-	}
+	f.progress.Log(f.r.log, f.rows, estimate)
 	return f.announce(ctx)
 }

@@ -8,10 +8,10 @@ import (
 	"strings"
 
 	"bridge/internal/relation"
+	"bridge/internal/source"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // read runs the look's query, in one snapshot.
@@ -48,17 +48,8 @@ func (s *session) read(ctx context.Context, f *feed, l *look) (result, error) {
 func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error) {
 	var r lookedRow
 	var err error
-	n := len(f.rel.Columns)
-	if len(values) > n { // what only the server can turn into JSON stands behind
-		columns := append([][]byte(nil), values[:n]...)
-		for i, yes := range form.ServerSide() {
-			if yes {
-				columns[i] = values[n]
-				n++
-			}
-		}
-		values = columns
-	}
+	var columns [][]byte
+	values = form.Encodable(&columns, values)
 	if f.rel.Txid >= 0 {
 		if r.txid, err = form.Txid(values); err != nil {
 			return r, err
@@ -78,9 +69,8 @@ func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error
 }
 
 // inSnapshot runs read in a transaction whose snapshot is taken behind a lock
-// against changes of the relation's shape: a snapshot from before ALTER TABLE
-// wrote the table anew sees it empty (see poller's lockSQL). It does not wait
-// for the lock.
+// against changes of the relation's shape, for which it does not wait; see
+// source.LockSQL.
 func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgConn, relation.Snapshot) error) error {
 	conn, err := s.c.pool.Acquire(ctx)
 	if err != nil {
@@ -92,7 +82,7 @@ func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgC
 		return fmt.Errorf("look at the relation: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if _, err := tx.Exec(ctx, "LOCK TABLE "+f.rel.Name.SQL()+" IN ACCESS SHARE MODE NOWAIT"); err != nil {
+	if _, err := tx.Exec(ctx, source.LockSQL(f.rel.Name)); err != nil {
 		return changed(err)
 	}
 	sn, err := s.snapshot(ctx, tx, f)
@@ -125,8 +115,7 @@ func (s *session) snapshot(ctx context.Context, tx pgx.Tx, f *feed) (relation.Sn
 
 // changed turns what Postgres says of a relation that changed into errChanged.
 func changed(err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "42") || pg.Code == "0A000" || pg.Code == "XX000") {
+	if source.IsChanged(err) {
 		return fmt.Errorf("%w: %w", errChanged, err)
 	}
 	if err != nil && !errors.Is(err, errChanged) {
@@ -143,15 +132,11 @@ func (s *session) writeMarker(ctx context.Context, id string) error {
 		return err
 	}
 	defer conn.Release()
-	return writeMarker(ctx, conn, s.prefix(), id)
-}
-
-func writeMarker(ctx context.Context, conn *pgxpool.Conn, prefix, id string) error {
-	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, pg_snapshot_xmin(pg_current_snapshot())::text || ' ' || $2)", prefix, id)
+		_, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, pg_snapshot_xmin(pg_current_snapshot())::text || ' ' || $2)", s.prefix(), id)
 		return err
 	})
 	if err != nil {

@@ -219,5 +219,3 @@ func (sh *shape) takeKey() error {
 }
 
 func sameKey(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
-
-func cloneKey(key [][]byte) [][]byte { return slices.Clone(key) }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"bridge/internal/relation"
 	"bridge/internal/source"
 
 	"github.com/jackc/pglogrepl"
@@ -57,26 +58,19 @@ func (c *Capture) inUse(pid int64) error {
 	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting", errSlotInUse, c.opt.Name, pid)
 }
 
-// claimSlot makes sure that the slot exists and can be read.
-func (s *session) claimSlot(ctx context.Context) error {
+// claimSlot makes sure that the slot, as it was found, exists and can be read.
+func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	c := s.c
-	sl, err := c.slot(ctx)
-	if err != nil {
-		return err
-	}
 	switch {
 	case sl.exists && (sl.Plugin != "pgoutput" || sl.Database != s.src.Database):
 		return fmt.Errorf("replication slot %s is another's (plugin %q, database %q); choose another BRIDGE_NAME, or drop it: SELECT pg_drop_replication_slot('%[1]s')",
 			c.opt.Name, sl.Plugin, sl.Database)
-	case sl.PID != 0:
-		return c.inUse(sl.PID)
 	case sl.Lost:
 		c.log.Error().Str("reason", c.opt.Name).Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size): the slot is made anew, and every relation compared with its stream")
 	case sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag:
 		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
 			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG: it is dropped and made anew, and every relation compared with its stream")
 	case sl.exists:
-		s.began.confirmed = sl.Confirmed
 		return nil
 	}
 	if sl.exists {
@@ -88,11 +82,7 @@ func (s *session) claimSlot(ctx context.Context) error {
 }
 
 func (c *Capture) dropSlot(ctx context.Context) error {
-	rows, err := c.pool.Query(ctx, "SELECT pg_drop_replication_slot($1)", c.opt.Name)
-	if err == nil {
-		_, err = pgx.CollectRows(rows, pgx.RowTo[any])
-	}
-	if err != nil {
+	if _, err := relation.QueryOne[any](ctx, c.pool, "SELECT pg_drop_replication_slot($1)", c.opt.Name); err != nil {
 		return fmt.Errorf("drop slot %s: %w", c.opt.Name, err)
 	}
 	return nil
@@ -126,7 +116,6 @@ func (s *session) createSlot(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w", s.c.opt.Name, err)
 	}
-	s.began.confirmed = uint64(confirmed)
 	for _, r := range s.c.relations {
 		r.released = true
 	}

@@ -1,0 +1,33 @@
+package health
+
+import (
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// progressEvery is how often what takes long is logged.
+const progressEvery = 5 * time.Second
+
+// Progress logs how far the reading of a whole relation has come.
+type Progress struct{ begun, next time.Time }
+
+// NewProgress returns the progress of what began then.
+func NewProgress(begun time.Time) Progress {
+	return Progress{begun: begun, next: begun.Add(progressEvery)}
+}
+
+// Log logs the rows that were read, of about so many, if it is time to.
+func (p *Progress) Log(log zerolog.Logger, rows, estimate int64) {
+	now := time.Now()
+	if now.Before(p.next) {
+		return
+	}
+	p.next = now.Add(progressEvery)
+	dur := now.Sub(p.begun)
+	e := log.Info().Int64("rows", rows).Int64("estimate", estimate).Dur("dur", dur)
+	if left := estimate - rows; left > 0 {
+		e = e.Dur("left", time.Duration(float64(dur)*float64(left)/float64(rows)).Round(time.Second))
+	}
+	e.Msg("reading the whole relation")
+}
