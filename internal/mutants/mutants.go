@@ -481,6 +481,13 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10",
 	},
 	{
+		invariant: "I2", name: "heartbeat-over-a-suspect-key",
+		file: "internal/wal/feed.go",
+		old:  "return held && !(endless && now",
+		new:  "return held && (endless || now",
+		pkg:  "./internal/wal", test: "TestHeartbeats_WaitForSuspectKeys_I2",
+	},
+	{
 		invariant: "I12", name: "values-of-no-one-moment",
 		file: "internal/wal/feed.go",
 		old:  "if pos.Loose ||",

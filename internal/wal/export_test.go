@@ -1,6 +1,8 @@
 package wal
 
 import (
+	"time"
+
 	"bridge/internal/capture"
 	"bridge/internal/relation"
 )
@@ -50,4 +52,15 @@ func Judge(spec relation.Spec, pos capture.Position, b Began) (what string, anew
 		return "compare", v.anew
 	}
 	return "go on", v.anew
+}
+
+// Withheld says whether a heartbeat waits, the last being so long ago, for keys
+// to be looked at; endless where every change of the relation is.
+func Withheld(suspects, endless bool, ago time.Duration) bool {
+	now := time.Now()
+	f := &feed{server: []bool{false, endless}, beatAt: now.Add(-ago)}
+	if suspects {
+		f.suspected = &hold{}
+	}
+	return f.withheld(now, time.Second)
 }

@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -65,7 +66,8 @@ type feed struct {
 	// lastTxid the highest published since then.
 	dirty    bool
 	lastTxid uint64
-	// beatSince and beatAt are the last heartbeat's, 0 before the first.
+	// beatSince and beatAt are the last heartbeat's; before the first, 0 and when
+	// the relation began.
 	beatSince     uint64
 	beatAt        time.Time
 	nextHeartbeat time.Time
@@ -125,6 +127,7 @@ func (f *feed) shape(ctx context.Context, q relation.Querier) error {
 // start takes up what the stream holds.
 func (s *session) start(ctx context.Context, f *feed) error {
 	f.r.joined()
+	f.beatAt = time.Now()
 	pos, v := f.position, f.verdict
 	f.pos = max(position(pos), s.began.confirmed)
 	// Whoever wrote before had read the slot before this session did.
@@ -191,12 +194,19 @@ func (f *feed) at() hold {
 	return h
 }
 
-// holdBeats is how long heartbeats are withheld for keys that must be looked at.
+// holdBeats is how long heartbeats are withheld for keys that must be looked at
+// where these may never end.
 const holdBeats = 5 * time.Second
 
-// held says whether keys must be looked at before the stream's state is one of
-// Postgres'.
-func (f *feed) held() bool { return f.suspected != nil || f.look != nil && f.look.held != nil }
+// withheld says that a heartbeat waits for keys that must be looked at: until
+// then the stream's state is none of Postgres'. Where only the server can print
+// a column, every change is looked at, and under steady writes there is no end
+// to them; clients are then owed the position that they can have.
+func (f *feed) withheld(now time.Time, interval time.Duration) bool {
+	held := f.suspected != nil || f.look != nil && f.look.held != nil
+	endless := slices.Contains(f.server, true)
+	return held && !(endless && now.Sub(f.beatAt) > max(holdBeats, interval))
+}
 
 // beat sends the heartbeats that are owed, all for the same commit.
 func (s *session) beat(ctx context.Context) {
@@ -213,11 +223,7 @@ func (s *session) beat(ctx context.Context) {
 // stream has come.
 func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	h := f.at()
-	// Either is looked at again with the next tick. While keys are held, the
-	// stream's state is none of Postgres'; but where they never end, clients are
-	// owed the position that they can have.
-	held := f.held() && now.Sub(f.beatAt) < max(holdBeats, s.c.opt.HeartbeatInterval)
-	if f.task == taskNone && (h.lsn < f.again || held) {
+	if f.task == taskNone && (h.lsn < f.again || f.withheld(now, s.c.opt.HeartbeatInterval)) { // until the next tick
 		f.nextHeartbeat = now
 		return
 	}

@@ -2,6 +2,7 @@ package wal_test
 
 import (
 	"testing"
+	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/relation"
@@ -111,6 +112,26 @@ func TestJudge_NoGapIsPassedOver_I7(t *testing.T) {
 		spec.History = relation.HistoryLog
 		if got, _ := wal.Judge(spec, c.pos, c.b); got == "compare" && c.name != "a comparison was interrupted" {
 			t.Errorf("%s, of a log: %s", c.name, got)
+		}
+	}
+}
+
+// The state at a heartbeat is one commit's: while a key must be looked at there
+// is none, but where there would never be one.
+func TestHeartbeats_WaitForSuspectKeys_I2(t *testing.T) {
+	for _, c := range []struct {
+		suspects, endless bool
+		ago               time.Duration
+		want              bool
+	}{
+		{false, false, 0, false},
+		{true, false, 0, true},
+		{true, false, time.Hour, true},
+		{true, true, time.Second, true},
+		{true, true, time.Hour, false},
+	} {
+		if got := wal.Withheld(c.suspects, c.endless, c.ago); got != c.want {
+			t.Errorf("suspects %v, endless %v, %s after the last: withheld is %v", c.suspects, c.endless, c.ago, got)
 		}
 	}
 }
