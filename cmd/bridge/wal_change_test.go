@@ -174,6 +174,23 @@ func TestWAL_Actions(t *testing.T) {
 	}
 }
 
+// Where inserts are not published, a value that an UPDATE leaves alone is not
+// what was last published of the key: that may have been of another row.
+func TestWAL_ActionsAndUnchangedTOAST_I12(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, n int, a text)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
+		fmt.Sprintf("INSERT INTO t SELECT g, g, "+wide+" FROM generate_series(1, 10) g", 1))
+	startWAL(t, db, broker.URL(), "t(capture=wal;actions=update+delete)")
+	f := followAll(t, broker.URL(), bare("t"))
+	f.converge(conn)
+	run(t, conn, "UPDATE t SET n = n + 1")
+	f.converge(conn)
+	run(t, conn, "BEGIN", "DELETE FROM t WHERE id > 5", "TRUNCATE t", fmt.Sprintf("INSERT INTO t SELECT g, g, "+wide+" FROM generate_series(1, 10) g", 2), "COMMIT", "UPDATE t SET n = n + 1")
+	f.converge(conn)
+}
+
 // A publication that the user made, with a row filter and a column list, is
 // kept as it is; a row that leaves the filter is a delete.
 func TestWAL_UsersPublication_I1(t *testing.T) {

@@ -488,6 +488,20 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestHeartbeats_WaitForSuspectKeys_I2",
 	},
 	{
+		invariant: "I12", name: "values-of-a-row-long-gone",
+		file: "internal/wal/apply.go",
+		old:  "if f.r.keepsAll() || !f.r.does(lockstep.ActionInsert) {",
+		new:  "if f.r.keepsAll() || !f.r.does(lockstep.ActionUpdate) {",
+		pkg:  "./cmd/bridge", test: "TestWAL_ActionsAndUnchangedTOAST_I12",
+	},
+	{
+		invariant: "I9", name: "rows-kept-for-ever",
+		file: "internal/wal/last_rows.go",
+		old:  "l.bytes += len(data) - len(l.young[name])",
+		new:  "l.bytes += 0",
+		pkg:  "./internal/wal", test: "TestLastRows_AreBounded_I9",
+	},
+	{
 		invariant: "I12", name: "values-of-no-one-moment",
 		file: "internal/wal/feed.go",
 		old:  "if pos.Loose ||",

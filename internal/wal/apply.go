@@ -230,26 +230,19 @@ func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleD
 }
 
 // fill finds the values that an UPDATE left alone and Postgres did not send: in
-// the row's version before this one, as the stream has it. Where that is not to
-// be had, the row is incomplete.
+// the row's version before this one, as this session published it, or as the
+// stream has it. Where that is not to be had, the row is incomplete.
 func (s *session) fill(ctx context.Context, f *feed, sh *shape, base [][]byte) error {
 	if !sh.unchanged {
 		return nil
 	}
-	sh.unchanged = false
-	// What the stream has may be stale, or of a transaction that comes again
-	// later than this one.
-	if f.task == taskCompare || f.r.keepsAll() || f.pos < f.again {
-		sh.incomplete = true
-		return nil
-	}
-	line, err := f.r.sink.Get(ctx, base)
+	sh.unchanged, f.keeps = false, true
+	before, err := f.before(ctx, base)
 	if err != nil {
 		return err
 	}
-	var before lockstep.Row
 	var data map[string]json.RawMessage
-	if line == nil || json.Unmarshal(line, &before) != nil || json.Unmarshal(before.Data, &data) != nil {
+	if before == nil || json.Unmarshal(before, &data) != nil {
 		sh.incomplete = true
 		return nil
 	}
@@ -265,6 +258,32 @@ func (s *session) fill(ctx context.Context, f *feed, sh *shape, base [][]byte) e
 		sh.raw[i] = value
 	}
 	return nil
+}
+
+// before returns the JSON object of the row that is being changed, nil where
+// it is not to be had.
+func (f *feed) before(ctx context.Context, key [][]byte) ([]byte, error) {
+	// Where not every INSERT is published, what was may be of a row long gone.
+	if f.r.keepsAll() || !f.r.does(lockstep.ActionInsert) {
+		return nil, nil
+	}
+	if data := f.last.get(f.rowName(key)); data != nil {
+		return data, nil
+	}
+	// What the stream has may be stale, or of a transaction that comes again
+	// later than this one.
+	if f.task == taskCompare || f.pos < f.again {
+		return nil, nil
+	}
+	line, err := f.r.sink.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	var row lockstep.Row
+	if line == nil || json.Unmarshal(line, &row) != nil {
+		return nil, nil
+	}
+	return row.Data, nil
 }
 
 // truncate publishes that all rows are gone.

@@ -64,3 +64,23 @@ func Withheld(suspects, endless bool, ago time.Duration) bool {
 	}
 	return f.withheld(now, time.Second)
 }
+
+// LastRows is lastRows.
+type LastRows struct{ l lastRows }
+
+// LastRowsBytes is lastRowsBytes.
+const LastRowsBytes = lastRowsBytes
+
+func (l *LastRows) Put(name string, data []byte) { l.l.put(name, data) }
+func (l *LastRows) Get(name string) []byte       { return l.l.get(name) }
+func (l *LastRows) Forget(name string)           { l.l.forget(name) }
+
+// Held is how many bytes of rows it holds.
+func (l *LastRows) Held() (n int) {
+	for _, rows := range []map[string][]byte{l.l.young, l.l.old} {
+		for _, data := range rows {
+			n += len(data)
+		}
+	}
+	return n
+}

@@ -72,6 +72,10 @@ type feed struct {
 	beatAt        time.Time
 	nextHeartbeat time.Time
 
+	// last is the session's. keeps is set once a value was asked for.
+	last  *lastRows
+	keeps bool
+
 	line, keyText []byte
 	// key is the row's that is being published, keyJSON appends it.
 	key     [][]byte
@@ -83,7 +87,7 @@ type hold struct{ lsn, since uint64 }
 
 // load looks at the relation.
 func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
-	f := &feed{r: r, src: s.src, suspects: make(map[string]*suspected), ended: make(chan struct{})}
+	f := &feed{r: r, src: s.src, last: &s.last, suspects: make(map[string]*suspected), ended: make(chan struct{})}
 	f.keyJSON = func(dst []byte) ([]byte, error) { return f.form.AppendKey(dst, f.key) }
 	var warnings []relation.Problem
 	var err error
@@ -265,6 +269,11 @@ func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, del
 		f.line = lockstep.AppendRowHead(f.line[:0], txid, xmin, deleted)
 	}
 	f.line = lockstep.AppendRowTail(append(f.line, data...))
+	if action == lockstep.ActionDelete {
+		f.forget(key)
+	} else {
+		f.keep(key, data)
+	}
 	f.dirty = true
 	f.lastTxid = max(f.lastTxid, txid)
 	f.key = key
@@ -288,6 +297,7 @@ var errSuspects = fmt.Errorf("%w: too many of its rows have to be looked at", er
 
 // suspect has a key looked at again. pg, if not nil, is told when it was.
 func (f *feed) suspect(key [][]byte, pg *page) {
+	f.forget(key)
 	name := relation.KeyName(key)
 	sp := f.suspects[name]
 	if sp == nil {

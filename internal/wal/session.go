@@ -57,8 +57,9 @@ type session struct {
 	pos uint64
 	// xidNear is a recent transaction ID, which tells the epoch of others.
 	xidNear uint64
-	// recent are the transactions read last.
+	// recent are the transactions read last, last the rows published last.
 	recent recent
+	last   lastRows
 	// name and looks name markers: those of other sessions may come again.
 	name  string
 	looks uint64

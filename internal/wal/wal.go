@@ -116,6 +116,9 @@ const (
 	// yieldAfter is how long Postgres may be out of reach before another
 	// bridge may take the relations.
 	yieldAfter = 3 * time.Second
+	// steadyAfter is how long a session must have lasted for the next to be
+	// tried at once: one that fails wherever the WAL begins wants patience.
+	steadyAfter = 5 * time.Second
 	// logEvery is how often a failure that goes on is logged.
 	logEvery = time.Minute
 )
@@ -144,13 +147,16 @@ func (c *Capture) capture(ctx context.Context) error {
 	var failing, lastLog time.Time
 	var lastErr string
 	for attempt := 1; ; attempt++ {
-		s := newSession(c)
+		s, begun := newSession(c), time.Now()
 		err := s.run(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if s.live {
-			backoff, attempt, failing = backoffMin, 1, time.Time{}
+			failing, lastErr = time.Time{}, "" // this is another failure, though it may read the same
+		}
+		if s.live && time.Since(begun) > steadyAfter {
+			attempt, backoff = 1, backoffMin
 		}
 		if errors.Is(err, errRejoin) {
 			for _, r := range c.relations {

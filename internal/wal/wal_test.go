@@ -1,6 +1,8 @@
 package wal_test
 
 import (
+	"bytes"
+	"strconv"
 	"testing"
 	"time"
 
@@ -133,5 +135,39 @@ func TestHeartbeats_WaitForSuspectKeys_I2(t *testing.T) {
 		if got := wal.Withheld(c.suspects, c.endless, c.ago); got != c.want {
 			t.Errorf("suspects %v, endless %v, %s after the last: withheld is %v", c.suspects, c.endless, c.ago, got)
 		}
+	}
+}
+
+// The rows kept for what Postgres does not send are bounded, and those in use
+// stay.
+func TestLastRows_AreBounded_I9(t *testing.T) {
+	t.Parallel()
+	l := new(wal.LastRows)
+	row := bytes.Repeat([]byte("x"), 10_000)
+	l.Put("used", []byte("a"))
+	l.Put("changed", []byte("b"))
+	for i := range 5 * wal.LastRowsBytes / len(row) {
+		l.Put(strconv.Itoa(i), row)
+		l.Put("changed", []byte("c"))
+		if got := l.Get("used"); string(got) != "a" {
+			t.Fatalf("after %d rows, got %q for one that is in use", i, got)
+		}
+		if held := l.Held(); held > 2*wal.LastRowsBytes {
+			t.Fatalf("after %d rows it holds %d bytes", i, held)
+		}
+	}
+	if l.Get("0") != nil {
+		t.Error("the first row is still held")
+	}
+	if got := l.Get("changed"); string(got) != "c" {
+		t.Errorf("got %q, want what was put last", got)
+	}
+	l.Forget("used")
+	if l.Get("used") != nil {
+		t.Error("a row was not forgotten")
+	}
+	l.Put("changed", make([]byte, wal.LastRowsBytes))
+	if l.Get("changed") != nil {
+		t.Error("a row too long to be held was, or is held as it was before")
 	}
 }
