@@ -85,7 +85,11 @@ func (s *session) publish(ctx context.Context) error {
 	p := s.publication
 	name := pgx.Identifier{s.c.opt.Name}.Sanitize()
 	if !p.exists {
-		if err := s.exec(ctx, "CREATE PUBLICATION "+name+" WITH (publish_via_partition_root = true)"); err != nil {
+		err := s.exec(ctx, "CREATE PUBLICATION "+name+" WITH (publish_via_partition_root = true)")
+		if errors.Is(err, errRival) {
+			return err
+		}
+		if err != nil {
 			return fmt.Errorf("make publication %s: %w; a role that may not runs what this prints as the tables' owner: bridge sql 'TABLE(capture=wal)'", s.c.opt.Name, err)
 		}
 		if err := s.exec(ctx, "COMMENT ON PUBLICATION "+name+" IS '"+ours+"'"); err != nil {
@@ -99,7 +103,11 @@ func (s *session) publish(ctx context.Context) error {
 			f.published = true
 			continue
 		}
-		if err := s.exec(ctx, "ALTER PUBLICATION "+name+" ADD TABLE "+n.SQL()); err != nil {
+		err := s.exec(ctx, "ALTER PUBLICATION "+name+" ADD TABLE "+n.SQL())
+		if errors.Is(err, errRival) {
+			return err
+		}
+		if err != nil {
 			s.leave(f, publicationError(err, n, s.c.opt.Name))
 			continue
 		}
@@ -142,7 +150,7 @@ func (s *session) exec(ctx context.Context, sql string) error {
 	}
 	defer conn.Release()
 	_, err = conn.Exec(ctx, sql)
-	return err
+	return rival(err)
 }
 
 // publicationError says what to do where the role may not change publications.

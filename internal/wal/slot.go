@@ -58,6 +58,20 @@ func (c *Capture) inUse(pid int64) error {
 	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting", errSlotInUse, c.opt.Name, pid)
 }
 
+// errRival says that another bridge of the name has just made what this one was
+// about to make.
+var errRival = fmt.Errorf("%w: another bridge of the name begins at this moment; waiting", errSlotInUse)
+
+// rival returns errRival for Postgres' duplicate_object, and other errors as
+// they are.
+func rival(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42710" {
+		return errRival
+	}
+	return err
+}
+
 // claimSlot makes sure that the slot, as it was found, exists and can be read.
 func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	c := s.c
@@ -107,8 +121,11 @@ func (s *session) createSlot(ctx context.Context) error {
 		}
 		return tx.QueryRow(ctx, "SELECT (lsn - '0/0')::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')", s.c.opt.Name).Scan(&confirmed)
 	})
+	err = rival(err)
 	var pg *pgconn.PgError
 	switch {
+	case errors.Is(err, errRival):
+		return err
 	case errors.As(err, &pg) && pg.Code == "42501":
 		return fmt.Errorf("make replication slot %s: %s; to do: run what bridge sql prints, or ALTER ROLE … REPLICATION: %w", s.c.opt.Name, pg.Message, err)
 	case errors.As(err, &pg) && pg.Code == "55000":
