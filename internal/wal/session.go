@@ -159,7 +159,7 @@ func (s *session) loop(ctx context.Context) error {
 					return err
 				}
 			}
-			pace.rest(ctx)
+			pace.rest(ctx, len(events))
 		case <-beat.C:
 		case <-tick.C:
 			if err := s.tick(ctx); err != nil {
