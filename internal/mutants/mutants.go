@@ -488,6 +488,13 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestHeartbeats_WaitForSuspectKeys_I2",
 	},
 	{
+		invariant: "I7", name: "wal-that-is-not-on-disk",
+		file: "internal/wal/join.go",
+		old:  "SET LOCAL synchronous_commit = local",
+		new:  "SET LOCAL synchronous_commit = off",
+		pkg:  "./internal/wal", test: "TestCapture_SaysOnlyWhatIsOnDisk_I7",
+	},
+	{
 		invariant: "I12", name: "values-of-a-row-long-gone",
 		file: "internal/wal/apply.go",
 		old:  "if f.r.keepsAll() || !f.r.does(lockstep.ActionInsert) {",

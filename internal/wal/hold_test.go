@@ -33,6 +33,8 @@ type memory struct {
 	rows      map[string][]byte
 	announced []capture.Batch
 	asked     int
+	// onAnnounce, if not nil, is called first.
+	onAnnounce func(capture.Batch) error
 }
 
 func newMemory() *memory { return &memory{rows: make(map[string][]byte)} }
@@ -56,6 +58,11 @@ func (m *memory) Schema(_ context.Context, schema []byte) error {
 }
 
 func (m *memory) Announce(_ context.Context, b capture.Batch) error {
+	if m.onAnnounce != nil {
+		if err := m.onAnnounce(b); err != nil {
+			return err
+		}
+	}
 	return m.do(func() { m.pos.Batch, m.stored, m.announced = &b, b.LSN, append(m.announced, b) })
 }
 
@@ -78,7 +85,13 @@ func (m *memory) Get(context.Context, [][]byte) (line []byte, err error) {
 }
 
 func (m *memory) Yield(context.Context)                         {}
-func (m *memory) Restart(context.Context, string, uint64) error { return errors.New("not expected") }
+
+func (m *memory) Restart(context.Context, string, uint64) error {
+	if m.onAnnounce == nil {
+		return errors.New("not expected")
+	}
+	return nil
+}
 
 func (m *memory) Stored() uint64 {
 	m.mu.Lock()
@@ -203,6 +216,58 @@ func TestCapture_RemembersUnchangedValues_I12(t *testing.T) {
 	defer m.mu.Unlock()
 	if m.asked != 1 {
 		t.Errorf("the stream was asked %d times, want once", m.asked)
+	}
+}
+
+// A stream never says that it holds WAL which a crash of Postgres could take
+// back: other commits would come in its place, and be skipped (I7).
+func TestCapture_SaysOnlyWhatIsOnDisk_I7(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE w (n int)")
+	asker, writer := testenv.Conn(t, db), testenv.Conn(t, db)
+	ctx, cancel := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer cancel()
+	if _, err := writer.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+		t.Fatal(err)
+	}
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := writer.Exec(ctx, "INSERT INTO w VALUES (1)"); err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	m := newMemory()
+	said := make(chan error) // each session begins anew, as its first announcement fails
+	m.onAnnounce = func(b capture.Batch) error {
+		var flushed int64
+		err := asker.QueryRow(ctx, "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8").Scan(&flushed)
+		if err == nil && b.LSN > uint64(flushed) {
+			err = fmt.Errorf("it says %d, and only %d is on disk", b.LSN, flushed)
+		}
+		select {
+		case said <- err:
+		case <-ctx.Done():
+		}
+		return errors.New("not now")
+	}
+	capturing(t, db, wal.Options{}, map[string]*memory{"a": m})
+	for range 5 {
+		select {
+		case err := <-said:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(long):
+			t.Fatal("nothing was announced")
+		}
 	}
 }
 

@@ -123,9 +123,31 @@ func (s *session) sample(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look at the WAL: %w", err)
 	}
+	if err := s.flush(ctx); err != nil {
+		return fmt.Errorf("flush the WAL: %w", err)
+	}
 	s.began.xmax, s.began.end, s.xidNear, s.pos = uint64(at.Xmax), uint64(at.End), uint64(at.Xmax), sl.Confirmed
 	s.confirmed.Store(0) // nothing yet: what is confirmed never goes back
 	return nil
+}
+
+// flush returns when the WAL that was there before is on disk. What is not, a
+// crash takes back, and gives its place to others: no stream may say that it
+// holds that.
+func (s *session) flush(ctx context.Context) error {
+	conn, err := s.c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
+			return err
+		}
+		// A transaction that wrote nothing would not be flushed.
+		_, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, 'lockstep', 'flush')")
+		return err
+	})
 }
 
 // leave takes a relation out of the session.
