@@ -84,7 +84,7 @@ func (m *memory) Get(context.Context, [][]byte) (line []byte, err error) {
 	return nil, err
 }
 
-func (m *memory) Yield(context.Context)                         {}
+func (m *memory) Yield(context.Context) {}
 
 func (m *memory) Restart(context.Context, string, uint64) error {
 	if m.onAnnounce == nil {
