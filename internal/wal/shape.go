@@ -125,17 +125,20 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if err != nil {
 		return err
 	}
+	if now.rel.OID != f.rel.OID { // and the new one is in no publication yet
+		return fmt.Errorf("%w: it was dropped, or another table has its name now", errChanged)
+	}
 	p, err := s.loadPublication(ctx)
 	if err != nil {
 		return err
 	}
-	if err := p.check(now); err != nil {
-		return err
+	if err := p.check(now); err != nil { // the WAL says nothing of it any more
+		return fmt.Errorf("%w: %w", errChanged, err)
 	}
 	if err := now.shape(ctx, s.c.pool); err != nil {
 		return err
 	}
-	if now.rel.OID != f.rel.OID || now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
+	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
 		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
 	}
 	return nil
