@@ -144,6 +144,9 @@ func (r *receiver) receive(ctx context.Context) error {
 	}
 }
 
+// errStream says that Postgres has ended the stream with an error.
+var errStream = errors.New("read the WAL")
+
 // read reads until the connection's deadline, or until the inbox is full.
 func (r *receiver) read() (full bool, err error) {
 	for {
@@ -160,7 +163,7 @@ func (r *receiver) read() (full bool, err error) {
 				return full, err
 			}
 		case *pgproto3.ErrorResponse:
-			return false, fmt.Errorf("read the WAL: %w", pgconn.ErrorResponseToPgError(msg))
+			return false, fmt.Errorf("%w: %w", errStream, pgconn.ErrorResponseToPgError(msg))
 		case *pgproto3.CopyDone:
 			return false, errors.New("read the WAL: Postgres ended the stream")
 		}

@@ -81,6 +81,9 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 			c.opt.Name, sl.Plugin, sl.Database)
 	case sl.Lost:
 		c.log.Error().Str("reason", c.opt.Name).Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size): the slot is made anew, and every relation compared with its stream")
+	case sl.exists && c.unreadable:
+		c.log.Error().Str("reason", c.opt.Name).
+			Msg("the publication was dropped, and Postgres can't read the WAL from before it was made again: the slot is made anew, and every relation compared with its stream")
 	case sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag:
 		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
 			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG: it is dropped and made anew, and every relation compared with its stream")
@@ -133,6 +136,7 @@ func (s *session) createSlot(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w", s.c.opt.Name, err)
 	}
+	s.c.unreadable = false
 	for _, r := range s.c.relations {
 		r.released = true
 	}

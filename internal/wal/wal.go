@@ -51,6 +51,7 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 )
 
@@ -88,6 +89,9 @@ type Capture struct {
 
 	// begun is when Run was called.
 	begun time.Time
+	// unreadable is set where the slot stands before the publication was made:
+	// Postgres looks the publication up as it was there, and will never get on.
+	unreadable bool
 }
 
 // New returns a capture; nothing happens until Run.
@@ -165,6 +169,7 @@ func (c *Capture) capture(ctx context.Context) error {
 			continue
 		}
 		c.failed(err)
+		c.unreadable = c.unreadable || isUnreadable(err)
 		switch {
 		case failing.IsZero():
 			failing = time.Now()
@@ -182,6 +187,12 @@ func (c *Capture) capture(ctx context.Context) error {
 		}
 		backoff = min(2*backoff, backoffMax)
 	}
+}
+
+// isUnreadable says whether the walsender has found no publication.
+func isUnreadable(err error) bool {
+	var pg *pgconn.PgError
+	return errors.Is(err, errStream) && errors.As(err, &pg) && pg.Code == "42704"
 }
 
 // failed shows what ended a session in the status of every relation that has
