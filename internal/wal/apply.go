@@ -41,20 +41,20 @@ func (s *session) apply(ctx context.Context, e *event) error {
 		delete(s.shapes, m.RelationID)
 	case *pglogrepl.InsertMessage:
 		if f, sh := s.taking(ctx, m.RelationID); f != nil {
-			s.done(f, s.insert(ctx, f, sh, m))
+			s.done(ctx, f, s.insert(ctx, f, sh, m))
 		}
 	case *pglogrepl.UpdateMessage:
 		if f, sh := s.taking(ctx, m.RelationID); f != nil {
-			s.done(f, s.update(ctx, f, sh, m))
+			s.done(ctx, f, s.update(ctx, f, sh, m))
 		}
 	case *pglogrepl.DeleteMessage:
 		if f, sh := s.taking(ctx, m.RelationID); f != nil {
-			s.done(f, s.delete(ctx, f, sh, m))
+			s.done(ctx, f, s.delete(ctx, f, sh, m))
 		}
 	case *pglogrepl.TruncateMessage:
 		for _, oid := range m.RelationIDs {
 			if f, _ := s.taking(ctx, oid); f != nil {
-				s.done(f, s.truncate(ctx, f))
+				s.done(ctx, f, s.truncate(ctx, f))
 			}
 		}
 	}
@@ -116,12 +116,17 @@ func (s *session) taking(ctx context.Context, oid uint32) (*feed, *shape) {
 }
 
 // done takes a relation out whose change could not be published.
-func (s *session) done(f *feed, err error) {
+func (s *session) done(ctx context.Context, f *feed, err error) {
 	if err == nil {
 		return
 	}
 	if errors.Is(err, relation.ErrStaleTypes) {
 		err = fmt.Errorf("%w: %w", errChanged, err)
+	}
+	if errors.Is(err, errChanged) && f.r.compare == "" && s.checkShape(ctx, f) == nil {
+		// The relation is as it was loaded: the row is from before a change, and
+		// it would be met again and again.
+		f.r.compare = "the WAL has a row of it that can't be read any more: " + err.Error()
 	}
 	s.leave(f, err)
 }
@@ -176,7 +181,7 @@ func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action loc
 	}
 	if sh.incomplete {
 		if len(f.suspects) >= maxSuspects {
-			f.r.compare = true
+			f.r.compare = "too many rows had to be looked at"
 			return errSuspects
 		}
 		f.suspect(sh.key, nil)

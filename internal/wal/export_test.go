@@ -39,7 +39,10 @@ type Began struct {
 // Judge says what a stream's position comes to: load, compare, restart or go on,
 // and whether what the slot has is passed over.
 func Judge(spec relation.Spec, pos capture.Position, b Began) (what string, anew bool) {
-	r := &Relation{spec: spec, released: b.Released, compare: b.Compare}
+	r := &Relation{spec: spec, released: b.Released}
+	if b.Compare {
+		r.compare = "too many rows had to be looked at"
+	}
 	v := r.judge(pos, began{confirmed: b.Confirmed, end: b.End, published: b.Published})
 	switch {
 	case v.restart != "":

@@ -156,7 +156,9 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	if string(pos.Schema) != string(f.schema) {
 		if pos.Schema != nil && !relation.SameRows(pos.Schema, f.schema) {
 			f.r.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
-			f.task, f.after = taskLoad, nil
+			if f.task != taskCompare { // which finds what was deleted, too
+				f.task, f.after = taskLoad, nil
+			}
 		}
 		if err := f.announce(ctx); err != nil {
 			return err
@@ -171,7 +173,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		}
 	}
 	s.settle(ctx, f)
-	f.r.released, f.r.compare = false, false
+	f.r.released, f.r.compare = false, ""
 	return nil
 }
 

@@ -39,9 +39,9 @@ type Relation struct {
 	// released says that the slot was made anew, or moved on without it, by this
 	// bridge: its stream lacks what came since, but nothing that it once held.
 	released bool
-	// compare says that the stream must be compared with the relation, whatever
-	// its position.
-	compare bool
+	// compare, if not empty, is why the stream must be compared with the relation,
+	// whatever its position, and what the WAL has until now passed over.
+	compare string
 
 	keeper reconcile.Keeper
 
@@ -172,8 +172,8 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return gap("it was polled before")
 	case at > b.end:
 		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
-	case r.compare:
-		return gap("too many rows had to be looked at")
+	case r.compare != "":
+		return gap(r.compare)
 	case !b.published:
 		return gap("it was not in the publication")
 	case at < b.confirmed && r.released:

@@ -63,6 +63,8 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 		return nil, err
 	}
 	if f.task == taskNone {
+		// It had them for a while, and they would be met again and again.
+		f.r.compare = "the WAL has rows of it with columns that it had for a while"
 		return nil, fmt.Errorf("%w: its columns in the WAL (%s) are not those in the catalog", errChanged, sentColumns(m))
 	}
 	rel := &relation.Relation{Name: f.rel.Name, OID: f.rel.OID, Kind: f.rel.Kind, Txid: -1, Deleted: -1}
@@ -89,7 +91,12 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	}
 	form, err := relation.NewForm(rel, types)
 	if errors.Is(err, relation.ErrStaleTypes) { // a type that was dropped
-		return &shape{old: true}, nil
+		if f.task == taskCompare {
+			return &shape{old: true}, nil
+		}
+		// A load would not find what was deleted.
+		f.r.compare = "the WAL has rows of it with a type that was dropped"
+		return nil, fmt.Errorf("%w: a type of its columns in the WAL (%s) was dropped", errChanged, sentColumns(m))
 	}
 	if err != nil {
 		return nil, err
