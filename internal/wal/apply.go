@@ -112,6 +112,7 @@ func (s *session) taking(ctx context.Context, oid uint32) (*feed, *shape) {
 	if sh.old { // read by SQL, all of it, after this
 		return nil, nil
 	}
+	f.touchedBy = s.tx.xid
 	return f, sh
 }
 

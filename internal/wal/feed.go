@@ -55,6 +55,8 @@ type feed struct {
 	loading  time.Time
 	progress health.Progress
 
+	// touchedBy is the last transaction that changed the relation.
+	touchedBy uint64
 	// look is the one under way, nil for none.
 	look *look
 	// suspects are keys to look at, and suspected is where the stream stood

@@ -35,8 +35,11 @@ const (
 // seen), makes the look void.
 type look struct {
 	id string
-	// begun is which transactions had been read before.
-	begun seen
+	// begun is which transactions had been read before, and during the one that
+	// was being read and had changed the relation, 0 for none: what it did before
+	// the look began was not noted.
+	begun  seen
+	during uint64
 	// wanted are the keys asked for; nil for a part of a load.
 	wanted map[string]*suspected
 	// held is where the stream stood before the first of them.
@@ -133,6 +136,10 @@ func (s *session) startLook(ctx context.Context, f *feed) {
 func (s *session) launch(ctx context.Context, f *feed, l *look, pause time.Duration) {
 	s.looks++
 	l.id = fmt.Sprintf("%s.%d", s.name, s.looks)
+	l.during = 0
+	if s.tx != nil && f.touchedBy == s.tx.xid {
+		l.during = s.tx.xid
+	}
 	l.begun, l.taken, l.noted, l.all, l.lost = s.recent.seen, false, nil, nil, false
 	f.look = l
 	s.work.Go(func() {
@@ -205,7 +212,7 @@ func (s *session) marked(ctx context.Context, id string) {
 		if l == nil || l.id != id || !l.taken {
 			continue
 		}
-		if l.lost || s.recent.unseen(l.begun, l.snapshot) {
+		if l.lost || l.during != 0 && !l.snapshot.Visible(l.during) || s.recent.unseen(l.begun, l.snapshot) {
 			s.lookFailed(ctx, f, l, 0, errAgain)
 			return
 		}
