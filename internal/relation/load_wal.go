@@ -82,6 +82,9 @@ func (l *looked) identity() []int {
 		return nums
 	}
 	for _, ix := range l.self.Indexes {
+		if !ix.Immediate || !ix.Valid { // which Postgres does not take for one
+			continue
+		}
 		if l.self.Identity == identityDefault && ix.Primary || l.self.Identity == identityIndex && ix.Identity {
 			return ix.Columns
 		}
@@ -98,7 +101,7 @@ func (l *looked) identitySQL(key []int) string {
 	}
 	var using []string
 	for _, ix := range l.self.Indexes {
-		same := ix.Unique && l.indexUnfit(ix) == "" && !slices.ContainsFunc(nums, func(n int) bool { return !slices.Contains(ix.Columns, n) })
+		same := ix.Unique && ix.Immediate && l.indexUnfit(ix) == "" && !slices.ContainsFunc(nums, func(n int) bool { return !slices.Contains(ix.Columns, n) })
 		switch {
 		case same && ix.Primary:
 			return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", table)
