@@ -87,6 +87,7 @@ func (l *looked) check() *Relation {
 	}
 	rel.Deleted = l.checkDeleted()
 	rel.Key = l.checkKey()
+	rel.Deferrable = l.deferrable(rel.Key)
 	l.checkRights()
 	if wal {
 		l.checkWAL(rel)
@@ -315,6 +316,16 @@ func (l *looked) indexUnfit(ix index) string {
 		}
 	}
 	return ""
+}
+
+// deferrable says whether no index keeps two rows from having one key for a
+// moment.
+func (l *looked) deferrable(key []int) bool {
+	return !slices.ContainsFunc(l.self.Indexes, func(ix index) bool {
+		return ix.Unique && ix.Whole && ix.Valid && ix.Immediate && !slices.ContainsFunc(ix.Columns, func(num int) bool {
+			return !slices.ContainsFunc(key, func(i int) bool { return l.self.Columns[i].Num == num })
+		})
+	})
 }
 
 func boolInt(b bool) int {

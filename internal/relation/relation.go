@@ -49,6 +49,9 @@ type Relation struct {
 	Txid int
 	// Deleted is the place in Columns of the deleted column, -1 for none.
 	Deleted int
+	// Deferrable is set where two rows may have one key until their transaction
+	// ends.
+	Deferrable bool
 	// Sources are the tables whose changes show in the relation: itself for
 	// a table, every base table for a view. Tables that a view reads inside
 	// of functions are not among them.

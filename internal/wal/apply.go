@@ -171,7 +171,31 @@ func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.U
 			return err
 		}
 	}
-	return s.publishNew(ctx, f, sh, lockstep.ActionUpdate, base, old.data)
+	if err := s.publishNew(ctx, f, sh, lockstep.ActionUpdate, base, old.data); err != nil || !moved {
+		return err
+	}
+	return s.left(ctx, f, old.key)
+}
+
+// left has a key looked at again that a row has left, where another row may
+// have taken it before.
+func (s *session) left(ctx context.Context, f *feed, key [][]byte) error {
+	if !f.rel.Deferrable || f.r.keepsAll() {
+		return nil
+	}
+	return s.lookAt(ctx, f, key)
+}
+
+// lookAt has a key looked at.
+func (s *session) lookAt(ctx context.Context, f *feed, key [][]byte) error {
+	if len(f.suspects) >= maxSuspects {
+		f.r.compare = "too many rows had to be looked at"
+		return errSuspects
+	}
+	f.suspect(key, nil)
+	signal(s.wanted)
+	s.startLook(ctx, f)
+	return nil
 }
 
 // publishNew publishes the row in sh. base is the key under which the stream
@@ -181,14 +205,7 @@ func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action loc
 		return err
 	}
 	if sh.incomplete {
-		if len(f.suspects) >= maxSuspects {
-			f.r.compare = "too many rows had to be looked at"
-			return errSuspects
-		}
-		f.suspect(sh.key, nil)
-		signal(s.wanted)
-		s.startLook(ctx, f)
-		return nil
+		return s.lookAt(ctx, f, sh.key)
 	}
 	var err error
 	if sh.data, err = sh.form.AppendPatched(sh.data[:0], sh.values, sh.raw); err != nil {
@@ -206,7 +223,10 @@ func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.D
 	if !f.r.does(lockstep.ActionDelete) {
 		return nil
 	}
-	return f.remove(ctx, s.tx.xid, old.key, old.data)
+	if err := f.remove(ctx, s.tx.xid, old.key, old.data); err != nil {
+		return err
+	}
+	return s.left(ctx, f, old.key)
 }
 
 // oldRow is what a change says of the row before it.
