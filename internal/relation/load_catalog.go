@@ -66,6 +66,15 @@ SELECT json_build_object(
       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
       JOIN pg_catalog.pg_am am ON am.oid = ic.relam
      WHERE i.indrelid = c.oid),
+  'leaves', CASE WHEN c.relkind = 'p' THEN (
+    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'identity', lc.relreplident, 'columns', ARRAY(
+             SELECT la.attname FROM pg_catalog.pg_attribute la
+              WHERE la.attrelid = lc.oid AND la.attnum > 0 AND NOT la.attisdropped AND (lc.relreplident = 'f' OR EXISTS (
+                SELECT FROM pg_catalog.pg_index li WHERE li.indrelid = lc.oid AND li.indimmediate AND li.indisvalid
+                   AND CASE lc.relreplident WHEN 'd' THEN li.indisprimary WHEN 'i' THEN li.indisreplident ELSE false END
+                   AND la.attnum = ANY ((li.indkey::int2[])[0:li.indnkeyatts - 1]))))) ORDER BY lc.oid)
+      FROM pg_catalog.pg_partition_tree(c.oid) lt JOIN pg_catalog.pg_class lc ON lc.oid = lt.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = lc.relnamespace
+     WHERE lt.isleaf AND lc.relkind = 'r') END,
   'triggers', (
     SELECT json_agg(json_build_object('name', t.tgname, 'type', t.tgtype, 'enabled', t.tgenabled,
              'all_columns', t.tgattr::text = '', 'source', f.prosrc) ORDER BY t.tgname)
@@ -101,7 +110,9 @@ type object struct {
 	HiddenRows bool `json:"hidden_rows"`
 	Columns    []column
 	Indexes    []index
-	Triggers   []trigger
+	// Leaves are a partitioned table's partitions that hold rows.
+	Leaves   []leaf
+	Triggers []trigger
 }
 
 type column struct {
@@ -132,6 +143,15 @@ type index struct {
 	Whole bool
 	// Columns are column numbers, without those that are only INCLUDEd.
 	Columns []int
+}
+
+// leaf is a partition, which has a replica identity of its own.
+type leaf struct {
+	Schema, Table string
+	// Identity is pg_class.relreplident, Columns are those that the WAL has of an
+	// old row.
+	Identity string
+	Columns  []string
 }
 
 type trigger struct {

@@ -56,6 +56,21 @@ func (l *looked) checkWAL(rel *Relation) {
 	if !l.needsIdentity() {
 		return
 	}
+	for _, leaf := range o.Leaves {
+		name := Name{Schema: leaf.Schema, Table: leaf.Table}
+		if l.spec.History == HistoryLog && leaf.Identity != identityFull {
+			l.unfit(fmt.Sprintf("a log of its changes needs old rows in full, and its partition %s does not give them", name.Quoted()),
+				fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name.SQL()))
+			return
+		}
+		for _, i := range rel.Key {
+			if !slices.Contains(leaf.Columns, o.Columns[i].Name) {
+				l.unfit(fmt.Sprintf("the replica identity of its partition %s lacks the key column %s: the WAL would not say which row was changed or deleted", name.Quoted(), quoteIdent(o.Columns[i].Name)),
+					fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT, where its primary key has the column, or REPLICA IDENTITY FULL", name.SQL()))
+				return
+			}
+		}
+	}
 	identity := l.identity()
 	for _, i := range rel.Key {
 		if !slices.Contains(identity, o.Columns[i].Num) {
