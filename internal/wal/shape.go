@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bridge/internal/relation"
+	"bridge/lockstep"
 
 	"github.com/jackc/pglogrepl"
 )
@@ -55,6 +56,14 @@ func newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.Relation
 func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMessage) (*shape, error) {
 	if m == nil {
 		return nil, errors.New("a row of a relation came without its columns")
+	}
+	if column := unidentified(f, m); column != "" {
+		// An update that changed the key did not say so.
+		err := fmt.Errorf("%w: key column %s was not in its replica identity", errChanged, column)
+		if f.r.compare == "" {
+			f.r.compare = "its replica identity lacked a key column for a while"
+		}
+		return nil, err
 	}
 	if fits(f.rel, m) {
 		return newShape(f.rel, f.form, m), nil
@@ -102,6 +111,23 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 		return nil, err
 	}
 	return newShape(rel, form, m), nil
+}
+
+// unidentified returns a key column that the rows to come don't have of the row
+// before them, empty for none.
+func unidentified(f *feed, m *pglogrepl.RelationMessage) string {
+	if f.task == taskCompare || !f.r.does(lockstep.ActionUpdate) && !f.r.does(lockstep.ActionDelete) {
+		return ""
+	}
+	for _, i := range f.rel.Key {
+		name := f.rel.Columns[i].Name
+		for _, c := range m.Columns {
+			if c.Name == name && c.Flags&1 == 0 {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // fits says whether the columns sent are the relation's.
