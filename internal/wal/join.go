@@ -35,7 +35,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	if len(s.feeds) == 0 {
-		return errNobody
+		return s.forsake(ctx, sl)
 	}
 	if err := s.publish(ctx); err != nil {
 		return err

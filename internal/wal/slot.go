@@ -98,6 +98,21 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	return s.createSlot(ctx)
 }
 
+// forsake drops the slot if it keeps too much WAL for relations none of which
+// can be captured; it is made anew when one can.
+func (s *session) forsake(ctx context.Context, sl slot) error {
+	c := s.c
+	if !sl.exists || sl.Plugin != "pgoutput" || sl.Database != s.src.Database || c.opt.MaxLag <= 0 || sl.Kept <= c.opt.MaxLag {
+		return errNobody
+	}
+	c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
+		Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG, and none of the relations can be captured: it is dropped")
+	if err := c.dropSlot(ctx); err != nil {
+		return err
+	}
+	return errNobody
+}
+
 func (c *Capture) dropSlot(ctx context.Context) error {
 	if _, err := relation.QueryOne[any](ctx, c.pool, "SELECT pg_drop_replication_slot($1)", c.opt.Name); err != nil {
 		return fmt.Errorf("drop slot %s: %w", c.opt.Name, err)
