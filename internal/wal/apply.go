@@ -248,6 +248,11 @@ func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleD
 	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() {
 		return o, nil
 	}
+	for i, yes := range sh.server { // their text is no JSON, and the server can't be asked any more
+		if yes && sh.values[i] != nil {
+			return o, nil
+		}
+	}
 	var err error
 	if o.data, err = sh.form.AppendData(nil, sh.values); err != nil {
 		return oldRow{}, fmt.Errorf("encode the old row of transaction %d: %w", s.tx.xid, err)
