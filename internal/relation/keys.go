@@ -46,11 +46,20 @@ func KeyArrays(keys iter.Seq[[][]byte], columns int) [][]byte {
 }
 
 // KeysCondition returns the SQL that compares the key's columns with the elements of one array
-// each: (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])).
+// each: (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])). There are no arrays of
+// arrays, so those go as text.
 func KeysCondition(rel *Relation, columns string) string {
-	params := make([]string, len(rel.Key))
+	params, values := make([]string, len(rel.Key)), make([]string, len(rel.Key))
 	for n, i := range rel.Key {
-		params[n] = fmt.Sprintf("$%d::%s[]", n+1, rel.Columns[i].Type)
+		typ, value := rel.Columns[i].Type, fmt.Sprintf("k.c%d", n)
+		if strings.HasSuffix(typ, "[]") {
+			typ, value = "text", value+"::"+typ
+		}
+		params[n], values[n] = fmt.Sprintf("$%d::%s[]", n+1, typ), value
 	}
-	return fmt.Sprintf("(%s) IN (SELECT * FROM unnest(%s))", columns, strings.Join(params, ", "))
+	names := make([]string, len(rel.Key))
+	for n := range names {
+		names[n] = fmt.Sprintf("c%d", n)
+	}
+	return fmt.Sprintf("(%s) IN (SELECT %s FROM unnest(%s) k(%s))", columns, strings.Join(values, ", "), strings.Join(params, ", "), strings.Join(names, ", "))
 }
