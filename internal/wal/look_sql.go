@@ -50,7 +50,7 @@ func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error
 	var err error
 	var columns [][]byte
 	values = form.Encodable(&columns, values)
-	if f.rel.Txid >= 0 {
+	if f.rel.Txid >= 0 && values[f.rel.Txid] != nil {
 		if r.txid, err = form.Txid(values); err != nil {
 			return r, err
 		}
