@@ -26,6 +26,9 @@ type feed struct {
 	server []bool
 	// filter is the publication's WHERE, empty for none.
 	filter string
+	// version and writers are those of its place in the publication.
+	version string
+	writers []int64
 	// published is set where the publication had the relation before.
 	published bool
 

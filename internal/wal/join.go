@@ -157,6 +157,9 @@ func (s *session) leave(f *feed, err error) {
 	}
 	delete(s.feeds, f.rel.OID)
 	close(f.ended)
+	if errors.Is(err, errUnseen) {
+		f.r.compare = err.Error()
+	}
 	f.r.stored = max(f.r.stored, f.stored())
 	f.r.fail(err, retryMax)
 }
@@ -177,6 +180,11 @@ func (s *session) join(ctx context.Context) error {
 		s.work.Go(func() {
 			b := s.began
 			b.published = f.published
+			for _, xid := range f.writers {
+				if xid := s.fullXid(uint32(xid)); xid < b.xmax { // else it is of long ago
+					b.republished = max(b.republished, xid)
+				}
+			}
 			var err error
 			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)
 			f.verdict = f.r.judge(f.position, b)

@@ -24,8 +24,11 @@ SELECT p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate, p.pubdelete, p.pu
 // publishedSQL lists a publication's tables. Postgres 14 has no columns and
 // filters.
 const publishedSQL = `
-SELECT schemaname::text, tablename::text, COALESCE(to_jsonb(t)->'attnames', '[]'), COALESCE(to_jsonb(t)->>'rowfilter', '')
-  FROM pg_catalog.pg_publication_tables t WHERE pubname = $1`
+SELECT schemaname::text, tablename::text, COALESCE(to_jsonb(t)->'attnames', '[]'), COALESCE(to_jsonb(t)->>'rowfilter', ''),
+       concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin), ARRAY[p.xmin::text::int8, COALESCE(r.xmin, p.xmin)::text::int8]
+  FROM pg_catalog.pg_publication_tables t JOIN pg_catalog.pg_publication p USING (pubname)
+  LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass(format('%I.%I', schemaname, tablename))
+ WHERE pubname = $1`
 
 // publication is the one that the slot is read with.
 type publication struct {
@@ -39,6 +42,11 @@ type publication struct {
 type published struct {
 	columns []string
 	filter  string
+	// version changes when the table is taken out and put back, and when its
+	// filter, its columns or the actions that are published change; writers are
+	// the 32-bit IDs of the transactions that did so last.
+	version string
+	writers []int64
 }
 
 func (s *session) loadPublication(ctx context.Context) (*publication, error) {
@@ -65,8 +73,8 @@ func (s *session) loadPublication(ctx context.Context) (*publication, error) {
 	}
 	var n relation.Name
 	var t published
-	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &t.filter}, func() error {
-		p.tables[n] = published{slices.Clone(t.columns), t.filter}
+	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &t.filter, &t.version, &t.writers}, func() error {
+		p.tables[n] = published{slices.Clone(t.columns), t.filter, t.version, slices.Clone(t.writers)}
 		return nil
 	})
 	if err != nil {
@@ -191,6 +199,6 @@ func (p *publication) check(f *feed) error {
 	if err != nil {
 		return err
 	}
-	f.rel, f.filter = rel, t.filter
+	f.rel, f.filter, f.version, f.writers = rel, t.filter, t.version, t.writers
 	return nil
 }

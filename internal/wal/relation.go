@@ -118,6 +118,9 @@ func (r *Relation) joined() {
 // longer the one that was loaded.
 var errChanged = errors.New("the relation changed")
 
+// errUnseen likewise, where it changed in a way of which the WAL has no rows.
+var errUnseen = fmt.Errorf("%w in a way that is not in the WAL", errChanged)
+
 // task says what must be read by SQL before heartbeats are true.
 type task byte
 
@@ -150,6 +153,9 @@ type began struct {
 	confirmed, end, xmax uint64
 	// published is set where the relation was in the publication before.
 	published bool
+	// republished is the last transaction that changed the relation's place in
+	// the publication.
+	republished uint64
 }
 
 // judge says how a stream is continued: not at all by the WAL alone, unless the
@@ -176,6 +182,8 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return gap(r.compare)
 	case !b.published:
 		return gap("it was not in the publication")
+	case !log && pos.Heartbeat != nil && b.republished >= pos.Heartbeat.Since:
+		return gap("what is published of it was changed")
 	case at < b.confirmed && r.released:
 		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
 	case at < b.confirmed && log:

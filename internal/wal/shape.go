@@ -171,6 +171,9 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if err := now.shape(ctx, s.c.pool); err != nil {
 		return err
 	}
+	if f.r.mirrors() && now.version != f.version {
+		return fmt.Errorf("%w: what is published of it was changed", errUnseen)
+	}
 	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
 		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
 	}
