@@ -67,7 +67,7 @@ SELECT json_build_object(
       JOIN pg_catalog.pg_am am ON am.oid = ic.relam
      WHERE i.indrelid = c.oid),
   'leaves', CASE WHEN c.relkind = 'p' THEN (
-    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'identity', lc.relreplident, 'columns', ARRAY(
+    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'identity', lc.relreplident, 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
              SELECT la.attname FROM pg_catalog.pg_attribute la
               WHERE la.attrelid = lc.oid AND la.attnum > 0 AND NOT la.attisdropped AND (lc.relreplident = 'f' OR EXISTS (
                 SELECT FROM pg_catalog.pg_index li WHERE li.indrelid = lc.oid AND li.indimmediate AND li.indisvalid
@@ -152,6 +152,8 @@ type leaf struct {
 	// old row.
 	Identity string
 	Columns  []string
+	// File changes when the partition is another, or was truncated.
+	File string
 }
 
 type trigger struct {

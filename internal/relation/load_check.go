@@ -74,6 +74,9 @@ func (l *looked) check() *Relation {
 			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull, Generated: c.Generated,
 		})
 	}
+	for _, leaf := range o.Leaves {
+		rel.Leaves = append(rel.Leaves, leaf.File)
+	}
 	for _, s := range l.sources {
 		if s.Kind == "r" || s.Kind == "p" {
 			rel.Sources = append(rel.Sources, s.name())

@@ -52,6 +52,8 @@ type Relation struct {
 	// Deferrable is set where two rows may have one key until their transaction
 	// ends.
 	Deferrable bool
+	// Leaves are a partitioned table's partitions and their files.
+	Leaves []string
 	// Sources are the tables whose changes show in the relation: itself for
 	// a table, every base table for a view. Tables that a view reads inside
 	// of functions are not among them.

@@ -174,6 +174,9 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if f.r.mirrors() && now.version != f.version {
 		return fmt.Errorf("%w: what is published of it was changed", errUnseen)
 	}
+	if f.r.mirrors() && !slices.Equal(now.rel.Leaves, f.rel.Leaves) {
+		return fmt.Errorf("%w: partitions came, went, or were truncated", errUnseen)
+	}
 	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
 		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
 	}
