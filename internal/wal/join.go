@@ -177,14 +177,14 @@ func (s *session) join(ctx context.Context) error {
 	waiting := make(map[*feed]bool, len(s.feeds))
 	for _, f := range s.feeds {
 		waiting[f] = true
-		s.work.Go(func() {
-			b := s.began
-			b.published = f.published
-			for _, xid := range f.writers {
-				if xid := s.fullXid(uint32(xid)); xid < b.xmax { // else it is of long ago
-					b.republished = max(b.republished, xid)
-				}
+		b := s.began
+		b.published = f.published
+		for _, xid := range f.writers {
+			if xid := s.fullXid(uint32(xid)); xid < b.xmax { // else it is of long ago
+				b.republished = max(b.republished, xid)
 			}
+		}
+		s.work.Go(func() {
 			var err error
 			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)
 			f.verdict = f.r.judge(f.position, b)
