@@ -43,6 +43,9 @@ type session struct {
 	inbox       *inbox
 	began       began
 
+	// unchecked is set where Postgres sends text that may be no UTF-8.
+	unchecked bool
+
 	// feeds are the relations that take part, by their OIDs.
 	feeds map[uint32]*feed
 	// columns are the Relation messages by relation, and shapes what they came

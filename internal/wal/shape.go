@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"bridge/internal/relation"
 	"bridge/lockstep"
@@ -25,6 +26,8 @@ type shape struct {
 	at []int
 	// server are the columns that only the server can turn into JSON.
 	server []bool
+	// unchecked is the session's.
+	unchecked bool
 	// old is set where the columns are those of before a change that the
 	// relation's task makes good: rows of this shape need not be published.
 	old bool
@@ -38,10 +41,10 @@ type shape struct {
 	data                  []byte
 }
 
-func newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.RelationMessage) *shape {
+func (s *session) newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.RelationMessage) *shape {
 	n := len(rel.Columns)
 	sh := &shape{
-		rel: rel, form: form, server: form.ServerSide(),
+		rel: rel, form: form, server: form.ServerSide(), unchecked: s.unchecked,
 		values: make([][]byte, n), raw: make([][]byte, n), key: make([][]byte, len(rel.Key)), missing: make([]bool, n),
 	}
 	for _, c := range m.Columns {
@@ -66,7 +69,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 		return nil, err
 	}
 	if fits(f.rel, m) {
-		return newShape(f.rel, f.form, m), nil
+		return s.newShape(f.rel, f.form, m), nil
 	}
 	if err := s.checkShape(ctx, f); err != nil {
 		return nil, err
@@ -110,7 +113,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	if err != nil {
 		return nil, err
 	}
-	return newShape(rel, form, m), nil
+	return s.newShape(rel, form, m), nil
 }
 
 // unidentified returns a key column that the rows to come don't have of the row
@@ -215,6 +218,9 @@ func (sh *shape) take(tuple, old *pglogrepl.TupleData) error {
 	if len(tuple.Columns) != len(sh.at) {
 		return fmt.Errorf("a row of %d columns, %d were announced", len(tuple.Columns), len(sh.at))
 	}
+	if err := sh.checkText(tuple); err != nil {
+		return err
+	}
 	for n, c := range tuple.Columns {
 		i := sh.at[n]
 		if i < 0 {
@@ -240,6 +246,9 @@ func (sh *shape) takeOld(tuple *pglogrepl.TupleData) error {
 	if len(tuple.Columns) != len(sh.at) {
 		return fmt.Errorf("an old row of %d columns, %d were announced", len(tuple.Columns), len(sh.at))
 	}
+	if err := sh.checkText(tuple); err != nil {
+		return err
+	}
 	for n, c := range tuple.Columns {
 		if i := sh.at[n]; i >= 0 {
 			sh.values[i] = nil
@@ -249,6 +258,19 @@ func (sh *shape) takeOld(tuple *pglogrepl.TupleData) error {
 		}
 	}
 	return sh.takeKey()
+}
+
+// checkText refuses text that is no UTF-8.
+func (sh *shape) checkText(tuple *pglogrepl.TupleData) error {
+	if !sh.unchecked {
+		return nil
+	}
+	for n, c := range tuple.Columns {
+		if i := sh.at[n]; i >= 0 && !utf8.Valid(c.Data) {
+			return fmt.Errorf("a value of column %s is not UTF-8; mend the row", sh.rel.Columns[i].Name)
+		}
+	}
+	return nil
 }
 
 func (sh *shape) takeKey() error {

@@ -167,6 +167,15 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	source.Configure(cfg)
 	cfg.RuntimeParams["replication"] = "database"
+	encoding, err := relation.QueryOne[string](ctx, s.c.pool, "SELECT current_setting('server_encoding')")
+	if err != nil {
+		return fmt.Errorf("ask for the encoding: %w", err)
+	}
+	if encoding == "SQL_ASCII" {
+		// Postgres would refuse to send what is no UTF-8, and the slot would be
+		// stuck; so the relation that has it is taken out here.
+		cfg.RuntimeParams["client_encoding"], s.unchecked = encoding, true
+	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("connect for replication (a role with REPLICATION, and no pooler in between): %w", err)
