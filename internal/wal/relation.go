@@ -83,8 +83,12 @@ func (r *Relation) fail(err error, most time.Duration) {
 		r.failing = now
 	}
 	pause := min(retryMin<<min(r.tries, 10), most)
-	if errors.Is(err, errChanged) {
+	switch {
+	case !errors.Is(err, errChanged):
+	case r.tries == 0:
 		pause = 0
+	default: // it keeps changing, and each try interrupts the others
+		pause = min(pause, lookMax)
 	}
 	r.err, r.retry, r.tries = err, now.Add(pause), r.tries+1
 	r.metrics.Errors.Inc()
