@@ -65,8 +65,7 @@ func Document(rel *Relation, types Types) ([]byte, error) {
 // SameKeys says whether rows of the stored document's shape have the keys that
 // they have now: else the stream has each row under its old key, too.
 func SameKeys(stored, now []byte) bool {
-	type keyColumn struct{ name, typ string }
-	keys := func(text []byte) (key []keyColumn) {
+	keys := func(text []byte) (key []documentColumn) {
 		var d document
 		if json.Unmarshal(text, &d) != nil {
 			return nil
@@ -74,13 +73,19 @@ func SameKeys(stored, now []byte) bool {
 		for _, name := range d.Key {
 			for _, c := range d.Columns {
 				if c.Name == name {
-					key = append(key, keyColumn{name, c.Type})
+					key = append(key, c)
 				}
 			}
 		}
 		return key
 	}
-	return slices.Equal(keys(stored), keys(now))
+	was, is := keys(stored), keys(now)
+	for i := range min(len(was), len(is)) {
+		was[i].grow(is[i].parts) // a label that was added is in no key yet; one that was renamed is
+	}
+	return slices.EqualFunc(was, is, func(a, b documentColumn) bool {
+		return a.Name == b.Name && a.Type == b.Type && slices.Equal(a.Labels, b.Labels)
+	})
 }
 
 func partsOf(types Types, oid uint32) parts {
