@@ -317,8 +317,9 @@ func (f *feed) suspect(key [][]byte, pg *page) {
 
 func (f *feed) newSuspect(name string, key [][]byte) *suspected {
 	if f.suspected == nil {
-		h := f.at()
-		f.suspected = &h
+		// Not what the look under way holds back, too: it ends, and where rows to
+		// look at come all the time, each would hold for the next.
+		f.suspected = &hold{f.pos, f.wm}
 	}
 	kept := make([][]byte, len(key))
 	for i, k := range key {
