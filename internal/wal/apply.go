@@ -294,8 +294,9 @@ func (s *session) fill(ctx context.Context, f *feed, sh *shape, base [][]byte) e
 // before returns the JSON object of the row that is being changed, nil where
 // it is not to be had.
 func (f *feed) before(ctx context.Context, key [][]byte) ([]byte, error) {
-	// Where not every INSERT is published, what was may be of a row long gone.
-	if f.r.keepsAll() || !f.r.does(lockstep.ActionInsert) {
+	// Where not every INSERT is published, what was may be of a row long gone;
+	// where two rows may have the key for a moment, of the other.
+	if f.r.keepsAll() || !f.r.does(lockstep.ActionInsert) || f.rel.Deferrable {
 		return nil, nil
 	}
 	if data := f.last.get(f.rowName(key)); data != nil {
