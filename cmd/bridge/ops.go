@@ -140,7 +140,7 @@ func (o *ops) relationReadiness(s health.Status, now time.Time) relationReadines
 	case s.State == health.StateFirstLoad:
 		rr.Reason = fmt.Sprintf("reading the whole relation: %d of about %d rows", s.LoadDone, s.LoadRows)
 	case s.Heartbeat.IsZero():
-		rr.Reason = "no heartbeat yet"
+		rr.Reason = cmp.Or(s.Note, "no heartbeat yet")
 	case now.Sub(s.Heartbeat) > 3*o.heartbeat:
 		rr.Reason = fmt.Sprintf("the last heartbeat is %s old", now.Sub(s.Heartbeat).Round(time.Second))
 	default:

@@ -237,7 +237,7 @@ func TestWAL_TransactionsOfEveryKind_I1(t *testing.T) {
 	db := c.Database()
 	newBare(t, db, "t", 100)
 	conn, other := connect(t, db), connect(t, db)
-	startWAL(t, db, broker.URL(), "t(capture=wal)")
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
 	f := followAll(t, broker.URL(), bare("t"))
 	f.converge(conn)
 	run(t, conn, "BEGIN", "UPDATE t SET v = 'prepared' WHERE id = 1", "PREPARE TRANSACTION 'a'", "UPDATE t SET v = 'later, and first' WHERE id = 2")
@@ -258,6 +258,13 @@ func TestWAL_TransactionsOfEveryKind_I1(t *testing.T) {
 	if n := len(f.messages(stream.KindRow, 0)); n > 110 {
 		t.Errorf("%d rows were sent, for 100 and 6 changes", n)
 	}
+	// What the whole relation has to be read for waits, and says for what.
+	b.Kill()
+	run(t, conn, "ALTER TABLE t ADD COLUMN w int DEFAULT 1", "BEGIN", "UPDATE t SET v = 'held' WHERE id = 1", "PREPARE TRANSACTION 'c'")
+	b.start()
+	b.awaitReason("t", "waits for transaction")
+	run(t, conn, "COMMIT PREPARED 'c'")
+	f.converge(conn)
 }
 
 // followAll follows a stream, and keeps every version of every row.

@@ -68,6 +68,11 @@ func Open(url string, relations int) (*Pool, error) {
 		if err != nil {
 			return err
 		}
+		if src.Version >= 170000 { // as statement_timeout below; older servers don't know it
+			if _, err := c.Exec(ctx, "SET transaction_timeout = 0"); err != nil {
+				return fmt.Errorf("set up a connection: %w", err)
+			}
+		}
 		c.PgConn().CustomData()[connectionKey] = &Connection{Number: p.connects.Add(1), Source: src, prepared: make(map[string]bool)}
 		return nil
 	}

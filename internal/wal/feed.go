@@ -343,6 +343,7 @@ func (s *session) settle(ctx context.Context, f *feed) {
 				s.leave(f, err)
 				return nil
 			}
+			f.r.update(func(st *health.Status) { st.Note = "" })
 			f.unsettled, f.loading = false, time.Now()
 			f.progress = health.NewProgress(f.loading)
 			if f.task == taskCompare {
@@ -369,6 +370,7 @@ func (s *session) awaitRunning(ctx context.Context, f *feed) error {
 		}
 		if !logged && time.Since(begun) > 5*time.Second {
 			logged = true
+			f.r.update(func(st *health.Status) { st.Note = fmt.Sprintf("waits for transaction %d to end", xmin) })
 			f.r.log.Warn().Uint64("txid", xmin).Msg("reading the relation waits for a transaction that has written to end; see pg_stat_activity and pg_prepared_xacts")
 		}
 		select {

@@ -24,6 +24,13 @@ func (s *session) open(ctx context.Context) error {
 	if s.src.InRecovery {
 		return errors.New("the server is a standby; capture=wal reads the primary: name it in DATABASE_URL, or poll")
 	}
+	level, err := relation.QueryOne[string](ctx, s.c.pool, "SELECT current_setting('wal_level')")
+	if err != nil {
+		return fmt.Errorf("look up wal_level: %w", err)
+	}
+	if level != "logical" {
+		return fmt.Errorf("wal_level is %s, and capture=wal needs logical; to do: ALTER SYSTEM SET wal_level = logical, and restart Postgres", level)
+	}
 	sl, err := s.c.slot(ctx)
 	if err != nil {
 		return err

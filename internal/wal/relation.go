@@ -228,7 +228,7 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		}
 		reason := r.judge(pos, b).restart
 		if pos.Heartbeat == nil && pos.Batch == nil && b.published && !restarted {
-			reason = "the stream is new, and the relation was published before: what a stream of it held is lost"
+			reason = "the stream is new, and the publication had the relation before: if it had a stream then, that is lost"
 		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 			reason = "the relation's key changed"

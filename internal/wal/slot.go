@@ -146,8 +146,6 @@ func (s *session) createSlot(ctx context.Context) error {
 		return err
 	case errors.As(err, &pg) && pg.Code == "42501":
 		return fmt.Errorf("make replication slot %s: %s; to do: run what bridge sql prints, or ALTER ROLE … REPLICATION: %w", s.c.opt.Name, pg.Message, err)
-	case errors.As(err, &pg) && pg.Code == "55000":
-		return fmt.Errorf("make replication slot %s: %s; to do: ALTER SYSTEM SET wal_level = logical, and restart Postgres: %w", s.c.opt.Name, pg.Message, err)
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w", s.c.opt.Name, err)
 	}
