@@ -121,8 +121,9 @@
 //
 // With format=flat a row is its own columns at the top level, with updated_at
 // (the txid) and deleted_at (null, or the txid at which it was deleted).
-// Columns of the relation with these two names are left out. Control rows are
-// as above.
+// Columns of the relation with these two names are left out, and so are action
+// and old: of an UPDATE that changes the key nothing tells that the row under
+// the old one is gone. Control rows are as above.
 //
 //	{"updated_at":549163,"deleted_at":null,"name":"mydomain.com","user_id":1}
 package lockstep

@@ -13,18 +13,18 @@ func AppendFlat(dst, line []byte) ([]byte, error) {
 	if !bytes.HasPrefix(line, []byte(rowTxid)) {
 		return append(dst, line...), nil
 	}
-	head, data, ok := bytes.Cut(line, []byte(rowData))
-	if !ok || len(data) == 0 || data[0] != '{' {
-		return nil, fmt.Errorf("%w: a row without data", ErrMalformed)
-	}
 	txid, ok := Txid(line)
 	if !ok {
 		return nil, fmt.Errorf("%w: a row without txid", ErrMalformed)
 	}
+	deleted, data, ok := cutHead(line)
+	if !ok || len(data) == 0 || data[0] != '{' {
+		return nil, fmt.Errorf("%w: a row without data", ErrMalformed)
+	}
 	dst = append(dst, `{"updated_at":`...)
 	dst = strconv.AppendUint(dst, txid, 10)
 	dst = append(dst, `,"deleted_at":`...)
-	if bytes.HasSuffix(head, []byte("true")) {
+	if deleted {
 		dst = strconv.AppendUint(dst, txid, 10)
 	} else {
 		dst = append(dst, "null"...)
@@ -34,6 +34,50 @@ func AppendFlat(dst, line []byte) ([]byte, error) {
 		return nil, err
 	}
 	return append(dst, '}', '\n'), nil
+}
+
+// cutHead returns whether a row's document says deleted, and what follows the
+// name of its data. It goes from member to member: a column may be called as one
+// of them is, and stands in old before the data.
+func cutHead(line []byte) (deleted bool, data []byte, ok bool) {
+	rest, ok := line, true
+	for _, name := range [...]string{rowTxid, rowXmin, rowSince} {
+		if rest, ok = cutNumber(rest, name); !ok {
+			return false, nil, false
+		}
+	}
+	if rest, ok = cutPrefix(rest, rowDeleted); !ok {
+		return false, nil, false
+	}
+	if rest, deleted = cutPrefix(rest, "true"); !deleted {
+		if rest, ok = cutPrefix(rest, "false"); !ok {
+			return false, nil, false
+		}
+	}
+	for {
+		if data, ok = cutPrefix(rest, rowData); ok {
+			return deleted, data, true
+		}
+		if rest, ok = cutMember(rest); !ok {
+			return false, nil, false
+		}
+	}
+}
+
+// cutMember cuts off the member that the comma at b's beginning stands before.
+func cutMember(b []byte) (rest []byte, ok bool) {
+	if len(b) == 0 || b[0] != ',' {
+		return nil, false
+	}
+	colon := skipString(b, 1)
+	if colon < 0 || colon >= len(b) || b[colon] != ':' {
+		return nil, false
+	}
+	end := skipValue(b, colon+1)
+	if end <= colon+1 {
+		return nil, false
+	}
+	return b[end:], true
 }
 
 // appendMembers appends the members of the object that obj begins with, each

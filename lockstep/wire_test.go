@@ -20,6 +20,15 @@ func row(txid, xmin uint64, deleted bool, data string) []byte {
 	return lockstep.AppendRowTail(append(b, data...))
 }
 
+func change(txid, xmin uint64, deleted bool, action lockstep.Action, old, data string) []byte {
+	var o []byte
+	if old != "" {
+		o = []byte(old)
+	}
+	b := lockstep.AppendChangeHead(nil, txid, xmin, deleted, action, o)
+	return lockstep.AppendRowTail(append(b, data...))
+}
+
 // TestWire_Golden holds the bytes that existing clients depend on.
 func TestWire_Golden(t *testing.T) {
 	cur := lockstep.Cursor{Incarnation: "i1", Epoch: "e1", Seq: 42}
@@ -40,6 +49,7 @@ func TestWire_Golden(t *testing.T) {
 		"flat":               flat(row(549163, 551033, false, `{"name":"a,\"}b","updated_at":"2020","x":{"deleted_at":[1,{"y":"]"}]},"deleted_at":null}`)),
 		"flat_deleted":       flat(row(12, 13, true, `{"id":1}`)),
 		"flat_empty":         flat(row(12, 13, false, `{}`)),
+		"flat_change":        flat(change(12, 13, false, lockstep.ActionUpdate, `{"id":1,"data":{"x":"}"},"deleted":true}`, `{"id":2,"data":{"x":1}}`)),
 		"flat_control":       flat(lockstep.AppendHeartbeat(nil, 1700000000, 5, cur)),
 	}
 	for name, got := range cases {
@@ -65,6 +75,75 @@ func TestWire_Golden(t *testing.T) {
 		if _, err := lockstep.Decode(got); err != nil {
 			t.Errorf("%s: decode: %v", name, err)
 		}
+	}
+}
+
+// TestFlat_Change: of a stream of changes, action and old are left out, and
+// whatever columns are called is not taken for the document's own members.
+func TestFlat_Change(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		line []byte
+		want string
+	}{
+		{"delete", change(7, 9, true, lockstep.ActionDelete, "", `{"id":1}`), `{"updated_at":7,"deleted_at":7,"id":1}`},
+		{"delete with old", change(7, 9, true, lockstep.ActionDelete, `{"id":1,"v":false}`, `{"id":1}`), `{"updated_at":7,"deleted_at":7,"id":1}`},
+		{"old ends in true", change(7, 9, false, lockstep.ActionUpdate, `{"id":1,"v":true}`, `{"id":1}`), `{"updated_at":7,"deleted_at":null,"id":1}`},
+		{"column data in old", change(7, 9, false, lockstep.ActionUpdate, `{"id":1,"data":{"a":1}}`, `{"id":1,"data":{"b":2}}`), `{"updated_at":7,"deleted_at":null,"id":1,"data":{"b":2}}`},
+		{"text in old", change(7, 9, false, lockstep.ActionUpdate, `{"a":",\"data\":{}}","b":[{"data":{}},"]"],"c" : 1}`, `{"a":"x"}`), `{"updated_at":7,"deleted_at":null,"a":"x"}`},
+		{"empty old", change(7, 9, false, lockstep.ActionInsert, `{}`, `{"old":{},"action":"x"}`), `{"updated_at":7,"deleted_at":null,"old":{},"action":"x"}`},
+		{"read", change(7, 9, false, lockstep.ActionRead, "", `{"data":true}`), `{"updated_at":7,"deleted_at":null,"data":true}`},
+		{"truncate", lockstep.AppendTruncate(nil, 7, 9), `{"control":true,"type":"truncate","txid":7,"since":7}`},
+	} {
+		got, err := lockstep.AppendFlat(nil, c.line)
+		if err != nil || string(got) != c.want+"\n" {
+			t.Errorf("%s: got %q, %v; want %q", c.name, got, err, c.want)
+		}
+		m, err := lockstep.Decode(c.line)
+		if err != nil {
+			t.Errorf("%s: decode: %v", c.name, err)
+		}
+		if txid, ok := lockstep.Txid(c.line); m.Row != nil && (txid != 7 || !ok) {
+			t.Errorf("%s: Txid is %d, %v", c.name, txid, ok)
+		}
+		// Parts is for streams of latest versions: better nothing than the wrong member.
+		if deleted, data, ok := lockstep.Parts(c.line); deleted || data != nil || ok {
+			t.Errorf("%s: Parts are %v, %s, %v", c.name, deleted, data, ok)
+		}
+	}
+}
+
+func TestFlat_Refuses(t *testing.T) {
+	const head = `{"txid":7,"current_xmin":9,"since":7,`
+	for _, s := range []string{
+		`{"txid":`, `{"txid":,"current_xmin":9,"since":7,"deleted":false,"data":{}}`,
+		`{"txid":18446744073709551616,"current_xmin":9,"since":7,"deleted":false,"data":{}}`,
+		head + `"deleted":false}`, head + `"deleted":maybe,"data":{}}`, head + `"data":{}}`,
+		head + `"deleted":false,"data":`, head + `"deleted":false,"data":[]}`, head + `"deleted":false,"data":{`,
+		head + `"deleted":false,"data":{"a"}}`, head + `"deleted":false,"data":{"a":"}}`,
+		head + `"deleted":false,"action","data":{}}`, head + `"deleted":false,"action":"update`, head + `"deleted":false "data":{}}`,
+		head + `"deleted":false,"action":"update","data":[]}`, head + `"deleted":false,"action":"update","old":{"data":{}}}`,
+		head + `"deleted":false,"action":"update","old":,"data":{}}`, head + `"deleted":false,"action":"update","old":{"a":"`,
+		head + `"deleted":false,"action":"update","old":{"a":[1,"data":{}}`,
+	} {
+		if got, err := lockstep.AppendFlat(nil, []byte(s+"\n")); !errors.Is(err, lockstep.ErrMalformed) {
+			t.Errorf("AppendFlat(%s) = %q, %v; want ErrMalformed", s, got, err)
+		}
+	}
+}
+
+func BenchmarkAppendFlat(b *testing.B) {
+	const data = `{"id":1,"name":"a name of some length","email":"ada@example.org","tags":["a","b"],"created":"2024-01-01T00:00:00+00:00"}`
+	for name, line := range map[string][]byte{
+		"row":    row(549163, 551033, false, data),
+		"change": change(549163, 551033, false, lockstep.ActionUpdate, data, data),
+	} {
+		b.Run(name, func(b *testing.B) {
+			var buf []byte
+			for b.Loop() {
+				buf, _ = lockstep.AppendFlat(buf[:0], line)
+			}
+		})
 	}
 }
 
@@ -197,21 +276,32 @@ func FuzzParts(f *testing.F) {
 	})
 }
 
-// FuzzFlat: a row in the flat dialect is one valid JSON object, or an error.
+// FuzzFlat: a row in the flat dialect is one valid JSON object, or an error; a
+// change becomes the same as the row without action and old.
 func FuzzFlat(f *testing.F) {
-	f.Add([]byte(`{"a":1,"updated_at":"x","b":[{"c":"\"}"}]}`))
-	f.Add([]byte(`{"a\\":"\\"}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Add([]byte(`{"a":1,"updated_at":"x","b":[{"c":"\"}"}]}`), false)
+	f.Add([]byte(`{"a\\":"\\"}`), false)
+	f.Add([]byte(`{"data":{"a":1},"deleted":true}`), true)
+	f.Add([]byte(`{"x":",\"data\":{","v":true}`), false)
+	f.Fuzz(func(t *testing.T, data []byte, deleted bool) {
+		_, _ = lockstep.AppendFlat(nil, data)
+		_, _ = lockstep.AppendFlat(nil, append([]byte(`{"txid":1,"current_xmin":2,"since":1,"deleted":false,"action":"update","old":`), data...))
 		var compact bytes.Buffer
 		if len(data) == 0 || data[0] != '{' || json.Compact(&compact, data) != nil {
 			return
 		}
-		got, err := lockstep.AppendFlat(nil, row(5, 6, false, compact.String()))
+		got, err := lockstep.AppendFlat(nil, row(5, 6, deleted, compact.String()))
 		if err != nil {
 			t.Fatalf("%s: %v", compact.Bytes(), err)
 		}
 		if !json.Valid(got) {
 			t.Fatalf("%s became %s", compact.Bytes(), got)
+		}
+		for _, old := range []string{"", compact.String()} {
+			line := change(5, 6, deleted, lockstep.ActionUpdate, old, compact.String())
+			if changed, err := lockstep.AppendFlat(nil, line); err != nil || !bytes.Equal(changed, got) {
+				t.Fatalf("%s became %s, %v; want %s", line, changed, err, got)
+			}
 		}
 	})
 }
