@@ -168,10 +168,9 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	}
 	defer pool.Close()
 	sql, err := relation.SetupSQL(ctx, pool, spec, opt)
-	if err != nil {
-		return err
+	if _, err := io.WriteString(stdout, sql); err != nil {
+		return fmt.Errorf("print: %w", err)
 	}
-	_, err = io.WriteString(stdout, sql)
 	return err
 }
 

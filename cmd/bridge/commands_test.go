@@ -38,14 +38,14 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 	code, stdout, stderr := command(t, []string{
 		"DATABASE_URL=postgres://app:" + secret + "@host:port/db", "NATS_URL=http://nats:" + secret + "@127.0.0.1", "BRIDGE_TABLES=a(b", "LOG_LEVEL=loud",
 		"BRIDGE_POLL_INTERVAL=10", "BRIDGE_HEARTBEAT_INTERVAL=2h", "BRIDGE_LISTEN=nowhere", "BRIDGE_STREAM_PREFIX=A.b", "BRIDGE_STREAM_REPLICAS=3x",
-		"BRIDGE_RECONCILE_INTERVAL=0.5s",
+		"BRIDGE_RECONCILE_INTERVAL=0.5s", "BRIDGE_SLOT_MAX_LAG=10",
 	})
 	if code != 2 || stdout != "" {
 		t.Errorf("exit status %d, want 2; stdout %q", code, stdout)
 	}
 	for _, name := range []string{
 		"DATABASE_URL", "NATS_URL", "BRIDGE_TABLES", "LOG_LEVEL", "BRIDGE_POLL_INTERVAL", "BRIDGE_HEARTBEAT_INTERVAL", "BRIDGE_LISTEN",
-		"BRIDGE_STREAM_PREFIX", "BRIDGE_STREAM_REPLICAS", "BRIDGE_RECONCILE_INTERVAL",
+		"BRIDGE_STREAM_PREFIX", "BRIDGE_STREAM_REPLICAS", "BRIDGE_RECONCILE_INTERVAL", "BRIDGE_SLOT_MAX_LAG",
 	} {
 		if !strings.Contains(stderr, name+":") {
 			t.Errorf("%s is not named", name)
@@ -73,10 +73,47 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 	}
 }
 
+// A limit below what Postgres keeps anyhow, a segment, would have the slot
+// dropped without end.
+func TestBridge_SlotMaxLagIsASegmentOrMore(t *testing.T) {
+	t.Parallel()
+	for value, refused := range map[string]bool{"10": true, "16777215": true, "15MiB": true, "16777216": false, "16MiB": false, "0": false, "10GiB": false} {
+		_, _, stderr := command(t, []string{"DATABASE_URL=", "BRIDGE_TABLES=t", "BRIDGE_SLOT_MAX_LAG=" + value})
+		if got := strings.Contains(stderr, "BRIDGE_SLOT_MAX_LAG: "); got != refused {
+			t.Errorf("%s: refused is %t: %s", value, got, stderr)
+		}
+		for _, part := range []string{`"` + value + `"`, "16MiB", "without a unit it is bytes", "0 for no limit"} {
+			if refused && !strings.Contains(stderr, part) {
+				t.Errorf("%s: no %q in %s", value, part, stderr)
+			}
+		}
+	}
+}
+
+// bridge sql of a table that can't be in a publication yet has nothing for psql
+// to run, and says so where the pipe does not hide it.
+func TestBridge_SQLOfAnUnfitTable(t *testing.T) {
+	needServers(t)
+	db := testenv.Postgres(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE events (v text)")
+	code, sql, stderr := command(t, []string{"DATABASE_URL=" + db, "BRIDGE_NAME=" + slotOf(db)}, "sql", "events(capture=wal)")
+	if code != 1 || !strings.Contains(stderr, "events: it has no primary key") || !strings.Contains(sql, "ADD PRIMARY KEY") {
+		t.Errorf("exit status %d, stderr %q of\n%s", code, stderr, sql)
+	}
+	psql(t, db, sql)
+	if n := query[int](t, conn, "SELECT count(*)::int FROM pg_publication"); n != 0 {
+		t.Errorf("%d publications", n)
+	}
+}
+
 func TestBridge_HelpAndVersion(t *testing.T) {
 	t.Parallel()
 	code, help, _ := command(t, nil, "--help")
-	for _, word := range []string{"DATABASE_URL", "NATS_URL", "BRIDGE_TABLES", "BRIDGE_POLL_INTERVAL", "LOG_LEVEL", "100ms", "bridge sql", "bridge check", "Examples"} {
+	for _, word := range []string{
+		"DATABASE_URL", "NATS_URL", "BRIDGE_TABLES", "BRIDGE_POLL_INTERVAL", "LOG_LEVEL", "100ms", "bridge sql", "bridge check", "Examples",
+		"bridge sql orders | psql -v ON_ERROR_STOP=1", "bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1",
+	} {
 		if code != 0 || !strings.Contains(help, word) {
 			t.Errorf("--help: exit status %d, and %s is missing", code, word)
 		}

@@ -91,6 +91,8 @@ func (c *Config) invalid() program.Invalid {
 	if c.SlotMaxLag != "0" {
 		if c.slotMaxLag, err = relation.ParseBytes(c.SlotMaxLag); err != nil {
 			inv.Add("BRIDGE_SLOT_MAX_LAG", err.Error()+", or 0 for no limit")
+		} else if c.slotMaxLag < minSlotMaxLag {
+			inv.Add("BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("%q is less than a segment of the WAL, 16MiB (without a unit it is bytes); say 10GiB, for example, or 0 for no limit", c.SlotMaxLag))
 		}
 	}
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
@@ -98,6 +100,10 @@ func (c *Config) invalid() program.Invalid {
 	}
 	return inv
 }
+
+// minSlotMaxLag is a WAL segment, which Postgres may keep for any slot: with
+// less the slot would be dropped again and again.
+const minSlotMaxLag = 16 << 20
 
 // slotName is what Postgres takes as the name of a replication slot.
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)

@@ -102,7 +102,7 @@ would need them, each with options in parentheses:
 Examples:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge
   BRIDGE_TABLES='users,public.domains_feed(key=name),audit(history=log;max_age=24h)' bridge check
-  bridge sql orders | psql "$DATABASE_URL"
-  bridge sql 'orders(capture=wal)' | psql "$DATABASE_URL"
+  bridge sql orders | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
+  bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
 `)
 }

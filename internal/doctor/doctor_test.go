@@ -113,7 +113,7 @@ func TestRun_EverythingAtOnce(t *testing.T) {
 		t.Error("the report is good")
 	}
 	contains(t, got, "ERROR BRIDGE_LISTEN: is no address\n  to do: correct it\n",
-		"ERROR usres: there is no such table or view\n  to do: did you mean users?",
+		"ERROR usres: there is no such table or view\n  to do: create it, or correct the name",
 		"ERROR bare: it has no column txid", "ERROR bare: it has no primary key",
 		"WARNING users: no index begins with txid: every poll reads the whole table\n  to do: CREATE INDEX CONCURRENTLY",
 		"WARNING users: it holds transaction IDs that this cluster has not given out yet", "WARNING users: the trigger that stamps txid",

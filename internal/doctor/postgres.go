@@ -129,6 +129,10 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 	if err := r.wal(ctx, conn, specs); err != nil {
 		return err
 	}
+	captured := make([]relation.Name, len(specs))
+	for i, spec := range specs {
+		captured[i] = spec.Name
+	}
 	for _, spec := range specs {
 		log := spec.History == relation.HistoryLog
 		entry := Relation{
@@ -136,6 +140,9 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 			Stream: stream.NewLayout(r.cfg.Prefix, spec.Name.Schema, spec.Name.Table, log).Stream,
 		}
 		rel, warnings, err := relation.Load(ctx, conn, spec)
+		if errors.Is(err, relation.ErrNotFound) {
+			err = relation.NotFound(ctx, conn, spec.Name, captured)
+		}
 		problems, err := split(err)
 		if err != nil {
 			return err

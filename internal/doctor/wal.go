@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -23,8 +24,8 @@ SELECT current_setting('wal_level'), r.rolreplication OR r.rolsuper, has_databas
 // wal checks what capture from the WAL needs of the server, if a relation is
 // captured so.
 func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) error {
-	if !slices.ContainsFunc(specs, func(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }) {
-		return nil
+	if !slices.ContainsFunc(specs, byWAL) {
+		return r.idleSlot(ctx, conn)
 	}
 	var level, keep, slot, status string
 	var replication, create, published bool
@@ -59,31 +60,83 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 			"ALTER SYSTEM SET max_slot_wal_keep_size = '20GB'; SELECT pg_reload_conf()")
 	}
 	if !published && !create {
-		r.fail(AreaPostgres, "", fmt.Sprintf("there is no publication %s, and the role may not make it", r.cfg.Name), "run what bridge sql prints for each relation, as its owner")
+		r.fail(AreaPostgres, "", fmt.Sprintf("there is no publication %s, and the role may not make it", r.cfg.Name), "run what bridge sql prints for each relation, as its owner, who needs CREATE on the database")
 	}
 	return r.published(ctx, conn, specs, published)
 }
 
+func byWAL(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }
+
+const idleSlotSQL = `
+SELECT COALESCE(active_pid, 0)::int FROM pg_catalog.pg_replication_slots
+ WHERE slot_name = $1 AND slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database()`
+
+// idleSlot warns of a slot that no relation needs any more.
+func (r *run) idleSlot(ctx context.Context, conn *pgx.Conn) error {
+	if slices.ContainsFunc(r.cfg.Invalid, func(p Problem) bool { return p.Subject == "BRIDGE_TABLES" }) {
+		return nil // what it means is not known
+	}
+	rows, err := conn.Query(ctx, idleSlotSQL, r.cfg.Name)
+	if err != nil {
+		return err
+	}
+	var pid int
+	_, err = pgx.ForEachRow(rows, []any{&pid}, func() error {
+		do := fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", r.cfg.Name)
+		if pid != 0 {
+			do = fmt.Sprintf("choose another BRIDGE_NAME, if another bridge reads it (PID %d); else stop that, and then: %s", pid, do)
+		}
+		r.warn(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("no relation has capture=wal, and Postgres keeps WAL for the replication slot %s", r.cfg.Name), do)
+		return nil
+	})
+	return err
+}
+
+// publishedSQL looks at tables only. The roots of a partition come nearest first.
 const publishedSQL = `
 SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3),
-       COALESCE(pg_has_role(c.relowner, 'USAGE'), false) AND ($4 = false OR EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = $1 AND pg_has_role(p.pubowner, 'USAGE')))
-  FROM (SELECT to_regclass($5) AS oid) o LEFT JOIN pg_catalog.pg_class c ON c.oid = o.oid`
+       pg_has_role(c.relowner, 'USAGE') AND ($4 = false OR EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = $1 AND pg_has_role(p.pubowner, 'USAGE'))),
+       COALESCE((SELECT json_agg(json_build_object('schema', rn.nspname, 'table', rc.relname, 'published', EXISTS (
+                   SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = $1 AND schemaname = rn.nspname AND tablename = rc.relname)))
+          FROM pg_catalog.pg_partition_ancestors(CASE WHEN c.relispartition THEN c.oid END) a
+          JOIN pg_catalog.pg_class rc ON rc.oid = a.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace WHERE rc.oid <> c.oid), '[]')
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $2 AND c.relname = $3 AND c.relkind IN ('r', 'p')`
 
 // published checks that each relation is in the publication, or can be added by
-// the bridge.
+// the bridge. What is no table, Load speaks of.
 func (r *run) published(ctx context.Context, conn *pgx.Conn, specs []relation.Spec, exists bool) error {
 	for _, s := range specs {
-		if s.Capture != relation.CaptureWAL {
+		if !byWAL(s) {
 			continue
 		}
 		var is, may bool
-		err := conn.QueryRow(ctx, publishedSQL, r.cfg.Name, s.Name.Schema, s.Name.Table, exists, s.Name.SQL()).Scan(&is, &may)
+		var roots []struct {
+			Schema, Table string
+			Published     bool
+		}
+		err := conn.QueryRow(ctx, publishedSQL, r.cfg.Name, s.Name.Schema, s.Name.Table, exists).Scan(&is, &may, &roots)
+		if errors.Is(err, pgx.ErrNoRows) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if !is && !may {
+		root := ""
+		for _, c := range roots {
+			n := relation.Name{Schema: c.Schema, Table: c.Table}
+			if c.Published || slices.ContainsFunc(specs, func(s relation.Spec) bool { return s.Name == n && byWAL(s) }) {
+				root = n.Quoted()
+			}
+		}
+		switch {
+		case is:
+		case root != "":
+			r.fail(AreaRelation, s.Name.Quoted(), fmt.Sprintf("it is a partition, and published as %s", root),
+				fmt.Sprintf("name %s in BRIDGE_TABLES, and remove %s", root, s.Name.Quoted()))
+		case !may:
 			r.fail(AreaRelation, s.Name.Quoted(), fmt.Sprintf("it is not in publication %s, and the role may not add it", r.cfg.Name),
-				"run what this prints, as its owner: bridge sql '"+s.Name.Quoted()+"(capture=wal)'")
+				"run what this prints, as its owner: "+relation.SetupCommand(s))
 		}
 	}
 	return nil

@@ -41,7 +41,12 @@ type Problem struct {
 
 	// shape marks what keeps a relation from being one that * means.
 	shape bool
-	err   error
+	// ways are the alternatives in Do, nil if it has none.
+	ways []string
+	// identity is set where Do is a statement that gives the table a replica
+	// identity, and nothing else.
+	identity bool
+	err      error
 }
 
 func (p *Problem) Error() string {

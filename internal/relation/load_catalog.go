@@ -67,7 +67,7 @@ SELECT json_build_object(
       JOIN pg_catalog.pg_am am ON am.oid = ic.relam
      WHERE i.indrelid = c.oid),
   'leaves', CASE WHEN c.relkind = 'p' THEN (
-    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'identity', lc.relreplident, 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
+    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'full', lc.relreplident = 'f', 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
              SELECT la.attname FROM pg_catalog.pg_attribute la
               WHERE la.attrelid = lc.oid AND la.attnum > 0 AND NOT la.attisdropped AND (lc.relreplident = 'f' OR EXISTS (
                 SELECT FROM pg_catalog.pg_index li WHERE li.indrelid = lc.oid AND li.indimmediate AND li.indisvalid
@@ -115,6 +115,19 @@ type object struct {
 	Triggers []trigger
 }
 
+// leaf is a partition that has rows, and a replica identity of its own.
+type leaf struct {
+	Schema, Table string
+	// Full is REPLICA IDENTITY FULL; Columns are those that the WAL has of an old
+	// row.
+	Full    bool
+	Columns []string
+	// File changes when the partition is another, or was truncated.
+	File string
+}
+
+func (p leaf) name() Name { return Name{Schema: p.Schema, Table: p.Table} }
+
 type column struct {
 	Num       int
 	Name      string
@@ -143,17 +156,6 @@ type index struct {
 	Whole bool
 	// Columns are column numbers, without those that are only INCLUDEd.
 	Columns []int
-}
-
-// leaf is a partition, which has a replica identity of its own.
-type leaf struct {
-	Schema, Table string
-	// Identity is pg_class.relreplident, Columns are those that the WAL has of an
-	// old row.
-	Identity string
-	Columns  []string
-	// File changes when the partition is another, or was truncated.
-	File string
 }
 
 type trigger struct {
@@ -193,6 +195,9 @@ type looked struct {
 	sources []*object
 	// definition is that of all views.
 	definition string
+	// allActions is set where the table is to get into a publication of its
+	// updates or deletes, whatever the spec's actions are.
+	allActions bool
 
 	problems []*Problem
 }
@@ -225,7 +230,7 @@ func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
 		}
 	}
 	if l.self == nil {
-		return nil, notFound(ctx, q, spec.Name)
+		return nil, NotFound(ctx, q, spec.Name, nil)
 	}
 	if l.self.Kind != "v" {
 		l.sources = []*object{l.self}
@@ -240,9 +245,10 @@ SELECT n.nspname::text, c.relname::text
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
  ORDER BY n.nspname <> $1, n.nspname <> 'public', n.nspname, c.relname LIMIT 10000`
 
-// notFound returns the Problem of a relation that is not there, with the one
-// that may have been meant.
-func notFound(ctx context.Context, q Querier, n Name) error {
+// NotFound returns the Problem of a relation that is not there, with the one
+// that may have been meant, which is none of the others; or an error of the
+// query.
+func NotFound(ctx context.Context, q Querier, n Name, others []Name) error {
 	p := &Problem{
 		Relation: n, Severity: SeverityError, What: "there is no such table or view", shape: true, err: ErrNotFound,
 		Do: "create it, or correct the name in BRIDGE_TABLES; names without double quotes are folded to lower case, as in SQL",
@@ -259,6 +265,7 @@ func notFound(ctx context.Context, q Querier, n Name) error {
 	if err != nil {
 		return fmt.Errorf("list relations: %w", err)
 	}
+	names = slices.DeleteFunc(names, func(c Name) bool { return slices.Contains(others, c) })
 	if near, ok := nearestName(n, names); ok {
 		p.Do = "did you mean " + near.Quoted() + "? Write it so in BRIDGE_TABLES"
 		if strings.EqualFold(near.Table, n.Table) && strings.Contains(near.Quoted(), `"`) {

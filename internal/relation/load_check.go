@@ -32,6 +32,12 @@ func (l *looked) unfit(what, do string) {
 	l.add(&Problem{Relation: l.spec.Name, Severity: SeverityError, What: what, Do: do, shape: true})
 }
 
+// unfitWays is unfit with several things to do, of which one is enough.
+func (l *looked) unfitWays(what string, ways ...string) {
+	l.unfit(what, strings.Join(ways, "; or "))
+	l.problems[len(l.problems)-1].ways = ways
+}
+
 func (l *looked) warn(o *object, what, do string) {
 	l.add(&Problem{Relation: o.name(), Severity: SeverityWarning, What: what, Do: do})
 }
@@ -59,7 +65,14 @@ func (l *looked) warnings() []Problem {
 
 // bridgeSQL is the command that prints a relation's set-up.
 func (l *looked) bridgeSQL() string {
-	return "run what this prints: bridge sql " + shellWord(l.spec.Name.Quoted())
+	return "run what this prints: " + SetupCommand(l.spec)
+}
+
+// entryWithKey is the relation's entry with a key for people to name.
+func (l *looked) entryWithKey() string {
+	spec := l.spec
+	spec.Key = []string{"…"}
+	return spec.String()
 }
 
 // check fills the Relation. It is of use only if err returns nil.
@@ -108,13 +121,23 @@ func (l *looked) check() *Relation {
 // checkKind reports whether it is worth looking on.
 func (l *looked) checkKind() bool {
 	const late = "copies rows after their transactions ended, with transaction IDs that polling has already passed: rows would be lost"
+	wal := l.spec.Capture == CaptureWAL
 	what, do := "", "name a table or view in BRIDGE_TABLES"
+	if wal {
+		do = "name a table in BRIDGE_TABLES"
+	}
 	switch l.self.Kind {
 	case "r", "p", "v":
 	case "m":
 		what, do = "it is a materialized view: REFRESH "+late, "publish a plain view of the same query, or the tables below it"
+		if wal {
+			what, do = "it is a materialized view: its changes are not in the WAL", "name the tables below it, or poll a plain view of the same query, without capture=wal"
+		}
 	case "f":
 		what, do = "it is a foreign table: it "+late, "run a bridge at the server that has the table"
+		if wal {
+			what = "it is a foreign table: its changes are not in the WAL"
+		}
 	case "S":
 		what = "it is a sequence"
 	case "i", "I":
@@ -131,6 +154,9 @@ func (l *looked) checkKind() bool {
 	case l.self.Children:
 		what = "other tables inherit from it, and no key holds across them"
 		do = "use a partitioned table, or name a view: SELECT * FROM ONLY " + l.self.name().SQL()
+		if wal {
+			do = "use a partitioned table, or poll a view, without capture=wal: SELECT * FROM ONLY " + l.self.name().SQL()
+		}
 	}
 	if what != "" {
 		l.unfit(what, do)
@@ -138,12 +164,17 @@ func (l *looked) checkKind() bool {
 	return what == ""
 }
 
+// removeTxid is what to do about a bad txid= of a relation with capture=wal.
+const removeTxid = "remove txid=: the WAL says which transaction wrote a row"
+
 func (l *looked) checkTxid() int {
 	name := l.spec.Txid
 	i := slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Name == name })
 	if i < 0 {
 		what := fmt.Sprintf("it has no column %s for the transaction ID of a row's last writer", quoteIdent(name))
 		switch near := nearest(name, columnNames(l.self)); {
+		case l.spec.Capture == CaptureWAL:
+			l.unfit(what, removeTxid)
 		case l.self.Kind == "v":
 			l.unfit(what, "add it to the view: the table's own, or greatest(a.txid, b.txid) of a join; or name it with txid= in BRIDGE_TABLES")
 		case near != "" && name != defaultTxid:
@@ -156,7 +187,10 @@ func (l *looked) checkTxid() int {
 	c := l.self.Columns[i]
 	if c.Base != oidInt8 && c.Base != oidXID8 || c.Dims > 0 {
 		do := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE bigint", l.self.name().SQL(), sqlIdent(name))
-		if l.self.Kind == "v" {
+		switch {
+		case l.spec.Capture == CaptureWAL:
+			do = removeTxid
+		case l.self.Kind == "v":
 			do = "make it bigint or xid8 in the view"
 		}
 		l.unfit(fmt.Sprintf("its column %s is of type %s; transaction IDs are bigint or xid8", quoteIdent(name), c.Type), do)
@@ -222,7 +256,7 @@ func (l *looked) checkRights() {
 			which = "it"
 		}
 		do := fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role)
-		if o == l.self && o.Kind != "v" {
+		if o.Kind != "v" && l.spec.Capture != CaptureWAL {
 			do += "; but if bridge sql has made a feed view of it, which shows deletes, too, name that in BRIDGE_TABLES: " +
 				feedName(o).Quoted() + "(key=…)"
 		}
@@ -242,6 +276,9 @@ func columnNames(o *object) []string {
 	}
 	return names
 }
+
+// SetupCommand is the command that prints a relation's set-up, for a shell.
+func SetupCommand(spec Spec) string { return "bridge sql " + shellWord(spec.String()) }
 
 // shellWord quotes a word for a shell where it needs it.
 func shellWord(s string) string {
@@ -292,8 +329,8 @@ func (l *looked) checkKey() []int {
 	if len(reasons) > 0 {
 		what += " that can be the key: " + strings.Join(reasons, ", ")
 	}
-	l.unfit(what, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…), or name what identifies a row: %s(key=…) in BRIDGE_TABLES",
-		o.name().SQL(), l.spec.Name.Quoted()))
+	l.unfitWays(what, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…)", o.name().SQL()),
+		fmt.Sprintf("name what identifies a row: %s in BRIDGE_TABLES", l.entryWithKey()))
 	return nil
 }
 

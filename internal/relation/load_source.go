@@ -102,8 +102,11 @@ func (l *looked) checkTrigger(o *object, txid *column) {
 		l.warn(o, fmt.Sprintf("the trigger that stamps %s is not ENABLE ALWAYS: changes by logical replication and restores would be missed", quoteIdent(txid.Name)),
 			strings.Join(do, "; "))
 	default:
-		l.warn(o, fmt.Sprintf("no trigger seems to stamp %s at INSERT and UPDATE: rows whose writer does not would be missed", quoteIdent(txid.Name)),
-			"run what this prints: bridge sql "+shellWord(o.name().Quoted()))
+		do := "run what this prints: bridge sql " + shellWord(o.name().Quoted())
+		if o == l.self {
+			do = l.bridgeSQL()
+		}
+		l.warn(o, fmt.Sprintf("no trigger seems to stamp %s at INSERT and UPDATE: rows whose writer does not would be missed", quoteIdent(txid.Name)), do)
 	}
 }
 

@@ -91,6 +91,22 @@ func TestLoad_Finds(t *testing.T) {
 		{name: "wal log", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"a log of its changes needs old rows in full"}},
 		{name: "wal view", sql: `CREATE VIEW v AS SELECT * FROM users`, spec: "v(capture=wal;key=id)", fails: []string{"it is a view, of which the WAL knows nothing"}},
 		{name: "wal unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users(capture=wal)", fails: []string{"it is unlogged: its rows are not in the WAL"}},
+		{name: "wal deferrable", sql: `CREATE TABLE a (id int PRIMARY KEY DEFERRABLE)`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", `ADD UNIQUE ("id"); or ALTER TABLE "public"."a" REPLICA IDENTITY FULL`}},
+		{name: "wal partitions", sql: `CREATE TABLE a (id int, k text, v text, PRIMARY KEY (k, id) INCLUDE (v)) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9); CREATE TABLE a2 PARTITION OF a DEFAULT`, spec: "a(capture=wal)"},
+		{name: "wal partitions full", sql: `CREATE TABLE a (id int NOT NULL) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a1 REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"nothing makes its key unique"}},
+		{name: "wal partition nothing", sql: `CREATE TABLE a (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9); CREATE TABLE a2 PARTITION OF a DEFAULT; ALTER TABLE a2 REPLICA IDENTITY NOTHING`, spec: "a(capture=wal)", fails: []string{"the replica identity of its partition a2 lacks its key column id", `to do: ALTER TABLE "public"."a2" REPLICA IDENTITY DEFAULT`}},
+		{name: "wal root full", sql: `CREATE TABLE a (id int NOT NULL) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", fails: []string{"its partition a1 lacks", `ALTER TABLE "public"."a" ADD PRIMARY KEY ("id"); or ALTER TABLE "public"."a1" REPLICA IDENTITY FULL`}, warns: []string{"nothing makes its key unique"}},
+		{name: "wal root index", sql: `CREATE TABLE a (id int NOT NULL UNIQUE) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a REPLICA IDENTITY USING INDEX a_id_key`, spec: "a(capture=wal)", fails: []string{"its partition a1 lacks"}},
+		{name: "wal root without partitions", sql: `CREATE TABLE a (id int NOT NULL UNIQUE) PARTITION BY RANGE (id); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", `to do: ALTER TABLE "public"."a" ADD PRIMARY KEY ("id")`}},
+		{name: "wal partitions include", sql: `CREATE TABLE a (id int, v text NOT NULL, PRIMARY KEY (id) INCLUDE (v)) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT`, spec: "a(capture=wal;key=id+v)", fails: []string{"its partition a1 lacks its key column v", `to do: ALTER TABLE "public"."a1" REPLICA IDENTITY FULL`}},
+		{name: "wal no key", sql: `CREATE TABLE a (id int)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"a(key=…;history=log;max_age=1h0m0s;capture=wal) in BRIDGE_TABLES"}},
+		{name: "wal txid", spec: "users(capture=wal;txid=foo)", fails: []string{"it has no column foo for the transaction ID of a row's last writer; to do: remove txid="}},
+		{name: "wal txid type", spec: "users(capture=wal;txid=name)", fails: []string{"its column name is of type character varying(20); transaction IDs are bigint or xid8; to do: remove txid="}},
+		{name: "wal materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`, spec: "m(capture=wal)", fails: []string{"it is a materialized view: its changes are not in the WAL"}},
+		{name: "wal foreign", sql: `CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE f (id int, txid bigint) SERVER s`, spec: "f(capture=wal)", fails: []string{"it is a foreign table: its changes are not in the WAL"}},
+		{name: "wal children", sql: `CREATE TABLE c () INHERITS (users)`, spec: "users(capture=wal)", fails: []string{"other tables inherit from it", "or poll a view, without capture=wal"}},
+		{name: "whole entry", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(txid=tx;history=log;max_age=1d)", fails: []string{"bridge sql 'a(txid=tx;history=log;max_age=1d)'"}},
+		{name: "whole entry of a trigger", sql: `ALTER TABLE users RENAME txid TO ver`, spec: "users(txid=ver)", warns: []string{"bridge sql 'users(txid=ver)'"}},
 		{name: "materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`, spec: "m", fails: []string{"materialized view: REFRESH copies rows after their transactions ended"}},
 		{name: "sequence", sql: `CREATE SEQUENCE m`, spec: "m", fails: []string{"it is a sequence"}},
 		{name: "index", spec: "users_pkey", fails: []string{"it is an index"}},
@@ -220,6 +236,10 @@ func TestLoad_Rights(t *testing.T) {
 		t.Errorf("got %d rows estimated", rel.EstimatedRows)
 	}
 	as(`REVOKE SELECT ON s.users FROM lockstep_test_reader`)
+	_, _, err = relation.Load(ctx, conn, mustParse(t, "s.users(capture=wal)").List[0])
+	if err == nil || !strings.Contains(err.Error(), "may not read") || strings.Contains(err.Error(), "feed view") {
+		t.Errorf("got %v, want no view advised with capture=wal", err)
+	}
 	if _, _, err := relation.Load(ctx, conn, mustParse(t, "v(key=id)").List[0]); err != nil {
 		t.Error("a view reads with its owner's rights:", err)
 	}

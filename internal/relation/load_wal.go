@@ -49,85 +49,159 @@ func (l *looked) checkWAL(rel *Relation) {
 		return
 	}
 	if l.spec.History == HistoryLog && o.Identity != identityFull && l.needsIdentity() {
-		l.unfit("a log of its changes needs old rows in full, for values that an UPDATE leaves alone are not in the WAL",
+		l.unfitIdentity("a log of its changes needs old rows in full, for values that an UPDATE leaves alone are not in the WAL",
 			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL()))
 		return
 	}
+	identity := l.identity()
 	if !l.needsIdentity() {
+		if l.allActions {
+			l.checkAnyIdentity(rel.Key, identity)
+		}
 		return
 	}
-	for _, leaf := range o.Leaves {
-		name := Name{Schema: leaf.Schema, Table: leaf.Table}
-		if l.spec.History == HistoryLog && leaf.Identity != identityFull {
-			l.unfit(fmt.Sprintf("a log of its changes needs old rows in full, and its partition %s does not give them", name.Quoted()),
-				fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name.SQL()))
+	if i := slices.IndexFunc(o.Leaves, func(p leaf) bool { return !p.Full }); i >= 0 && l.spec.History == HistoryLog {
+		name := o.Leaves[i].name()
+		l.unfit(fmt.Sprintf("a log of its changes needs old rows in full, and its partition %s does not give them", name.Quoted()),
+			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name.SQL()))
+		return
+	}
+	for _, i := range rel.Key {
+		if lacks, ok := l.leafWithout(o.Columns[i].Name); ok {
+			l.unfitWays(fmt.Sprintf("the replica identity of its partition %s lacks its key column %s: the WAL would not say which row was changed or deleted",
+				lacks.name().Quoted(), quoteIdent(o.Columns[i].Name)), l.leafWays(lacks, rel.Key)...)
 			return
 		}
-		for _, i := range rel.Key {
-			if !slices.Contains(leaf.Columns, o.Columns[i].Name) {
-				l.unfit(fmt.Sprintf("the replica identity of its partition %s lacks the key column %s: the WAL would not say which row was changed or deleted", name.Quoted(), quoteIdent(o.Columns[i].Name)),
-					fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT, where its primary key has the column, or REPLICA IDENTITY FULL", name.SQL()))
-				return
-			}
-		}
-	}
-	identity := l.identity()
-	for _, i := range rel.Key {
 		if !slices.Contains(identity, o.Columns[i].Num) {
-			l.unfit(fmt.Sprintf("its replica identity lacks its key column %s: the WAL would not say which row was changed or deleted", quoteIdent(o.Columns[i].Name)),
-				l.identitySQL(rel.Key))
+			l.unfitIdentity(fmt.Sprintf("its replica identity lacks its key column %s: the WAL would not say which row was changed or deleted", quoteIdent(o.Columns[i].Name)),
+				l.identityWays(rel.Key)...)
 			return
 		}
 	}
 }
 
-// needsIdentity says whether updates or deletes are published.
+// checkAnyIdentity checks that the table's own UPDATE and DELETE go on in a
+// publication of them.
+func (l *looked) checkAnyIdentity(key, identity []int) {
+	const but = "has no replica identity, and a publication of updates and deletes makes its own fail, whatever actions= says"
+	bare := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return !p.Full && len(p.Columns) == 0 })
+	switch {
+	case bare >= 0:
+		p := l.self.Leaves[bare]
+		l.unfitWays("its partition "+p.name().Quoted()+" "+but, l.leafWays(p, key)...)
+	case len(l.self.Leaves) == 0 && len(identity) == 0:
+		l.unfitIdentity("it "+but, l.identityWays(key)...)
+	}
+}
+
+// unfitIdentity is unfitWays, where each way is a statement. The only one is
+// for bridge sql to print, unless it makes more than an identity.
+func (l *looked) unfitIdentity(what string, ways ...string) {
+	l.unfitWays(what, ways...)
+	l.problems[len(l.problems)-1].identity = len(ways) == 1 && l.self.Kind != "p"
+}
+
+// needsIdentity says whether updates or deletes are wanted.
 func (l *looked) needsIdentity() bool {
 	a := l.spec.Actions
 	return len(a) == 0 || slices.Contains(a, "update") || slices.Contains(a, "delete")
 }
 
+// leafWithout returns a partition of whose old rows the WAL lacks the column.
+// That of the root counts for nothing, and goes to no partition.
+func (l *looked) leafWithout(name string) (leaf, bool) {
+	i := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return !p.Full && !slices.Contains(p.Columns, name) })
+	if i < 0 {
+		return leaf{}, false
+	}
+	return l.self.Leaves[i], true
+}
+
+// leafWays returns what gives a partition a replica identity with the key.
+func (l *looked) leafWays(p leaf, key []int) []string {
+	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", p.name().SQL())
+	switch fit, any := l.primary(key); {
+	case fit:
+		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", p.name().SQL())}
+	case any:
+		return []string{full}
+	}
+	return []string{l.addUnique("PRIMARY KEY", key), full}
+}
+
+// primary says whether there is a primary key, and whether it is a replica
+// identity with the key.
+func (l *looked) primary(key []int) (fit, any bool) {
+	i := slices.IndexFunc(l.self.Indexes, func(ix index) bool { return ix.Primary })
+	return i >= 0 && l.identifies(l.self.Indexes[i], key), i >= 0
+}
+
+// identifies says whether an index can be a replica identity with the key.
+func (l *looked) identifies(ix index, key []int) bool {
+	return ix.Unique && ix.Immediate && l.indexUnfit(ix) == "" &&
+		!slices.ContainsFunc(key, func(i int) bool { return !slices.Contains(ix.Columns, l.self.Columns[i].Num) })
+}
+
+func (l *looked) addUnique(what string, key []int) string {
+	names := make([]string, len(key))
+	for n, i := range key {
+		names[n] = l.self.Columns[i].Name
+	}
+	return fmt.Sprintf("ALTER TABLE %s ADD %s (%s)", l.self.name().SQL(), what, sqlList(names))
+}
+
 // identity returns the numbers of the columns that the WAL has of an old row.
 func (l *looked) identity() []int {
-	if l.self.Identity == identityFull {
-		nums := make([]int, len(l.self.Columns))
-		for i, c := range l.self.Columns {
-			nums[i] = c.Num
+	o := l.self
+	var nums []int
+	if o.Kind == "p" && len(o.Leaves) > 0 {
+		for _, c := range o.Columns {
+			if _, lacks := l.leafWithout(c.Name); !lacks {
+				nums = append(nums, c.Num)
+			}
 		}
 		return nums
 	}
-	for _, ix := range l.self.Indexes {
-		if !ix.Immediate || !ix.Valid { // which Postgres does not take for one
+	if o.Identity == identityFull && o.Kind != "p" {
+		for _, c := range o.Columns {
+			nums = append(nums, c.Num)
+		}
+		return nums
+	}
+	for _, ix := range o.Indexes {
+		if !ix.Valid || !ix.Immediate { // which Postgres does not count
 			continue
 		}
-		if l.self.Identity == identityDefault && ix.Primary || l.self.Identity == identityIndex && ix.Identity {
+		// The first partition will have the default.
+		if (o.Identity == identityDefault || o.Kind == "p") && ix.Primary || o.Identity == identityIndex && ix.Identity && o.Kind != "p" {
 			return ix.Columns
 		}
 	}
 	return nil
 }
 
-// identitySQL returns what gives the table a replica identity with the key.
-func (l *looked) identitySQL(key []int) string {
-	table := l.self.name().SQL()
-	nums := make([]int, len(key))
-	for n, i := range key {
-		nums[n] = l.self.Columns[i].Num
+// identityWays returns what gives the table a replica identity with the key,
+// one statement each: a single one, if an index will do, else those to choose
+// from.
+func (l *looked) identityWays(key []int) []string {
+	o := l.self
+	fit, primary := l.primary(key)
+	switch {
+	case o.Kind == "p" && primary: // its own identity counts for nothing
+		return []string{"remove key=: partitions will have the primary key for a replica identity"}
+	case o.Kind == "p":
+		return []string{l.addUnique("PRIMARY KEY", key)}
+	case fit:
+		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", o.name().SQL())}
 	}
-	var using []string
-	for _, ix := range l.self.Indexes {
-		same := ix.Unique && ix.Immediate && l.indexUnfit(ix) == "" && !slices.ContainsFunc(nums, func(n int) bool { return !slices.Contains(ix.Columns, n) })
-		switch {
-		case same && ix.Primary:
-			return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", table)
-		case same:
-			using = append(using, ix.Name)
-		}
+	if i := slices.IndexFunc(o.Indexes, func(ix index) bool { return l.identifies(ix, key) }); i >= 0 {
+		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", o.name().SQL(), sqlIdent(o.Indexes[i].Name))}
 	}
-	if len(using) > 0 {
-		return fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", table, sqlIdent(using[0]))
+	add := "PRIMARY KEY"
+	if primary {
+		add = "UNIQUE" // of which bridge sql makes the identity
 	}
-	return fmt.Sprintf("ALTER TABLE %[1]s ADD PRIMARY KEY (…), or ALTER TABLE %[1]s REPLICA IDENTITY FULL", table)
+	return []string{l.addUnique(add, key), fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL())}
 }
 
 // Only returns the relation with the named columns alone. Its error names a

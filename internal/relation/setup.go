@@ -32,7 +32,8 @@ type SetupOptions struct {
 // SetupSQL returns a psql script that prepares the relation for polling, and
 // says what to put into BRIDGE_TABLES then. The script may be run again. It
 // looks at the catalog and changes nothing. Its error is a *Problem, as
-// Load's, for what can't be polled at all.
+// Load's, for what can't be captured at all. Where it returns both, the script
+// is comments only, which say what to do first.
 //
 // What the script makes is in a schema of its own, lockstep, but for the
 // column, the triggers, the index and the feed view.
@@ -46,18 +47,16 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 	}
 	opt.Role, opt.Name = cmp.Or(opt.Role, "lockstep"), cmp.Or(opt.Name, "lockstep")
 	s := &setup{l: l, opt: opt}
+	if spec.Capture == CaptureWAL {
+		return s.wal(ctx, q)
+	}
 	s.head()
-	switch {
-	case spec.Capture == CaptureWAL && l.self.Kind == "v":
-		l.checkWAL(&Relation{})
-		return "", l.err()
-	case spec.Capture == CaptureWAL:
-		s.wal(l.self)
-	case l.self.Kind == "v":
+	if l.self.Kind == "v" {
 		s.view()
-	default:
+	} else {
 		s.table(l.self)
 	}
+	s.part("The bridge's role: it may log in and read " + joinNames(s.read) + ", nothing else. " + s.passwordNote())
 	s.role()
 	s.foot()
 	return s.b.String(), nil
@@ -221,10 +220,13 @@ func (s *setup) notify(o *object) {
 	s.p("COMMIT;")
 }
 
+func (s *setup) passwordNote() string {
+	return "It has no password yet: give it one by \\password " + sqlIdent(s.opt.Role) + " in psql."
+}
+
 func (s *setup) role() {
 	role := sqlIdent(s.opt.Role)
-	s.part("The bridge's role: it may log in and read "+joinNames(s.read)+", nothing else. It has no password yet: give it one by \\password "+role+" in psql.",
-		"It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:",
+	s.note("It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:",
 		"GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() TO "+role+";",
 		"A table's owner who may not grant CONNECT and USAGE gets a warning below; commonly every role has both.",
 		"So that the bridge can name the session that holds its progress back, a superuser may:",
@@ -232,10 +234,6 @@ func (s *setup) role() {
 	s.p("DO $lockstep$ BEGIN")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN CREATE ROLE %s LOGIN; END IF;", sqlLiteral(s.opt.Role), role)
 	s.p("END $lockstep$;")
-	if s.l.spec.Capture == CaptureWAL {
-		s.note("It reads the WAL. Only a superuser may give that right.")
-		s.p("ALTER ROLE %s REPLICATION;", role)
-	}
 	s.p("GRANT CONNECT ON DATABASE %s TO %s;", sqlIdent(s.l.self.Database), role)
 	s.p("GRANT USAGE ON SCHEMA %s TO %s;", sqlIdent(s.l.self.Schema), role)
 	for _, n := range s.read {
