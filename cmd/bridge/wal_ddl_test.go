@@ -88,13 +88,14 @@ func TestWAL_NoReplicaIdentity_I10(t *testing.T) {
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
 	conn := connect(t, db)
 	newBare(t, db, "good", 10)
-	run(t, conn, "CREATE TABLE t (id int NOT NULL, v text)", "INSERT INTO t VALUES (1, 'a')", "CREATE TABLE u (id int UNIQUE NOT NULL)")
-	b := startWAL(t, db, broker.URL(), "t(capture=wal;key=id),u(capture=wal),good(capture=wal)")
+	run(t, conn, "CREATE TABLE t (id int NOT NULL, v text)", "INSERT INTO t VALUES (1, 'a')", "CREATE TABLE u (id int UNIQUE NOT NULL)", "CREATE TABLE w (id int NOT NULL, v text)", "INSERT INTO w VALUES (1, 'a')")
+	b := startWAL(t, db, broker.URL(), "t(capture=wal;key=id),u(capture=wal),w(capture=wal;key=id;actions=insert),good(capture=wal)")
 	g := follow(t, testenv.NATSConn(t, broker.URL()), bare("good"))
 	g.converge(conn)
 	b.awaitReason("t", "replica identity", "REPLICA IDENTITY FULL")
 	b.awaitReason("u", "REPLICA IDENTITY USING INDEX")
-	run(t, conn, "UPDATE t SET v = 'b'", "DELETE FROM u")
+	b.awaitReason("w", "replica identity", "bridge sql 'w(key=id;capture=wal;actions=insert)'")
+	run(t, conn, "UPDATE t SET v = 'b'", "DELETE FROM u", "UPDATE w SET v = 'b'")
 	if n := query[int](t, conn, "SELECT count(*)::int FROM pg_publication_tables WHERE pubname = $1", slotOf(db)); n != 1 {
 		t.Errorf("%d tables are published, want 1", n)
 	}

@@ -250,6 +250,9 @@ func (s *session) probe(ctx context.Context, r *Relation) {
 	s.work.Go(func() {
 		f, err := s.load(ctx, r)
 		if err == nil {
+			err = s.spare(ctx, f)
+		}
+		if err == nil {
 			_, err = r.sink.Begin(ctx, source.Of(s.src, f.rel), func() {})
 		}
 		s.call(ctx, func(context.Context) error {

@@ -98,7 +98,7 @@ func (s *session) publish(ctx context.Context) error {
 			return err
 		}
 		if err != nil {
-			return fmt.Errorf("make publication %s: %w; a role that may not runs what this prints as the tables' owner: bridge sql 'TABLE(capture=wal)'", s.c.opt.Name, err)
+			return fmt.Errorf("make publication %s: %w; where the role may not, have the tables' owner run what bridge sql prints", s.c.opt.Name, err)
 		}
 		if err := s.exec(ctx, "COMMENT ON PUBLICATION "+name+" IS '"+ours+"'"); err != nil {
 			return fmt.Errorf("make publication %s: %w", s.c.opt.Name, err)
@@ -111,12 +111,16 @@ func (s *session) publish(ctx context.Context) error {
 			f.published = true
 			continue
 		}
+		if err := s.spare(ctx, f); err != nil { // before it is published
+			s.leave(f, err)
+			continue
+		}
 		err := s.exec(ctx, "ALTER PUBLICATION "+name+" ADD TABLE "+n.SQL())
 		if errors.Is(err, errRival) {
 			return err
 		}
 		if err != nil {
-			s.leave(f, publicationError(err, n, s.c.opt.Name))
+			s.leave(f, publicationError(err, f.r.spec, s.c.opt.Name))
 			continue
 		}
 		f.r.log.Info().Msg("added to the publication")
@@ -129,6 +133,29 @@ func (s *session) publish(ctx context.Context) error {
 		if err := s.publication.check(f); err != nil {
 			s.leave(f, err)
 		}
+	}
+	return nil
+}
+
+const identifiedSQL = `
+SELECT COALESCE(bool_and(c.relreplident = 'f' OR pg_get_replica_identity_index(c.oid) IS NOT NULL), true)
+  FROM pg_catalog.pg_class c
+ WHERE c.oid = $1::oid AND c.relkind = 'r' OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid) WHERE isleaf)`
+
+// spare refuses a table of which the application's own UPDATE and DELETE would
+// fail in a publication of these, whatever is asked of the relation.
+func (s *session) spare(ctx context.Context, f *feed) error {
+	p := s.publication
+	_, published := p.tables[f.r.spec.Name]
+	if published || p.exists && !slices.Contains(p.actions, "update") && !slices.Contains(p.actions, "delete") {
+		return nil
+	}
+	ok, err := relation.QueryOne[bool](ctx, s.c.pool, identifiedSQL, f.rel.OID)
+	if err != nil {
+		return fmt.Errorf("look up its replica identity: %w", err)
+	}
+	if !ok {
+		return fmt.Errorf("it has no replica identity, and its own UPDATE and DELETE would fail once publication %s has it; to do: see %s", s.c.opt.Name, relation.SetupCommand(f.r.spec))
 	}
 	return nil
 }
@@ -162,10 +189,10 @@ func (s *session) exec(ctx context.Context, sql string) error {
 }
 
 // publicationError says what to do where the role may not change publications.
-func publicationError(err error, n relation.Name, publication string) error {
+func publicationError(err error, spec relation.Spec, publication string) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" {
-		return fmt.Errorf("it is not in publication %s, and this role may not add it (%s); run what this prints as the table's owner: bridge sql '%s(capture=wal)'", publication, pg.Message, n.Quoted())
+		return fmt.Errorf("it is not in publication %s, and this role may not add it (%s); run what this prints as the table's owner: %s", publication, pg.Message, relation.SetupCommand(spec))
 	}
 	return fmt.Errorf("add it to publication %s: %w", publication, err)
 }

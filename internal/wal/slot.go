@@ -145,7 +145,7 @@ func (s *session) createSlot(ctx context.Context) error {
 	case errors.Is(err, errRival):
 		return err
 	case errors.As(err, &pg) && pg.Code == "42501":
-		return fmt.Errorf("make replication slot %s: %s; to do: run what bridge sql prints, or ALTER ROLE … REPLICATION: %w", s.c.opt.Name, pg.Message, err)
+		return fmt.Errorf("make replication slot %s: %s; to do: ALTER ROLE … REPLICATION, as bridge sql prints it: %w", s.c.opt.Name, pg.Message, err)
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w", s.c.opt.Name, err)
 	}
