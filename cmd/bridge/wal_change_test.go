@@ -92,42 +92,6 @@ func TestWAL_Types_I12(t *testing.T) {
 	f.converge(conn)
 }
 
-// A type whose JSON only the server knows is looked at by SQL; and what is
-// written between such a look and its place in the WAL is never replaced by
-// what the look saw (I4).
-func TestWAL_LookNeverReplacesWhatIsNewer_I4(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	conn, lock := connect(t, db), connect(t, db)
-	run(t, conn, "CREATE TYPE odd AS (v text)", "CREATE TYPE odder AS ENUM ('a', 'b')",
-		`CREATE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS $$BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN to_json('odd ' || $1::text); END$$`,
-		"CREATE CAST (odder AS json) WITH FUNCTION odd_json(odder)",
-		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, NULL FROM generate_series(1, 9) g")
-	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
-	f := followAll(t, broker.URL(), bare("t"))
-	f.converge(conn)
-	run(t, lock, "SELECT pg_advisory_lock(7)")
-	for i := 1; i <= 6; i++ {
-		run(t, conn, fmt.Sprintf("UPDATE t SET o = 'a' WHERE id = %d", i))
-	}
-	testenv.Eventually(t, long, func() error { // the look has its snapshot, and waits
-		if query[int](t, conn, "SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == 0 {
-			return errors.New("no look waits")
-		}
-		return nil
-	})
-	run(t, conn, "UPDATE t SET o = NULL, n = 1 WHERE id = 1", "DELETE FROM t WHERE id = 2", "UPDATE t SET id = 30, o = NULL WHERE id = 3", "UPDATE t SET id = 3 WHERE id = 9",
-		"DELETE FROM t WHERE id = 4", "INSERT INTO t VALUES (4, 4, NULL)", "UPDATE t SET n = 5 WHERE id = 5")
-	run(t, lock, "SELECT pg_advisory_unlock(7)")
-	f.converge(conn)
-	// Each key's versions come in the order in which they were written.
-	ns := f.versions(`"id":1,`)
-	if want := `{"id":1,"n":1,"o":null}`; ns[len(ns)-1] != want || strings.Count(strings.Join(ns, ""), want) != 1 {
-		t.Errorf("row 1 had the versions %s", ns)
-	}
-	b.running()
-}
-
 // A log has each change with its action, and with the row before it.
 func TestWAL_LogHasActionsAndOldRows(t *testing.T) {
 	needServers(t)
@@ -265,6 +229,46 @@ func TestWAL_TransactionsOfEveryKind_I1(t *testing.T) {
 	b.awaitReason("t", "waits for transaction")
 	run(t, conn, "COMMIT PREPARED 'c'")
 	f.converge(conn)
+}
+
+// The old row of a log holds a value whose JSON only the server knows, and it
+// can't be asked any more: its text is no JSON, and would break the line.
+func TestWAL_OldRowOfAServerType_I11(t *testing.T) {
+	log := bare("t")
+	log.log = true
+	s := newSceneOf(t, "t(capture=wal;history=log;max_age=1h)", log, append(odderSQL(),
+		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t VALUES (1, 0, 'a')")...)
+	s.f.awaitKept(1)
+	s.run("DELETE FROM t", "INSERT INTO t VALUES (2, 0, NULL)")
+	if kept := s.f.awaitKept(3); !kept[1].Deleted || kept[1].Old != nil || string(kept[2].Data) != `{"id":2,"n":0,"o":null}` {
+		t.Errorf("got %+v", kept)
+	}
+}
+
+// A row without a transaction ID in the column for it is a row all the same:
+// the load would never end.
+func TestWAL_NullTxid_I10(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal;txid=ver)", table{schema: "public", name: "t", txid: "nothing"}, "CREATE TABLE t (id int PRIMARY KEY, ver bigint)", "INSERT INTO t VALUES (1, 1), (2, NULL)")
+	s.f.awaitKept(2)
+	s.f.heartbeat(s.conn)
+}
+
+// A table is truncated with another that it refers to, and rows come before and
+// behind that in the same transaction.
+func TestWAL_TruncateCascade_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("t"), "CREATE TABLE u (id int PRIMARY KEY, v text)", "CREATE TABLE t (id int PRIMARY KEY, u int REFERENCES u)",
+		"INSERT INTO u SELECT g, 'x' FROM generate_series(1, 500) g", "INSERT INTO t SELECT g, g FROM generate_series(1, 500) g")
+	g := followAll(t, s.nats, bare("u"))
+	s.f.converge(s.conn)
+	for i := range 3 {
+		s.run("BEGIN", "INSERT INTO u VALUES (1000, 'before')", "INSERT INTO t VALUES (1000, 1000)", "TRUNCATE u CASCADE", "INSERT INTO u SELECT g, 'again' FROM generate_series(1, 5) g",
+			"INSERT INTO t VALUES (1, 1), (2, 2)", "DELETE FROM t WHERE id = 2", "COMMIT")
+		if i == 1 {
+			s.b.restart()
+		}
+		s.f.converge(s.conn)
+		g.converge(s.conn)
+	}
 }
 
 // followAll follows a stream, and keeps every version of every row.

@@ -16,28 +16,6 @@ import (
 // The ways in which Debezium's connector for Postgres was found to lose rows,
 // named by its own reports. Here each is a scene that must lose none.
 
-// scene is a table t(id, v) that is captured from the WAL.
-type scene struct {
-	t      *testing.T
-	db     string
-	broker *testenv.ExternalNATS
-	conn   *pgx.Conn
-	b      *bridge
-	f      *follower
-}
-
-func newScene(t *testing.T, rows int) *scene {
-	t.Helper()
-	needServers(t)
-	s := &scene{t: t, db: testenv.Postgres(t), broker: testenv.NATSProcess(t)}
-	newBare(t, s.db, "t", rows)
-	s.conn = connect(t, s.db)
-	s.b = startWAL(t, s.db, s.broker.URL(), "t(capture=wal)")
-	s.f = follow(t, testenv.NATSConn(t, s.broker.URL()), bare("t"))
-	s.f.converge(s.conn)
-	return s
-}
-
 func (s *scene) stop() {
 	s.t.Helper()
 	s.b.Signal(syscall.SIGTERM)

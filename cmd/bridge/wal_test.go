@@ -8,6 +8,8 @@ import (
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // newBare makes a table (id, v) to which nothing was added for the bridge.
@@ -26,6 +28,61 @@ func startWAL(t *testing.T, db, nats, tables string, env ...string) *bridge {
 
 // slotOf names a slot after the database, which is the test's own.
 func slotOf(db string) string { return "slot_" + databaseOf(db) }
+
+// scene is a bridge that captures tables of the test's own from the WAL, and a
+// follower of one of them.
+type scene struct {
+	t        *testing.T
+	db, nats string
+	// broker is nil but in a scene of newScene's.
+	broker *testenv.ExternalNATS
+	conn   *pgx.Conn
+	b      *bridge
+	f      *follower
+}
+
+// newScene captures a table t(id, v) to a broker that can be killed.
+func newScene(t *testing.T, rows int) *scene {
+	t.Helper()
+	needServers(t)
+	broker := testenv.NATSProcess(t)
+	s := &scene{t: t, db: testenv.Postgres(t), nats: broker.URL(), broker: broker}
+	newBare(t, s.db, "t", rows)
+	s.begin("t(capture=wal)", bare("t"))
+	s.f.converge(s.conn)
+	return s
+}
+
+// newSceneOf captures tables that the statements make, and follows rel.
+func newSceneOf(t *testing.T, tables string, rel table, setup ...string) *scene {
+	t.Helper()
+	needServers(t)
+	s := &scene{t: t, db: testenv.Postgres(t), nats: testenv.NATS(t).URL()}
+	testenv.Exec(t, s.db, setup...)
+	s.begin(tables, rel)
+	return s
+}
+
+func (s *scene) begin(tables string, rel table) {
+	s.t.Helper()
+	s.conn = connect(s.t, s.db)
+	s.b = startWAL(s.t, s.db, s.nats, tables)
+	s.f = followAll(s.t, s.nats, rel)
+}
+
+// run runs statements of the application.
+func (s *scene) run(statements ...string) {
+	s.t.Helper()
+	run(s.t, s.conn, statements...)
+}
+
+// converge waits until the follower has what the relation has; it may take the
+// bridge a while to notice that it does not.
+func (s *scene) converge() {
+	s.t.Helper()
+	testenv.Eventually(s.t, long, func() error { return s.f.differs(s.conn) })
+	s.f.converge(s.conn)
+}
 
 func TestWAL_LoadsThenFollows_I1(t *testing.T) {
 	needServers(t)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +18,7 @@ import (
 	"bridge/internal/source"
 	"bridge/internal/testenv"
 	"bridge/internal/wal"
+	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rs/zerolog"
@@ -23,11 +26,13 @@ import (
 
 const long = 30 * time.Second
 
-// memory is a sink that holds what it was given, and can be broken.
+// memory is a sink that holds what it was given, the last version of each row by
+// the first column of its key, and can be broken.
 type memory struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	broken    error
+	src       capture.Source
 	pos       capture.Position
 	stored    uint64
 	rows      map[string][]byte
@@ -48,9 +53,20 @@ func (m *memory) do(f func()) error {
 	return m.broken
 }
 
-func (m *memory) Begin(context.Context, capture.Source, func()) (pos capture.Position, err error) {
-	err = m.do(func() { pos = m.pos })
+func (m *memory) Begin(_ context.Context, src capture.Source, _ func()) (pos capture.Position, err error) {
+	err = m.do(func() {
+		if m.src != src {
+			m.restart()
+		}
+		m.src, pos = src, m.pos
+	})
 	return pos, err
+}
+
+// restart ends the incarnation.
+func (m *memory) restart() {
+	m.pos, m.stored = capture.Position{}, 0
+	clear(m.rows)
 }
 
 func (m *memory) Schema(_ context.Context, schema []byte) error {
@@ -74,7 +90,33 @@ func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 	return m.do(func() { m.pos.Heartbeat, m.pos.Batch, m.stored = &hb, nil, hb.LSN })
 }
 
-func (m *memory) Scan(_ context.Context, row func(capture.StoredRow) error) error { return nil }
+func (m *memory) Scan(_ context.Context, row func(capture.StoredRow) error) error {
+	m.mu.Lock()
+	rows := maps.Clone(m.rows)
+	m.mu.Unlock()
+	for key, line := range rows {
+		deleted, data, _ := lockstep.Parts(line)
+		if err := row(capture.StoredRow{Key: [][]byte{[]byte(key)}, Deleted: deleted, Data: data}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// state returns the documents of the rows that there are.
+func (m *memory) state() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := []string{}
+	for _, line := range m.rows {
+		if deleted, data, _ := lockstep.Parts(line); !deleted {
+			list = append(list, string(data))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 func (m *memory) Suspects(context.Context, uint64, capture.Page, int) ([]capture.RowPosition, capture.Page, error) {
 	return nil, capture.Page{}, nil
 }
@@ -86,12 +128,7 @@ func (m *memory) Get(context.Context, [][]byte) (line []byte, err error) {
 
 func (m *memory) Yield(context.Context) {}
 
-func (m *memory) Restart(context.Context, string, uint64) error {
-	if m.onAnnounce == nil {
-		return errors.New("not expected")
-	}
-	return nil
-}
+func (m *memory) Restart(context.Context, string, uint64) error { return m.do(m.restart) }
 
 func (m *memory) Stored() uint64 {
 	m.mu.Lock()
@@ -158,16 +195,12 @@ func TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10(t *testing.T) {
 // slot's name.
 func capturing(t *testing.T, db string, opt wal.Options, tables map[string]*memory) (name string) {
 	t.Helper()
-	u, err := url.Parse(db)
-	if err != nil {
-		t.Fatal(err)
-	}
 	pool, err := source.Open(db, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	opt.URL, opt.Name, opt.HeartbeatInterval = db, "slot_"+u.Path[1:], 100*time.Millisecond
+	opt.URL, opt.Name, opt.HeartbeatInterval = db, slotOf(t, db), 100*time.Millisecond
 	c := wal.New(pool, opt, wal.NewMetrics(), zerolog.Nop())
 	metrics := health.NewMetrics()
 	for table, sink := range tables {
@@ -180,6 +213,16 @@ func capturing(t *testing.T, db string, opt wal.Options, tables map[string]*memo
 	go func() { defer close(done); _ = c.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return opt.Name
+}
+
+// slotOf names a slot after the database, which is the test's own.
+func slotOf(t *testing.T, db string) string {
+	t.Helper()
+	u, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "slot_" + u.Path[1:]
 }
 
 // What an UPDATE leaves alone is asked of the stream once, not for each.

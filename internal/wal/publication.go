@@ -150,11 +150,11 @@ func (s *session) spare(ctx context.Context, f *feed) error {
 	if published || p.exists && !slices.Contains(p.actions, "update") && !slices.Contains(p.actions, "delete") {
 		return nil
 	}
-	ok, err := relation.QueryOne[bool](ctx, s.c.pool, identifiedSQL, f.rel.OID)
+	identified, err := relation.QueryOne[bool](ctx, s.c.pool, identifiedSQL, f.rel.OID)
 	if err != nil {
 		return fmt.Errorf("look up its replica identity: %w", err)
 	}
-	if !ok {
+	if !identified {
 		return fmt.Errorf("it has no replica identity, and its own UPDATE and DELETE would fail once publication %s has it; to do: see %s", s.c.opt.Name, relation.SetupCommand(f.r.spec))
 	}
 	return nil

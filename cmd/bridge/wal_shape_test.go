@@ -1,0 +1,73 @@
+package main_test
+
+import (
+	"fmt"
+	"testing"
+)
+
+// A column comes and goes again while the bridge is away: the WAL has rows of a
+// shape that the catalog does not have any more, and at each restart they would
+// be met again.
+func TestWAL_ColumnCameAndWent_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (3, 'old')", "CREATE TABLE u (id int PRIMARY KEY)")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("ALTER TABLE t ADD COLUMN x int", "INSERT INTO t VALUES (2, 'new', 3)", "DELETE FROM t WHERE id = 3", "ALTER TABLE t DROP COLUMN x")
+	s.b.start()
+	s.converge()
+}
+
+// So it does while the bridge reads, in the same transaction.
+func TestWAL_ColumnCameAndWentWhileRead_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 2000) g")
+	s.f.converge(s.conn)
+	for i := range 5 {
+		s.run("BEGIN", "ALTER TABLE t ADD COLUMN x int", fmt.Sprintf("UPDATE t SET v = 'x %d' WHERE id < 1000", i), "ALTER TABLE t DROP COLUMN x", "COMMIT")
+	}
+	s.converge()
+}
+
+// A composite type gets an attribute while the bridge is away: the values in the
+// WAL have fewer than the type has, and would be met again and again.
+func TestWAL_CompositeGrew_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE pair AS (a int, b text)", "CREATE TABLE t (id int PRIMARY KEY, p pair)", "INSERT INTO t VALUES (1, (1, 'a')), (2, (2, 'b'))")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("UPDATE t SET p = (3, 'c') WHERE id = 1", "DELETE FROM t WHERE id = 2", "ALTER TYPE pair ADD ATTRIBUTE c int")
+	s.b.start()
+	s.converge()
+}
+
+// The slot is gone, and a column was added: read again for its new columns, the
+// relation would not show which rows were deleted meanwhile.
+func TestWAL_GapAndAnotherShape_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 10) g")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("DELETE FROM t WHERE id = 2", "ALTER TABLE t ADD COLUMN x int DEFAULT 7")
+	dropSlot(t, s.conn, s.db)
+	s.b.start()
+	s.converge()
+}
+
+// A row is deleted, and then a column and its type are dropped, while the bridge
+// is away: the delete in the WAL is of a shape whose type is not known any more.
+func TestWAL_TypeDropped_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a')", "CREATE TABLE t (id int PRIMARY KEY, m mood)", "INSERT INTO t SELECT g, 'a' FROM generate_series(1, 10) g")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("DELETE FROM t WHERE id = 2", "ALTER TABLE t DROP COLUMN m", "DROP TYPE mood")
+	s.b.start()
+	s.converge()
+}
+
+// A label of an enum that is a key gets another name: no row of the WAL says so,
+// and the stream would have each such row under its old key, too.
+func TestWAL_EnumKeyRenamed_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a', 'b')", "CREATE TABLE t (k mood PRIMARY KEY, v text)", "INSERT INTO t VALUES ('a', 'x'), ('b', 'y')")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("ALTER TYPE mood RENAME VALUE 'a' TO 'c'")
+	s.b.start()
+	s.converge()
+}
