@@ -130,7 +130,7 @@ func TestWAL_SlotOfABridgeThatCapturesNothing_I9(t *testing.T) {
 	s.f.converge(s.conn)
 	s.b.Kill()
 	s.run("DROP TABLE t")
-	s.b.env = append(s.b.env, "BRIDGE_SLOT_MAX_LAG=4MiB")
+	s.b.env = append(s.b.env, "BRIDGE_SLOT_MAX_LAG=16MiB")
 	s.b.start()
 	s.run("INSERT INTO noise SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g")
 	testenv.Eventually(t, long, func() error {

@@ -560,8 +560,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "unseen-changes-not-compared",
 		file: "internal/wal/join.go",
-		old:  "if errors.Is(err, errUnseen) {",
-		new:  "if errors.Is(err, errUnseen) && f.r.keepsAll() {",
+		old:  "errors.As(err, &mc) {",
+		new:  "errors.As(err, &mc) && f.r.keepsAll() {",
 		pkg:  "./internal/wal", test: "TestCapture_CatalogChangesUnderIt_I1",
 	},
 	{
@@ -581,22 +581,22 @@ var mutants = []mutant{
 	{
 		invariant: "I7", name: "passed-shapes-met-for-ever",
 		file: "internal/wal/shape.go",
-		old:  `f.r.compare = "the WAL has rows of it with columns that it had for a while"`,
-		new:  `_ = "the WAL has rows of it with columns that it had for a while"`,
+		old:  `mustCompare{"the WAL has rows of it with columns that it had for a while: " + sentColumns(m)}`,
+		new:  `fmt.Errorf("%w: %s", errChanged, sentColumns(m))`,
 		pkg:  "./cmd/bridge", test: "TestWAL_ColumnCameAndWent_I7|TestWAL_ColumnCameAndWentWhileRead_I7",
 	},
 	{
 		invariant: "I7", name: "unreadable-rows-met-for-ever",
 		file: "internal/wal/apply.go",
-		old:  `f.r.compare = "the WAL has a row of it that`,
-		new:  `_ = "the WAL has a row of it that`,
+		old:  `err = mustCompare{"the WAL has a row of it that`,
+		new:  `_ = mustCompare{"the WAL has a row of it that`,
 		pkg:  "./cmd/bridge", test: "TestWAL_CompositeGrew_I7",
 	},
 	{
 		invariant: "I1", name: "dropped-types-met-for-ever",
 		file: "internal/wal/shape.go",
-		old:  `f.r.compare = "the WAL has rows of it with a type that was dropped"`,
-		new:  `_ = "the WAL has rows of it with a type that was dropped"`,
+		old:  `mustCompare{"the WAL has rows of it with a type that was dropped: " + sentColumns(m)}`,
+		new:  `fmt.Errorf("%w: %s", errChanged, sentColumns(m))`,
 		pkg:  "./cmd/bridge", test: "TestWAL_TypeDropped_I1",
 	},
 	{

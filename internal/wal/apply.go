@@ -124,10 +124,10 @@ func (s *session) done(ctx context.Context, f *feed, err error) {
 	if errors.Is(err, relation.ErrStaleTypes) {
 		err = fmt.Errorf("%w: %w", errChanged, err)
 	}
-	if errors.Is(err, errChanged) && f.r.compare == "" && s.checkShape(ctx, f) == nil {
+	if mc := (mustCompare{}); errors.Is(err, errChanged) && !errors.As(err, &mc) && s.checkShape(ctx, f) == nil {
 		// The relation is as it was loaded: the row is from before a change, and
 		// it would be met again and again.
-		f.r.compare = "the WAL has a row of it that can't be read any more: " + err.Error()
+		err = mustCompare{"the WAL has a row of it that can't be read any more: " + err.Error()}
 	}
 	s.leave(f, err)
 }
@@ -189,8 +189,7 @@ func (s *session) left(ctx context.Context, f *feed, key [][]byte) error {
 // lookAt has a key looked at.
 func (s *session) lookAt(ctx context.Context, f *feed, key [][]byte) error {
 	if len(f.suspects) >= maxSuspects {
-		f.r.compare = "too many rows had to be looked at"
-		return errSuspects
+		return mustCompare{"too many of its rows have to be looked at"}
 	}
 	f.suspect(key, nil)
 	signal(s.wanted)

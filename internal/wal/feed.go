@@ -300,8 +300,6 @@ func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, old []byte
 // is less work to compare everything.
 const maxSuspects = 100_000
 
-var errSuspects = fmt.Errorf("%w: too many of its rows have to be looked at", errChanged)
-
 // suspect has a key looked at again. pg, if not nil, is told when it was.
 func (f *feed) suspect(key [][]byte, pg *page) {
 	f.forget(key)

@@ -164,8 +164,8 @@ func (s *session) leave(f *feed, err error) {
 	}
 	delete(s.feeds, f.rel.OID)
 	close(f.ended)
-	if errors.Is(err, errUnseen) {
-		f.r.compare = err.Error()
+	if mc := (mustCompare{}); errors.As(err, &mc) {
+		f.r.compare = mc.reason
 	}
 	f.r.stored = max(f.r.stored, f.stored())
 	f.r.fail(err, retryMax)

@@ -122,8 +122,12 @@ func (r *Relation) joined() {
 // longer the one that was loaded.
 var errChanged = errors.New("the relation changed")
 
-// errUnseen likewise, where it changed in a way of which the WAL has no rows.
-var errUnseen = fmt.Errorf("%w in a way that is not in the WAL", errChanged)
+// mustCompare is an errChanged after which the stream must be compared with the
+// relation, because the WAL alone can't continue it.
+type mustCompare struct{ reason string }
+
+func (m mustCompare) Error() string { return errChanged.Error() + ": " + m.reason }
+func (m mustCompare) Unwrap() error { return errChanged }
 
 // task says what must be read by SQL before heartbeats are true.
 type task byte

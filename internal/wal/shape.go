@@ -62,11 +62,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	}
 	if column := unidentified(f, m); column != "" {
 		// An update that changed the key did not say so.
-		err := fmt.Errorf("%w: key column %s was not in its replica identity", errChanged, column)
-		if f.r.compare == "" {
-			f.r.compare = "its replica identity lacked a key column for a while"
-		}
-		return nil, err
+		return nil, mustCompare{"its replica identity lacked its key column " + column + " for a while"}
 	}
 	if fits(f.rel, m) {
 		return s.newShape(f.rel, f.form, m), nil
@@ -76,8 +72,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	}
 	if f.task == taskNone {
 		// It had them for a while, and they would be met again and again.
-		f.r.compare = "the WAL has rows of it with columns that it had for a while"
-		return nil, fmt.Errorf("%w: its columns in the WAL (%s) are not those in the catalog", errChanged, sentColumns(m))
+		return nil, mustCompare{"the WAL has rows of it with columns that it had for a while: " + sentColumns(m)}
 	}
 	rel := &relation.Relation{Name: f.rel.Name, OID: f.rel.OID, Kind: f.rel.Kind, Txid: -1, Deleted: -1}
 	place := func(i int) int {
@@ -107,8 +102,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 			return &shape{old: true}, nil
 		}
 		// A load would not find what was deleted.
-		f.r.compare = "the WAL has rows of it with a type that was dropped"
-		return nil, fmt.Errorf("%w: a type of its columns in the WAL (%s) was dropped", errChanged, sentColumns(m))
+		return nil, mustCompare{"the WAL has rows of it with a type that was dropped: " + sentColumns(m)}
 	}
 	if err != nil {
 		return nil, err
@@ -175,10 +169,10 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 		return err
 	}
 	if f.r.mirrors() && now.version != f.version {
-		return fmt.Errorf("%w: what is published of it was changed", errUnseen)
+		return mustCompare{"what is published of it was changed"}
 	}
 	if f.r.mirrors() && !slices.Equal(now.rel.Leaves, f.rel.Leaves) {
-		return fmt.Errorf("%w: partitions came, went, or were truncated", errUnseen)
+		return mustCompare{"partitions came, went, or were truncated"}
 	}
 	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
 		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
