@@ -2,17 +2,21 @@ package main_test
 
 import (
 	"testing"
+	"time"
+
+	"bridge/internal/testenv"
 )
 
 // The publication is dropped, and the slot stays: Postgres looks the publication
 // up as it was at each place in the WAL, and would never get beyond the place
-// from before it was made again.
+// from before it was made again. Postgres 18 gets on, and leaves out what came
+// meanwhile: a look at the catalog notices that.
 func TestWAL_PublicationDropped_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old')")
 	s.f.converge(s.conn)
 	s.run("DROP PUBLICATION "+slotOf(s.db), "INSERT INTO t VALUES (2, 'new')")
+	testenv.Eventually(t, time.Minute+long, func() error { return s.f.differs(s.conn) })
 	s.converge()
-	s.b.logged("the publication was dropped")
 }
 
 // A table is taken out of the publication and put back while the bridge is away:

@@ -456,7 +456,7 @@ var mutants = []mutant{
 		invariant: "I1", name: "columns-in-the-wal-unnoticed",
 		file: "internal/wal/shape.go",
 		old:  "\tif err := s.checkShape(ctx, f); err != nil {\n\t\treturn nil, err\n\t}\n",
-		new:  "\tif f.task == taskNone {\n\t\treturn newShape(f.rel, f.form, m), nil\n\t}\n",
+		new:  "\tif f.task == taskNone {\n\t\treturn s.newShape(f.rel, f.form, m), nil\n\t}\n",
 		pkg:  "./cmd/bridge", test: "TestWAL_ChangedColumns_I1",
 	},
 	{
