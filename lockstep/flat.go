@@ -17,7 +17,7 @@ func AppendFlat(dst, line []byte) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: a row without txid", ErrMalformed)
 	}
-	deleted, data, ok := cutHead(line)
+	deleted, data, ok := cutToData(line)
 	if !ok || len(data) == 0 || data[0] != '{' {
 		return nil, fmt.Errorf("%w: a row without data", ErrMalformed)
 	}
@@ -36,32 +36,18 @@ func AppendFlat(dst, line []byte) ([]byte, error) {
 	return append(dst, '}', '\n'), nil
 }
 
-// cutHead returns whether a row's document says deleted, and what follows the
+// cutToData returns whether a row's document says deleted, and what follows the
 // name of its data. It goes from member to member: a column may be called as one
 // of them is, and stands in old before the data.
-func cutHead(line []byte) (deleted bool, data []byte, ok bool) {
-	rest, ok := line, true
-	for _, name := range [...]string{rowTxid, rowXmin, rowSince} {
-		if rest, ok = cutNumber(rest, name); !ok {
-			return false, nil, false
-		}
-	}
-	if rest, ok = cutPrefix(rest, rowDeleted); !ok {
-		return false, nil, false
-	}
-	if rest, deleted = cutPrefix(rest, "true"); !deleted {
-		if rest, ok = cutPrefix(rest, "false"); !ok {
-			return false, nil, false
-		}
-	}
-	for {
+func cutToData(line []byte) (deleted bool, data []byte, ok bool) {
+	deleted, rest, ok := cutHead(line)
+	for ok {
 		if data, ok = cutPrefix(rest, rowData); ok {
 			return deleted, data, true
 		}
-		if rest, ok = cutMember(rest); !ok {
-			return false, nil, false
-		}
+		rest, ok = cutMember(rest)
 	}
+	return false, nil, false
 }
 
 // cutMember cuts off the member that the comma at b's beginning stands before.

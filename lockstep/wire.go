@@ -210,7 +210,21 @@ func Txid(line []byte) (uint64, bool) {
 // deleted row, and returns its data, which shares the line's memory; false for
 // anything else. It does not look into the data, and does not allocate.
 func Parts(line []byte) (deleted bool, data []byte, ok bool) {
-	rest, ok := line, true
+	deleted, rest, ok := cutHead(line)
+	if !ok {
+		return false, nil, false
+	}
+	rest, ok = cutPrefix(rest, rowData)
+	if end := len(rest) - len(rowTail); ok && end >= len("{}") && rest[0] == '{' && rest[end-1] == '}' && string(rest[end:]) == rowTail {
+		return deleted, rest[:end], true
+	}
+	return false, nil, false
+}
+
+// cutHead cuts off the members that every row's document begins with, and
+// returns whether it says deleted.
+func cutHead(line []byte) (deleted bool, rest []byte, ok bool) {
+	rest, ok = line, true
 	for _, name := range [...]string{rowTxid, rowXmin, rowSince} {
 		if rest, ok = cutNumber(rest, name); !ok {
 			return false, nil, false
@@ -224,11 +238,7 @@ func Parts(line []byte) (deleted bool, data []byte, ok bool) {
 			return false, nil, false
 		}
 	}
-	rest, ok = cutPrefix(rest, rowData)
-	if end := len(rest) - len(rowTail); ok && end >= len("{}") && rest[0] == '{' && rest[end-1] == '}' && string(rest[end:]) == rowTail {
-		return deleted, rest[:end], true
-	}
-	return false, nil, false
+	return deleted, rest, true
 }
 
 // cutNumber cuts a member's name and the digits behind it off.

@@ -24,9 +24,7 @@ func TestWAL_PublicationDropped_I7(t *testing.T) {
 func TestWAL_OutOfThePublicationAndBack_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (2, 'old')")
 	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("ALTER PUBLICATION "+slotOf(s.db)+" DROP TABLE t", "INSERT INTO t VALUES (3, 'new')", "DELETE FROM t WHERE id = 2", "ALTER PUBLICATION "+slotOf(s.db)+" ADD TABLE t")
-	s.b.start()
+	s.whileAway("ALTER PUBLICATION "+slotOf(s.db)+" DROP TABLE t", "INSERT INTO t VALUES (3, 'new')", "DELETE FROM t WHERE id = 2", "ALTER PUBLICATION "+slotOf(s.db)+" ADD TABLE t")
 	s.converge()
 }
 

@@ -11,9 +11,7 @@ import (
 func TestWAL_ColumnCameAndWent_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (3, 'old')", "CREATE TABLE u (id int PRIMARY KEY)")
 	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("ALTER TABLE t ADD COLUMN x int", "INSERT INTO t VALUES (2, 'new', 3)", "DELETE FROM t WHERE id = 3", "ALTER TABLE t DROP COLUMN x")
-	s.b.start()
+	s.whileAway("ALTER TABLE t ADD COLUMN x int", "INSERT INTO t VALUES (2, 'new', 3)", "DELETE FROM t WHERE id = 3", "ALTER TABLE t DROP COLUMN x")
 	s.converge()
 }
 
@@ -32,9 +30,7 @@ func TestWAL_ColumnCameAndWentWhileRead_I7(t *testing.T) {
 func TestWAL_CompositeGrew_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE pair AS (a int, b text)", "CREATE TABLE t (id int PRIMARY KEY, p pair)", "INSERT INTO t VALUES (1, (1, 'a')), (2, (2, 'b'))")
 	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("UPDATE t SET p = (3, 'c') WHERE id = 1", "DELETE FROM t WHERE id = 2", "ALTER TYPE pair ADD ATTRIBUTE c int")
-	s.b.start()
+	s.whileAway("UPDATE t SET p = (3, 'c') WHERE id = 1", "DELETE FROM t WHERE id = 2", "ALTER TYPE pair ADD ATTRIBUTE c int")
 	s.converge()
 }
 
@@ -55,9 +51,7 @@ func TestWAL_GapAndAnotherShape_I7(t *testing.T) {
 func TestWAL_TypeDropped_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a')", "CREATE TABLE t (id int PRIMARY KEY, m mood)", "INSERT INTO t SELECT g, 'a' FROM generate_series(1, 10) g")
 	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("DELETE FROM t WHERE id = 2", "ALTER TABLE t DROP COLUMN m", "DROP TYPE mood")
-	s.b.start()
+	s.whileAway("DELETE FROM t WHERE id = 2", "ALTER TABLE t DROP COLUMN m", "DROP TYPE mood")
 	s.converge()
 }
 
@@ -66,8 +60,6 @@ func TestWAL_TypeDropped_I1(t *testing.T) {
 func TestWAL_EnumKeyRenamed_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a', 'b')", "CREATE TABLE t (k mood PRIMARY KEY, v text)", "INSERT INTO t VALUES ('a', 'x'), ('b', 'y')")
 	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("ALTER TYPE mood RENAME VALUE 'a' TO 'c'")
-	s.b.start()
+	s.whileAway("ALTER TYPE mood RENAME VALUE 'a' TO 'c'")
 	s.converge()
 }

@@ -76,6 +76,15 @@ func (s *scene) run(statements ...string) {
 	run(s.t, s.conn, statements...)
 }
 
+// whileAway kills the bridge, lets the application run statements, and starts the
+// bridge again.
+func (s *scene) whileAway(statements ...string) {
+	s.t.Helper()
+	s.b.Kill()
+	s.run(statements...)
+	s.b.start()
+}
+
 // converge waits until the follower has what the relation has; it may take the
 // bridge a while to notice that it does not.
 func (s *scene) converge() {

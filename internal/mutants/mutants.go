@@ -489,7 +489,7 @@ var mutants = []mutant{
 	},
 	{
 		invariant: "I7", name: "wal-that-is-not-on-disk",
-		file: "internal/wal/join.go",
+		file: "internal/wal/look_sql.go",
 		old:  "SET LOCAL synchronous_commit = local",
 		new:  "SET LOCAL synchronous_commit = off",
 		pkg:  "./internal/wal", test: "TestCapture_SaysOnlyWhatIsOnDisk_I7",
@@ -665,8 +665,8 @@ var mutants = []mutant{
 	{
 		invariant: "I10", name: "text-that-postgres-refuses",
 		file: "internal/wal/slot.go",
-		old:  `if encoding == "SQL_ASCII" {`,
-		new:  `if encoding == "-" {`,
+		old:  `cfg.RuntimeParams["client_encoding"] = anyEncoding`,
+		new:  `_ = anyEncoding`,
 		pkg:  "./cmd/bridge", test: "TestWAL_Encodings_I12",
 	},
 	{

@@ -310,11 +310,8 @@ func (f *feed) before(ctx context.Context, key [][]byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var row lockstep.Row
-	if line == nil || json.Unmarshal(line, &row) != nil {
-		return nil, nil
-	}
-	return row.Data, nil
+	_, data, _ := lockstep.Parts(line) // nil for what is no row
+	return data, nil
 }
 
 // truncate publishes that all rows are gone.

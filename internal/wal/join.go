@@ -24,13 +24,18 @@ func (s *session) open(ctx context.Context) error {
 	if s.src.InRecovery {
 		return errors.New("the server is a standby; capture=wal reads the primary: name it in DATABASE_URL, or poll")
 	}
-	level, err := relation.QueryOne[string](ctx, s.c.pool, "SELECT current_setting('wal_level')")
+	rows, err := s.c.pool.Query(ctx, "SELECT current_setting('wal_level'), current_setting('server_encoding')")
 	if err != nil {
-		return fmt.Errorf("look up wal_level: %w", err)
+		return fmt.Errorf("look up settings: %w", err)
 	}
-	if level != "logical" {
-		return fmt.Errorf("wal_level is %s, and capture=wal needs logical; to do: ALTER SYSTEM SET wal_level = logical, and restart Postgres", level)
+	set, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[struct{ WALLevel, Encoding string }])
+	if err != nil {
+		return fmt.Errorf("look up settings: %w", err)
 	}
+	if set.WALLevel != "logical" {
+		return fmt.Errorf("wal_level is %s, and capture=wal needs logical; to do: ALTER SYSTEM SET wal_level = logical, and restart Postgres", set.WALLevel)
+	}
+	s.unchecked = set.Encoding == anyEncoding
 	sl, err := s.c.slot(ctx)
 	if err != nil {
 		return err
@@ -142,19 +147,8 @@ func (s *session) sample(ctx context.Context) error {
 // crash takes back, and gives its place to others: no stream may say that it
 // holds that.
 func (s *session) flush(ctx context.Context) error {
-	conn, err := s.c.pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
-			return err
-		}
-		// A transaction that wrote nothing would not be flushed.
-		_, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, 'lockstep', 'flush')")
-		return err
-	})
+	// A transaction that wrote nothing would not be flushed.
+	return s.toDisk(ctx, "SELECT pg_logical_emit_message(true, 'lockstep', 'flush')")
 }
 
 // leave takes a relation out of the session.

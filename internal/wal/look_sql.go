@@ -127,22 +127,28 @@ func changed(err error) error {
 // writeMarker writes the look's marker into the WAL. It is a transaction of its
 // own, so that it is flushed, and read, at once; and it is a watermark, too.
 func (s *session) writeMarker(ctx context.Context, id string) error {
+	err := s.toDisk(ctx, "SELECT pg_logical_emit_message(true, $1, pg_snapshot_xmin(pg_current_snapshot())::text || ' ' || $2)", s.prefix(), id)
+	if err != nil {
+		return fmt.Errorf("write a marker into the WAL: %w", err)
+	}
+	return nil
+}
+
+// toDisk runs a statement that writes into the WAL, and returns when that is on
+// disk, whatever the role's settings are; no standby is waited for.
+func (s *session) toDisk(ctx context.Context, sql string, args ...any) error {
 	conn, err := s.c.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Release()
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, pg_snapshot_xmin(pg_current_snapshot())::text || ' ' || $2)", s.prefix(), id)
+		_, err := tx.Exec(ctx, sql, args...)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("write a marker into the WAL: %w", err)
-	}
-	return nil
 }
 
 // lookSQL returns the look's query with its parameters.

@@ -76,7 +76,7 @@ func rival(err error) error {
 func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	c := s.c
 	switch {
-	case sl.exists && (sl.Plugin != "pgoutput" || sl.Database != s.src.Database):
+	case sl.exists && !s.owns(sl):
 		return fmt.Errorf("replication slot %s is another's (plugin %q, database %q); choose another BRIDGE_NAME, or drop it: SELECT pg_drop_replication_slot('%[1]s')",
 			c.opt.Name, sl.Plugin, sl.Database)
 	case sl.Lost:
@@ -84,7 +84,7 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	case sl.exists && c.unreadable:
 		c.log.Error().Str("reason", c.opt.Name).
 			Msg("the publication was dropped, and Postgres can't read the WAL from before it was made again: the slot is made anew, and every relation compared with its stream")
-	case sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag:
+	case c.tooFar(sl):
 		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
 			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG: it is dropped and made anew, and every relation compared with its stream")
 	case sl.exists:
@@ -98,11 +98,21 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	return s.createSlot(ctx)
 }
 
+// owns says whether a slot of the bridge's name can be its own.
+func (s *session) owns(sl slot) bool {
+	return sl.Plugin == "pgoutput" && sl.Database == s.src.Database
+}
+
+// tooFar says whether there is a slot that keeps more WAL than it may.
+func (c *Capture) tooFar(sl slot) bool {
+	return sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag
+}
+
 // forsake drops the slot if it keeps too much WAL for relations none of which
 // can be captured; it is made anew when one can.
 func (s *session) forsake(ctx context.Context, sl slot) error {
 	c := s.c
-	if !sl.exists || sl.Plugin != "pgoutput" || sl.Database != s.src.Database || c.opt.MaxLag <= 0 || sl.Kept <= c.opt.MaxLag {
+	if !s.owns(sl) || !c.tooFar(sl) {
 		return errNobody
 	}
 	c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
@@ -157,6 +167,9 @@ func (s *session) createSlot(ctx context.Context) error {
 	return nil
 }
 
+// anyEncoding is that of a database whose text Postgres does not look into.
+const anyEncoding = "SQL_ASCII"
+
 // connect opens the replication connection and starts reading the slot.
 func (s *session) connect(ctx context.Context) error {
 	cfg, err := pgconn.ParseConfig(s.c.opt.URL)
@@ -165,14 +178,10 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	source.Configure(cfg)
 	cfg.RuntimeParams["replication"] = "database"
-	encoding, err := relation.QueryOne[string](ctx, s.c.pool, "SELECT current_setting('server_encoding')")
-	if err != nil {
-		return fmt.Errorf("ask for the encoding: %w", err)
-	}
-	if encoding == "SQL_ASCII" {
+	if s.unchecked {
 		// Postgres would refuse to send what is no UTF-8, and the slot would be
 		// stuck; so the relation that has it is taken out here.
-		cfg.RuntimeParams["client_encoding"], s.unchecked = encoding, true
+		cfg.RuntimeParams["client_encoding"] = anyEncoding
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
@@ -219,7 +228,7 @@ func (c *Capture) watchSlot(ctx context.Context, tooFar func()) {
 		case <-t.C:
 		}
 		sl, err := c.slot(ctx)
-		if err == nil && sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag {
+		if err == nil && c.tooFar(sl) {
 			tooFar()
 		}
 	}
