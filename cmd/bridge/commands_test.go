@@ -119,9 +119,17 @@ func TestBridge_HelpAndVersion(t *testing.T) {
 		}
 	}
 	for _, c := range []string{"check", "sql", "tail", "reconcile", "adopt", "healthcheck"} {
-		if code, help, _ := command(t, nil, c, "--help"); code != 0 || !strings.Contains(help, "bridge "+c) {
-			t.Errorf("%s --help: exit status %d, %q", c, code, help)
+		if !strings.Contains(help, "\n  bridge "+c) {
+			t.Errorf("--help: %s is missing", c)
 		}
+		code, own, _ := command(t, nil, c, "--help")
+		_, same, _ := command(t, nil, "help", c)
+		if code != 0 || !strings.HasPrefix(own, "Usage: bridge "+c) || !strings.Contains(own, "Settings:") || same != own {
+			t.Errorf("%s --help: exit status %d, %q", c, code, own)
+		}
+	}
+	if code, _, stderr := command(t, nil, "verify", "--help"); code != 2 || !strings.Contains(stderr, `no command "verify"`) {
+		t.Errorf("help of no command: exit status %d, %q", code, stderr)
 	}
 	if code, version, _ := command(t, nil, "--version"); code != 0 || !strings.HasPrefix(version, "bridge ") {
 		t.Errorf("--version: exit status %d, %q", code, version)
