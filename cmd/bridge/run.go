@@ -145,6 +145,8 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	if fromWAL > 0 {
 		c.ops.registry.MustRegister(walMetrics)
 		wg.Go(func() { _ = log.Run(ctx) })
+	} else {
+		wg.Go(func() { _ = log.WarnUnused(ctx) })
 	}
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
 	<-ctx.Done()

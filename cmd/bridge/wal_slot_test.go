@@ -191,6 +191,7 @@ func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 			t.Errorf("switch %d: %d messages for some 30 rows that changed", i, sent)
 		}
 	}
+	b.logged("no relation has capture=wal", "SELECT pg_drop_replication_slot('"+slotOf(db)+"')")
 }
 
 // bridge reconcile repairs what was done to the stream behind the bridge's back,

@@ -76,7 +76,7 @@ func rival(err error) error {
 func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	c := s.c
 	switch {
-	case sl.exists && !s.owns(sl):
+	case sl.exists && !sl.isOf(s.src):
 		return fmt.Errorf("replication slot %s is another's (plugin %q, database %q); choose another BRIDGE_NAME, or drop it: SELECT pg_drop_replication_slot('%[1]s')",
 			c.opt.Name, sl.Plugin, sl.Database)
 	case sl.Lost:
@@ -98,9 +98,9 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	return s.createSlot(ctx)
 }
 
-// owns says whether a slot of the bridge's name can be its own.
-func (s *session) owns(sl slot) bool {
-	return sl.Plugin == "pgoutput" && sl.Database == s.src.Database
+// isOf says whether a slot of the bridge's name can be that of a bridge of src.
+func (sl slot) isOf(src relation.Source) bool {
+	return sl.Plugin == "pgoutput" && sl.Database == src.Database
 }
 
 // tooFar says whether there is a slot that keeps more WAL than it may.
@@ -112,7 +112,7 @@ func (c *Capture) tooFar(sl slot) bool {
 // can be captured; it is made anew when one can.
 func (s *session) forsake(ctx context.Context, sl slot) error {
 	c := s.c
-	if !s.owns(sl) || !c.tooFar(sl) {
+	if !sl.isOf(s.src) || !c.tooFar(sl) {
 		return errNobody
 	}
 	c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
@@ -236,3 +236,41 @@ func (c *Capture) watchSlot(ctx context.Context, tooFar func()) {
 
 // slotEvery is how often the slot is looked at.
 const slotEvery = 5 * time.Second
+
+// unusedEvery is how often it is said that the slot is unused.
+const unusedEvery = time.Hour
+
+// WarnUnused warns until ctx ends, once an hour, of a slot that was left when
+// the last relation was moved to polling: it makes Postgres keep WAL. It is for
+// a Capture without relations, in place of Run.
+func (c *Capture) WarnUnused(ctx context.Context) error {
+	t := time.NewTicker(slotEvery)
+	defer t.Stop()
+	for {
+		// Where Postgres is away, the pollers say so.
+		if sl, err := c.unused(ctx); err == nil && sl.exists {
+			c.log.Warn().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).
+				Msgf("no relation has capture=wal, and Postgres keeps WAL for the replication slot that was left; to do: SELECT pg_drop_replication_slot('%s')", c.opt.Name)
+			t.Reset(unusedEvery)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// unused returns the slot if it is a bridge's of this database, and nobody reads
+// it.
+func (c *Capture) unused(ctx context.Context) (slot, error) {
+	sl, err := c.slot(ctx)
+	if err != nil || !sl.exists || sl.PID != 0 {
+		return slot{}, err
+	}
+	src, err := relation.LoadSource(ctx, c.pool)
+	if err != nil || !sl.isOf(src) {
+		return slot{}, err
+	}
+	return sl, nil
+}
