@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -104,10 +103,10 @@ func captureAll(ctx context.Context) error {
 	}
 	defer pool.Close()
 	listener := poller.NewListener(pool, log)
-	published, captured := publish.NewMetrics(), health.NewMetrics()
+	published, captured := publish.NewMetrics(nil), health.NewMetrics(nil)
 	fromWAL := wal.New(pool, wal.Options{
 		URL: os.Getenv("DATABASE_URL"), Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
-	}, wal.NewMetrics(), log)
+	}, wal.NewMetrics(nil), log)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = listener.Run(ctx) })
 	for _, spec := range specs.List {
@@ -122,9 +121,7 @@ func captureAll(ctx context.Context) error {
 		p := poller.New(pool, pub, poller.Options{Spec: spec, Interval: interval, HeartbeatInterval: 5 * time.Second}, listener, captured, log)
 		wg.Go(func() { _ = p.Run(ctx) })
 	}
-	if slices.ContainsFunc(specs.List, func(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }) {
-		wg.Go(func() { _ = fromWAL.Run(ctx) })
-	}
+	wg.Go(func() { _ = fromWAL.Run(ctx) })
 	<-ctx.Done()
 	wg.Wait()
 	return nil

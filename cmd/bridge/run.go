@@ -82,10 +82,9 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	ops.setWaiting("")
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
-		holder: holder(), published: publish.NewMetrics(), captured: health.NewMetrics(),
+		holder: holder(), published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
 		listener: poller.NewListener(pool, log),
 	}
-	ops.registry.MustRegister(c.published, c.captured)
 	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
 	return c.run(ctx, specs)
 }
@@ -112,10 +111,9 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	wg.Go(func() { _ = c.listener.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
-	walMetrics, fromWAL := wal.NewMetrics(), 0
 	log := wal.New(c.pool, wal.Options{
 		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval, MaxLag: c.cfg.slotMaxLag, ReconcileInterval: c.cfg.reconcileInterval,
-	}, walMetrics, c.log)
+	}, wal.NewMetrics(c.ops.registry), c.log)
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
@@ -125,7 +123,6 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		}, c.published, c.log)
 		var by reconciler
 		if spec.Capture == relation.CaptureWAL {
-			fromWAL++
 			r := log.Add(spec, pub, c.captured)
 			c.ops.add(captured{spec.Name, r})
 			by = r
@@ -142,12 +139,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), by: by, log: c.log}
 		wg.Go(func() { _ = d.Run(ctx) })
 	}
-	if fromWAL > 0 {
-		c.ops.registry.MustRegister(walMetrics)
-		wg.Go(func() { _ = log.Run(ctx) })
-	} else {
-		wg.Go(func() { _ = log.WarnUnused(ctx) })
-	}
+	wg.Go(func() { _ = log.Run(ctx) })
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
 	<-ctx.Done()
 	return ctx.Err()

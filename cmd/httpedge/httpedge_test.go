@@ -64,7 +64,7 @@ func writeTable(t *testing.T, url, table string, interval time.Duration, n int) 
 	}
 	p := publish.New(nc, js, publish.Options{
 		Prefix: "lockstep", Schema: "public", Table: table, Holder: "test", HeartbeatInterval: interval,
-	}, publish.NewMetrics(), zerolog.Nop())
+	}, publish.NewMetrics(nil), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -48,14 +48,13 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 		return fmt.Errorf("open JetStream: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	replayed, served := replay.NewMetrics(), edge.NewMetrics()
-	registry.MustRegister(replayed, served, broker.NewCollector(nc),
+	registry.MustRegister(broker.NewCollector(nc),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	hub := replay.NewHub(nc, js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes}, replayed, log)
+	hub := replay.NewHub(nc, js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes}, replay.NewMetrics(registry), log)
 	srv := edge.New(source{hub: hub}, edge.Options{
 		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
-	}, served, log)
+	}, edge.NewMetrics(registry), log)
 	log.Info().Str("component", "edge").Str("remote", l.Addr().String()).Msg("listening")
 	defer context.AfterFunc(ctx, func() {
 		log.Info().Str("component", "edge").Msg("stopping: every stream ends between two chunks, and clients come back elsewhere")

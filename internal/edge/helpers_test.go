@@ -121,12 +121,10 @@ func serve(t *testing.T, src edge.Source, opt edge.Options) *running {
 	if opt.Metrics == nil {
 		opt.Metrics = http.NotFoundHandler()
 	}
-	m := edge.NewMetrics()
 	r := &running{addr: l.Addr().String(), metrics: prometheus.NewRegistry(), done: make(chan error, 1)}
-	r.metrics.MustRegister(m)
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
-	s := edge.New(src, opt, m, zerolog.Nop())
+	s := edge.New(src, opt, edge.NewMetrics(r.metrics), zerolog.Nop())
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -28,7 +28,7 @@ func ask(t *testing.T, method, target string) (status int, code string, asked []
 	src := &fake{open: func(context.Context, edge.Request) (edge.Stream, error) {
 		return nil, &edge.Refusal{Code: edge.NotReady, Message: "test"}
 	}}
-	s := edge.New(src, edge.Options{Metrics: http.NotFoundHandler()}, edge.NewMetrics(), zerolog.Nop())
+	s := edge.New(src, edge.Options{Metrics: http.NotFoundHandler()}, edge.NewMetrics(nil), zerolog.Nop())
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)
 	if w.Code >= 300 && w.Code < 400 || w.Header().Get("Location") != "" {

@@ -401,7 +401,7 @@ func TestServer_ListenerFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFeed()
-	s := edge.New(open(f), edge.Options{Metrics: http.NotFoundHandler()}, edge.NewMetrics(), nop)
+	s := edge.New(open(f), edge.Options{Metrics: http.NotFoundHandler()}, edge.NewMetrics(nil), nop)
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context(), l) }()
 	c := get(t, l.Addr().String(), "/users")

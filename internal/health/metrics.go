@@ -5,18 +5,17 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // Metrics are the collectors of all captures of a process, by relation.
 type Metrics struct {
-	vecs                                     []prometheus.Collector
-	polls, rows, reconciles                  *prometheus.HistogramVec
-	errors, missing, stale, zombie           *prometheus.CounterVec
-	loadRows, loadEstimate, nulls, lag, ages *prometheus.GaugeVec
-	reconciled                               *prometheus.GaugeVec
+	polls, rows, reconciles                   *prometheus.HistogramVec
+	errors, missing, stale, zombie            *prometheus.CounterVec
+	loadRows, loadEstimate, nulls, reconciled *prometheus.GaugeVec
 
 	mu sync.Mutex
-	// Guarded by mu: by relation, what the gauges are computed from.
+	// Guarded by mu: by relation, what is computed when it is asked for.
 	seen map[string]*observed
 }
 
@@ -27,22 +26,22 @@ type observed struct {
 	since, next     uint64
 }
 
-// NewMetrics returns collectors that are not yet registered.
-func NewMetrics() *Metrics {
-	label := []string{"relation"}
+// NewMetrics makes the collectors and registers them with reg, unless it is nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	auto := promauto.With(reg)
 	opts := func(name, help string) prometheus.Opts {
 		return prometheus.Opts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}
 	}
 	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts(opts(name, help)), label)
+		return auto.NewGaugeVec(prometheus.GaugeOpts(opts(name, help)), label)
 	}
 	hist := func(name, help string, buckets []float64) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		return auto.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help, Buckets: buckets,
 		}, label)
 	}
 	count := func(name, help string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), label)
+		return auto.NewCounterVec(prometheus.CounterOpts(opts(name, help)), label)
 	}
 	m := &Metrics{
 		polls:        hist("poll_seconds", "Time of one poll: query, and publishing its rows.", prometheus.ExponentialBuckets(0.0002, 4, 10)),
@@ -56,42 +55,43 @@ func NewMetrics() *Metrics {
 		loadRows:     gauge("load_rows", "Rows read by the batch that reads the whole relation."),
 		loadEstimate: gauge("load_rows_estimate", "Rows that Postgres expects in the relation."),
 		nulls:        gauge("null_txid_rows", "Rows whose txid is NULL, which no poll sees (counted up to 1000)."),
-		lag:          gauge("lag_seconds", "Age of the state that the last heartbeat stands for."),
-		ages:         gauge("heartbeat_age_seconds", "Time since the last heartbeat was published."),
 		seen:         make(map[string]*observed),
 	}
-	m.vecs = []prometheus.Collector{
-		m.polls, m.rows, m.errors, m.loadRows, m.loadEstimate, m.nulls, m.lag, m.ages,
-		m.reconciles, m.missing, m.stale, m.zombie, m.reconciled,
+	if reg != nil {
+		reg.MustRegister(m)
 	}
 	return m
 }
 
-var lagTransactions = prometheus.NewDesc("lockstep_bridge_lag_transactions",
-	"Transaction IDs given out by Postgres that the last heartbeat's since does not yet cover.", []string{"relation"}, nil)
+var (
+	label           = []string{"relation"}
+	lagSeconds      = prometheus.NewDesc("lockstep_bridge_lag_seconds", "Age of the state that the last heartbeat stands for.", label, nil)
+	heartbeatAge    = prometheus.NewDesc("lockstep_bridge_heartbeat_age_seconds", "Time since the last heartbeat was published.", label, nil)
+	lagTransactions = prometheus.NewDesc("lockstep_bridge_lag_transactions",
+		"Transaction IDs given out by Postgres that the last heartbeat's since does not yet cover.", label, nil)
+)
 
-// Describe implements prometheus.Collector.
+// Describe implements prometheus.Collector, for what Collect computes.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- lagSeconds
+	ch <- heartbeatAge
 	ch <- lagTransactions
-	for _, v := range m.vecs {
-		v.Describe(ch)
-	}
 }
 
 // Collect implements prometheus.Collector.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	for name, o := range m.seen {
 		if o.published.IsZero() {
 			continue
 		}
-		m.lag.WithLabelValues(name).Set(time.Since(o.read).Seconds())
-		m.ages.WithLabelValues(name).Set(time.Since(o.published).Seconds())
-		ch <- prometheus.MustNewConstMetric(lagTransactions, prometheus.GaugeValue, float64(max(o.next, o.since)-o.since), name)
-	}
-	m.mu.Unlock()
-	for _, v := range m.vecs {
-		v.Collect(ch)
+		gauge := func(desc *prometheus.Desc, v float64) {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, name)
+		}
+		gauge(lagSeconds, time.Since(o.read).Seconds())
+		gauge(heartbeatAge, time.Since(o.published).Seconds())
+		gauge(lagTransactions, float64(max(o.next, o.since)-o.since))
 	}
 }
 

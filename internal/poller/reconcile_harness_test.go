@@ -141,7 +141,7 @@ func startReconciled(t *testing.T, rows int, opt poller.Options, sink *stored) *
 	opt.Spec = spec(t, "t")
 	opt.Interval, opt.HeartbeatInterval = 10*time.Millisecond, 100*time.Millisecond
 	sink.latest = map[string]capture.StoredRow{}
-	p := poller.New(pool, sink, opt, poller.NewListener(pool, zerolog.Nop()), health.NewMetrics(), zerolog.Nop())
+	p := poller.New(pool, sink, opt, poller.NewListener(pool, zerolog.Nop()), health.NewMetrics(nil), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

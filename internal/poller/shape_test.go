@@ -138,7 +138,7 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	sink := &memory{}
 	p := poller.New(pool, sink, poller.Options{
 		Spec: spec(t, "t"), Interval: 10 * time.Millisecond, HeartbeatInterval: time.Second, ShapeInterval: 50 * time.Millisecond,
-	}, poller.NewListener(pool, zerolog.Nop()), health.NewMetrics(), zerolog.Nop())
+	}, poller.NewListener(pool, zerolog.Nop()), health.NewMetrics(nil), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

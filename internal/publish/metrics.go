@@ -1,6 +1,9 @@
 package publish
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
 
 // Metrics are the collectors of every publisher of a process.
 type Metrics struct {
@@ -8,13 +11,14 @@ type Metrics struct {
 	streamMessages, streamBytes               *prometheus.GaugeVec
 }
 
-// NewMetrics returns collectors that are not yet registered.
-func NewMetrics() *Metrics {
+// NewMetrics makes the collectors and registers them with reg, unless it is nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	auto := promauto.With(reg)
 	vec := func(name, help string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
+		return auto.NewCounterVec(prometheus.CounterOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
 	}
 	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
+		return auto.NewGaugeVec(prometheus.GaugeOpts{Namespace: "lockstep", Subsystem: "bridge", Name: name, Help: help}, []string{"relation"})
 	}
 	return &Metrics{
 		rows:       vec("published_rows_total", "Rows sent to the stream."),
@@ -26,24 +30,6 @@ func NewMetrics() *Metrics {
 		streamMessages: gauge("stream_messages", "Messages that the stream holds."),
 		streamBytes:    gauge("stream_bytes", "Bytes of the stream's files."),
 	}
-}
-
-// Describe implements prometheus.Collector.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, v := range m.all() {
-		v.Describe(ch)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, v := range m.all() {
-		v.Collect(ch)
-	}
-}
-
-func (m *Metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.rows, m.bytes, m.oversize, m.heartbeats, m.epochs, m.streamMessages, m.streamBytes}
 }
 
 type relationMetrics struct {

@@ -54,7 +54,7 @@ func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 	if os.Getenv("LOG_LEVEL") == "debug" {
 		log = log.Level(zerolog.DebugLevel)
 	}
-	p := publish.New(nc, js, opt, publish.NewMetrics(), log)
+	p := publish.New(nc, js, opt, publish.NewMetrics(nil), log)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -85,9 +85,7 @@ func checkHeartbeats(t *testing.T, c *client, keys int) {
 func TestReplay_NoHeartbeatBehindAGap(t *testing.T) {
 	t.Parallel()
 	const keys = 50
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	stop := hammer(t, w, keys, 10, 50*time.Millisecond)
 	old := newHub(t, url, replay.Options{CacheBytes: 1})
 	live := open(t, old, request(0))
@@ -111,13 +109,9 @@ func TestReplay_NoHeartbeatBehindAGap(t *testing.T) {
 func TestReplay_SlowReaderMissesNothing(t *testing.T) {
 	t.Parallel()
 	const keys, cache = 200, 1 << 20
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
-	m := replay.NewMetrics()
-	h := hubWith(t, url, replay.Options{CacheBytes: cache}, m)
+	w, url := beginWriter(t)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m)
+	h := hubWith(t, url, replay.Options{CacheBytes: cache}, registry)
 	live, slow := open(t, h, request(0)), open(t, h, request(0))
 	checkHeartbeats(t, live, keys)
 	checkHeartbeats(t, slow, keys)
@@ -147,13 +141,9 @@ func TestReplay_SlowReaderMissesNothing(t *testing.T) {
 func TestReplay_SlowReaderOfBusyRows(t *testing.T) {
 	t.Parallel()
 	const keys = 20
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
-	m := replay.NewMetrics()
-	h := hubWith(t, url, replay.Options{CacheBytes: 4 << 20}, m)
+	w, url := beginWriter(t)
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m)
+	h := hubWith(t, url, replay.Options{CacheBytes: 4 << 20}, registry)
 	c := open(t, h, request(0))
 	checkHeartbeats(t, c, keys)
 	stop := hammer(t, w, keys, 3000, 5*time.Millisecond)
@@ -201,14 +191,10 @@ func TestReplay_RingIsBounded(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			t.Parallel()
 			const cache = 1 << 20
-			url := testenv.NATS(t).URL()
-			w := newWriter(t, url)
-			w.begin(t)
+			w, url := beginWriter(t)
 			w.heartbeat(t, 0)
-			m := replay.NewMetrics()
 			registry := prometheus.NewRegistry()
-			registry.MustRegister(m)
-			h := hubWith(t, url, replay.Options{CacheBytes: cache}, m)
+			h := hubWith(t, url, replay.Options{CacheBytes: cache}, registry)
 			c := open(t, h, request(0))
 			n := 3 << 20 / (size + 100)
 			for i := range n {
@@ -232,9 +218,7 @@ func TestReplay_RingIsBounded(t *testing.T) {
 // once than the limit says; the others wait for their turn and miss nothing.
 func TestReplay_CatchupsAreBounded(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	const rows = 6000 // past what a tail begins with
 	for i := range rows {
 		w.row(t, i, uint64(i+1), "x")
@@ -353,9 +337,7 @@ func TestReplay_DroppedMessageIsReadAgain(t *testing.T) {
 	for _, tail := range []bool{true, false} {
 		t.Run(fmt.Sprintf("tail=%v", tail), func(t *testing.T) {
 			t.Parallel()
-			url := testenv.NATS(t).URL()
-			w := newWriter(t, url)
-			w.begin(t)
+			w, url := beginWriter(t)
 			rows := 300
 			if !tail { // the reader's own consumer
 				rows = 6000
@@ -386,9 +368,7 @@ func TestReplay_DroppedMessageIsReadAgain(t *testing.T) {
 // handed out is read again.
 func TestReplay_LookThatFailsLosesNothing(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	const rows = 6000
 	var reading, failed atomic.Bool
 	h := newHub(t, newProxy(t, url, func(line string) bool {
@@ -483,9 +463,7 @@ func TestReplay_GapHoldsHeartbeatsBack(t *testing.T) {
 	for _, tail := range []bool{true, false} {
 		t.Run(fmt.Sprintf("tail=%v", tail), func(t *testing.T) {
 			t.Parallel()
-			url := testenv.NATS(t).URL()
-			w := newWriter(t, url)
-			w.begin(t)
+			w, url := beginWriter(t)
 			keys := 10
 			if !tail { // too far behind for a tail to begin with it
 				keys = 6000

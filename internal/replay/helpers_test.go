@@ -21,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 )
 
@@ -48,6 +49,15 @@ type writer struct {
 
 func newWriter(t *testing.T, url string) *writer { return startWriter(t, url, publish.Options{}) }
 
+// beginWriter returns one that has begun, and its broker's URL.
+func beginWriter(t *testing.T) (*writer, string) {
+	t.Helper()
+	url := testenv.NATS(t).URL()
+	w := newWriter(t, url)
+	w.begin(t)
+	return w, url
+}
+
 func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 	t.Helper()
 	opt.Prefix, opt.Holder = "lockstep", "test"
@@ -59,7 +69,7 @@ func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := publish.New(nc, js, opt, publish.NewMetrics(), logger(t))
+	p := publish.New(nc, js, opt, publish.NewMetrics(nil), logger(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -139,17 +149,17 @@ func (w *writer) stored(t *testing.T, xmin uint64) {
 // newHub starts a hub with a connection of its own.
 func newHub(t *testing.T, url string, opt replay.Options) *replay.Hub {
 	t.Helper()
-	return hubWith(t, url, opt, replay.NewMetrics())
+	return hubWith(t, url, opt, nil)
 }
 
-func hubWith(t *testing.T, url string, opt replay.Options, m *replay.Metrics) *replay.Hub {
+func hubWith(t *testing.T, url string, opt replay.Options, reg prometheus.Registerer) *replay.Hub {
 	t.Helper()
 	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := replay.NewHub(nc, js, opt, m, logger(t))
+	h := replay.NewHub(nc, js, opt, replay.NewMetrics(reg), logger(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

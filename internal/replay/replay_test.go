@@ -20,9 +20,7 @@ import (
 // that allowed it, and the end; at once where nothing happens.
 func TestReplay_FiniteRequest(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	want := map[string]string{}
 	for i := range 300 {
 		w.row(t, i%100, uint64(10+i), fmt.Sprint(i))
@@ -58,9 +56,7 @@ func TestReplay_FiniteRequest(t *testing.T) {
 // died in the middle of a batch.
 func TestReplay_FiniteRequestWithoutHeartbeat(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 6)
 	w.stored(t, 6)
@@ -89,9 +85,7 @@ func TestReplay_FiniteRequestWithoutHeartbeat(t *testing.T) {
 // moment, and before any heartbeat; take checks the order.
 func TestReplay_SnapshotCompletedOnce(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 6)
 	w.row(t, 2, 7, "b") // a batch without its heartbeat
@@ -125,9 +119,7 @@ func TestReplay_SnapshotCompletedOnce(t *testing.T) {
 // TestReplay_FlatDialect frames the same rows in the older form.
 func TestReplay_FlatDialect(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 6)
 	h := newHub(t, url, replay.Options{})
@@ -191,9 +183,7 @@ func TestReplay_UnknownRelation(t *testing.T) {
 // and not ready where no heartbeat comes.
 func TestReplay_SinceAhead(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 10)
 	w.stored(t, 10)
@@ -252,9 +242,7 @@ func TestReplay_SinceAhead(t *testing.T) {
 // floor, and everything is always honoured.
 func TestReplay_Floor(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 9)
 	w.stored(t, 9)
@@ -293,9 +281,7 @@ func TestReplay_Floor(t *testing.T) {
 func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 	t.Parallel()
 	const rows = 6000 // more than what a new tail begins with
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	for id := range rows {
 		w.row(t, id, uint64(100+id), "a")
 	}
@@ -333,9 +319,7 @@ func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 // one made anew in its place is served.
 func TestReplay_StreamDeletedAndMadeAnew(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 6)
 	h := newHub(t, url, replay.Options{})
@@ -362,9 +346,7 @@ func TestReplay_StreamDeletedAndMadeAnew(t *testing.T) {
 // TestReplay_LargeRows (I11): rows of 500 KB come whole, between small ones.
 func TestReplay_LargeRows(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	want := map[string]string{}
 	for i := range 30 {
 		data := strings.Repeat("x", 10+i%3*250_000)
@@ -421,9 +403,7 @@ func TestReplay_BrokerAway(t *testing.T) {
 // TestReplay_HubThatEnds ends its readers and refuses requests.
 func TestReplay_HubThatEnds(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	w.row(t, 1, 5, "a")
 	w.heartbeat(t, 6)
 	h := newHub(t, url, replay.Options{IdleTime: 50 * time.Millisecond, Wait: time.Second})

@@ -33,9 +33,7 @@ func TestReplay_EverySinceResumes(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	hubs := []*replay.Hub{newHub(t, url, replay.Options{}), newHub(t, url, replay.Options{CacheBytes: 1})}
 	w.heartbeat(t, 1)
 	live := open(t, hubs[0], request(0))
@@ -115,9 +113,7 @@ func TestReplay_EverySinceResumes(t *testing.T) {
 // first of the stream whose High is at least that, as a look at each shows.
 func TestReplay_SearchIsExact(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := newWriter(t, url)
-	w.begin(t)
+	w, url := beginWriter(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	txid := uint64(1)
 	for i := range 200 {

@@ -201,8 +201,8 @@ func capturing(t *testing.T, db string, opt wal.Options, tables map[string]*memo
 	}
 	t.Cleanup(pool.Close)
 	opt.URL, opt.Name, opt.HeartbeatInterval = db, slotOf(t, db), 100*time.Millisecond
-	c := wal.New(pool, opt, wal.NewMetrics(), zerolog.Nop())
-	metrics := health.NewMetrics()
+	c := wal.New(pool, opt, wal.NewMetrics(nil), zerolog.Nop())
+	metrics := health.NewMetrics(nil)
 	for table, sink := range tables {
 		spec := relation.NewSpec(relation.Name{Schema: "public", Table: table})
 		spec.Capture = relation.CaptureWAL

@@ -240,18 +240,18 @@ const slotEvery = 5 * time.Second
 // unusedEvery is how often it is said that the slot is unused.
 const unusedEvery = time.Hour
 
-// WarnUnused warns until ctx ends, once an hour, of a slot that was left when
-// the last relation was moved to polling: it makes Postgres keep WAL. It is for
-// a Capture without relations, in place of Run.
-func (c *Capture) WarnUnused(ctx context.Context) error {
+// warnUnused warns until ctx ends, once an hour, of a slot that was left when
+// the last relation was moved to polling: it makes Postgres keep WAL.
+func (c *Capture) warnUnused(ctx context.Context) error {
 	t := time.NewTicker(slotEvery)
 	defer t.Stop()
+	var warned time.Time
 	for {
 		// Where Postgres is away, the pollers say so.
-		if sl, err := c.unused(ctx); err == nil && sl.exists {
+		if sl, err := c.unused(ctx); err == nil && sl.exists && time.Since(warned) > unusedEvery {
+			warned = time.Now()
 			c.log.Warn().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).
 				Msgf("no relation has capture=wal, and Postgres keeps WAL for the replication slot that was left; to do: SELECT pg_drop_replication_slot('%s')", c.opt.Name)
-			t.Reset(unusedEvery)
 		}
 		select {
 		case <-ctx.Done():

@@ -132,8 +132,12 @@ var errRejoin = errors.New("a relation joins")
 
 // Run captures until ctx ends, and returns its error. Every failure is retried
 // for ever with backoff; it is logged at once and then once a minute, and the
-// relations' Status shows it.
+// relations' Status shows it. Without a relation it has nothing to do but to
+// warn of a slot that was left.
 func (c *Capture) Run(ctx context.Context) error {
+	if len(c.relations) == 0 {
+		return c.warnUnused(ctx)
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, r := range c.relations {
