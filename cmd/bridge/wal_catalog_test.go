@@ -28,6 +28,33 @@ func TestWAL_OutOfThePublicationAndBack_I7(t *testing.T) {
 	s.converge()
 }
 
+// What is published changes under the bridge, and it ends before it has looked at
+// the catalog: its heartbeats went on, and what was not sent is found all the
+// same.
+func TestWAL_RepublishedThenRestarted_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100)", "CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (100) TO (200)",
+		"INSERT INTO t SELECT g, 'old' FROM generate_series(1, 199) g")
+	s.f.converge(s.conn)
+	alter := "ALTER PUBLICATION " + slotOf(s.db)
+	for _, c := range [][]string{
+		{"TRUNCATE t2"},
+		{alter + " SET (publish = 'insert, update')", "DELETE FROM t WHERE id = 1"},
+		{alter + " SET (publish = 'insert')", "UPDATE t SET v = 'new' WHERE id = 2", alter + " SET (publish = 'insert, update, delete, truncate')"},
+		{alter + " DROP TABLE t", "DELETE FROM t WHERE id = 3", alter + " ADD TABLE t"},
+	} {
+		s.run(c...)
+		s.run("INSERT INTO t VALUES (100, 'more') ON CONFLICT (id) DO UPDATE SET v = t.v || 'r'")
+		s.f.heartbeat(s.conn)
+		if err := s.f.differs(s.conn); err == nil {
+			t.Fatalf("%q: all of it was sent: the test shows nothing", c)
+		}
+		s.b.Kill()
+		s.b.start()
+		s.converge()
+	}
+}
+
 // A deferrable primary key is no replica identity: taken for one, the table would
 // be published, and the application's own UPDATE refused.
 func TestWAL_DeferrablePrimaryKey_I10(t *testing.T) {

@@ -135,6 +135,8 @@ type Batch struct {
 	// Compare says that such a batch compares the relation with the stream,
 	// which can't be continued in its middle.
 	Compare bool
+	// Published is as in Heartbeat.
+	Published string
 }
 
 // Heartbeat ends a batch.
@@ -151,6 +153,10 @@ type Heartbeat struct {
 	// LSN is the place in the WAL up to which the stream holds every commit, 0
 	// where it was not filled from the WAL.
 	LSN uint64
+	// Published stands for what was sent of the relation by then: its place in
+	// the publication, and its partitions. Where the next session finds another,
+	// there may be commits up to LSN that nobody was sent.
+	Published string
 }
 
 // Page is a place in a list that comes in parts.

@@ -518,8 +518,8 @@ var mutants = []mutant{
 	{
 		invariant: "I3", name: "lost-stream-begun-at-zero",
 		file: "internal/wal/relation.go",
-		old:  "pos.Batch == nil && b.published && !restarted {",
-		new:  "pos.Batch == nil && b.published && restarted {",
+		old:  "pos.Batch == nil && b.known && !restarted {",
+		new:  "pos.Batch == nil && b.known && restarted {",
 		pkg:  "./internal/simtest", test: "TestSchedule_BrokerStoreDeletedBehindADelete_I3",
 	},
 	{
@@ -546,15 +546,15 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "put-back-into-the-publication-unnoticed",
 		file: "internal/wal/shape.go",
-		old:  "now.version != f.version {",
-		new:  `now.version == "" {`,
+		old:  "now.published != f.published {",
+		new:  `now.published == "" {`,
 		pkg:  "./internal/wal", test: "TestCapture_CatalogChangesUnderIt_I1",
 	},
 	{
 		invariant: "I1", name: "partitions-unnoticed",
-		file: "internal/wal/shape.go",
-		old:  "!slices.Equal(now.rel.Leaves, f.rel.Leaves) {",
-		new:  "now.rel.Leaves == nil && f.rel.Leaves != nil {",
+		file: "internal/wal/publication.go",
+		old:  `"%s%q", t.version, rel.Leaves)`,
+		new:  `"%s%q", t.version, rel.Leaves[:0])`,
 		pkg:  "./internal/wal", test: "TestCapture_CatalogChangesUnderIt_I1",
 	},
 	{
@@ -574,9 +574,9 @@ var mutants = []mutant{
 	{
 		invariant: "I7", name: "republished-while-away",
 		file: "internal/wal/relation.go",
-		old:  "b.republished >= pos.Heartbeat.Since:",
-		new:  "b.republished >= pos.Heartbeat.Since+1<<40:",
-		pkg:  "./cmd/bridge", test: "TestWAL_OutOfThePublicationAndBack_I7",
+		old:  "case !log && publishedIn(pos) != b.published:",
+		new:  "case !log && publishedIn(pos) == \"\":",
+		pkg:  "./cmd/bridge", test: "TestWAL_OutOfThePublicationAndBack_I7|TestWAL_RepublishedThenRestarted_I7",
 	},
 	{
 		invariant: "I7", name: "passed-shapes-met-for-ever",

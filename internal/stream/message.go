@@ -29,6 +29,8 @@ const (
 	DurableHeader  = "Lockstep-Durable"
 	// LSNHeader, on heartbeats, is capture.Heartbeat's, as a number.
 	LSNHeader = "Lockstep-LSN"
+	// PublishedHeader, on heartbeats, is capture.Heartbeat's.
+	PublishedHeader = "Lockstep-Published"
 	// SourceHeader, on heartbeats, is the capture.Source.
 	SourceHeader = "Lockstep-Source"
 )
@@ -140,6 +142,7 @@ func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epo
 	}
 	if hb.LSN != 0 {
 		header[LSNHeader] = []string{strconv.FormatUint(hb.LSN, 10)}
+		header[PublishedHeader] = []string{hb.Published}
 	}
 	return &nats.Msg{
 		Subject: l.Heartbeat(), Header: header,
@@ -156,7 +159,7 @@ func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 	if m.Control == nil || m.Control.Type != lockstep.HeartbeatType {
 		return capture.Heartbeat{}, fmt.Errorf("%w: not a heartbeat", ErrLayout)
 	}
-	hb := capture.Heartbeat{Snapshot: h.Get(SnapshotHeader), Since: m.Control.Since, Durable: h.Get(DurableHeader)}
+	hb := capture.Heartbeat{Snapshot: h.Get(SnapshotHeader), Since: m.Control.Since, Durable: h.Get(DurableHeader), Published: h.Get(PublishedHeader)}
 	if hb.High, err = High(h); err != nil {
 		return capture.Heartbeat{}, err
 	}
@@ -182,19 +185,20 @@ func Incarnation(heartbeat *nats.Msg) (string, error) {
 }
 
 type batchDoc struct {
-	Control  bool     `json:"control"`
-	Type     string   `json:"type"`
-	Snapshot string   `json:"snapshot,omitempty"`
-	Previous string   `json:"previous,omitempty"`
-	Durable  string   `json:"durable,omitempty"`
-	LSN      uint64   `json:"lsn,omitempty"`
-	After    [][]byte `json:"after,omitempty"`
-	Compare  bool     `json:"compare,omitempty"`
+	Control   bool     `json:"control"`
+	Type      string   `json:"type"`
+	Snapshot  string   `json:"snapshot,omitempty"`
+	Previous  string   `json:"previous,omitempty"`
+	Durable   string   `json:"durable,omitempty"`
+	LSN       uint64   `json:"lsn,omitempty"`
+	After     [][]byte `json:"after,omitempty"`
+	Compare   bool     `json:"compare,omitempty"`
+	Published string   `json:"published,omitempty"`
 }
 
 // NewBatch returns an announcement's message.
 func NewBatch(l Layout, b capture.Batch) *nats.Msg {
-	data, err := json.Marshal(batchDoc{true, "batch", b.Snapshot, b.Previous, b.Durable, b.LSN, b.After, b.Compare})
+	data, err := json.Marshal(batchDoc{true, "batch", b.Snapshot, b.Previous, b.Durable, b.LSN, b.After, b.Compare, b.Published})
 	if err != nil {
 		panic("stream: a batch does not encode: " + err.Error())
 	}
@@ -207,7 +211,7 @@ func ParseBatch(data []byte) (capture.Batch, error) {
 	if err := json.Unmarshal(data, &d); err != nil || d.Type != "batch" {
 		return capture.Batch{}, fmt.Errorf("%w: batch: %w", ErrLayout, err)
 	}
-	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous, Durable: d.Durable, LSN: d.LSN, After: d.After, Compare: d.Compare}, nil
+	return capture.Batch{Snapshot: d.Snapshot, Previous: d.Previous, Durable: d.Durable, LSN: d.LSN, After: d.After, Compare: d.Compare, Published: d.Published}, nil
 }
 
 // NewFence returns a fence's message.

@@ -265,7 +265,7 @@ func TestConfig_RoundTrip(t *testing.T) {
 func TestMessages_RoundTrip(t *testing.T) {
 	t.Parallel()
 	l := stream.NewLayout("lockstep", "public", "t", false)
-	hb := capture.Heartbeat{Snapshot: "5:9:7", Since: 5, Durable: "4:4:", High: 8}
+	hb := capture.Heartbeat{Snapshot: "5:9:7", Since: 5, Durable: "4:4:", High: 8, LSN: 1 << 40, Published: "p"}
 	cursor := lockstep.Cursor{Incarnation: "I", Epoch: "e", Seq: 12}
 	epochs := stream.Epochs{{"e", 3}}
 	msg := stream.NewHeartbeat(l, hb, capture.Source{Database: "app"}, epochs, 17, cursor)
@@ -286,7 +286,7 @@ func TestMessages_RoundTrip(t *testing.T) {
 	if _, err := stream.ParseHeartbeat(msg.Header, []byte(`{"control":true,"type":"other"}`)); !errors.Is(err, stream.ErrLayout) {
 		t.Errorf("another type: %v", err)
 	}
-	b := capture.Batch{Snapshot: "9:9:", Previous: "5:9:7", Durable: "4:4:", LSN: 1 << 40, After: [][]byte{[]byte("a"), {}}, Compare: true}
+	b := capture.Batch{Snapshot: "9:9:", Previous: "5:9:7", Durable: "4:4:", LSN: 1 << 40, After: [][]byte{[]byte("a"), {}}, Compare: true, Published: "p"}
 	if got, err := stream.ParseBatch(stream.NewBatch(l, b).Data); err != nil || !reflect.DeepEqual(got, b) {
 		t.Errorf("batch %+v came back as %+v, %v", b, got, err)
 	}

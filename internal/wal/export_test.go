@@ -30,8 +30,9 @@ func FullXid(near uint64, xid uint32) uint64 { return (&session{xidNear: near}).
 
 // Began is where the slot is.
 type Began struct {
-	Confirmed, End      uint64
-	Published, Released bool
+	Confirmed, End  uint64
+	Known, Released bool
+	Published       string
 	// Compare says that too many keys had to be looked at.
 	Compare bool
 }
@@ -43,7 +44,7 @@ func Judge(spec relation.Spec, pos capture.Position, b Began) (what string, anew
 	if b.Compare {
 		r.compare = "too many rows had to be looked at"
 	}
-	v := r.judge(pos, began{confirmed: b.Confirmed, end: b.End, published: b.Published})
+	v := r.judge(pos, began{confirmed: b.Confirmed, end: b.End, known: b.Known, published: b.Published})
 	switch {
 	case v.restart != "":
 		return "restart", v.anew

@@ -26,11 +26,10 @@ type feed struct {
 	server []bool
 	// filter is the publication's WHERE, empty for none.
 	filter string
-	// version and writers are those of its place in the publication.
-	version string
-	writers []int64
-	// published is set where the publication had the relation before.
-	published bool
+	// published stands for what Postgres sends of it; see capture.Heartbeat.
+	published string
+	// known is set where the publication had the relation before.
+	known bool
 
 	// ended is closed when the relation's part in the session ends.
 	ended chan struct{}
@@ -187,7 +186,7 @@ func (f *feed) announce(ctx context.Context) error {
 	if f.task == taskNone {
 		return nil
 	}
-	return f.r.sink.Announce(ctx, capture.Batch{LSN: f.pos, After: f.after, Compare: f.task == taskCompare})
+	return f.r.sink.Announce(ctx, capture.Batch{LSN: f.pos, After: f.after, Compare: f.task == taskCompare, Published: f.published})
 }
 
 // stored is the place in the WAL that the feed's stream is known to hold.
@@ -246,7 +245,7 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 		}
 		return
 	}
-	hb := capture.Heartbeat{Snapshot: relation.Snapshot{Xmin: h.since, Xmax: h.since}.String(), Since: h.since, High: h.since, LSN: h.lsn}
+	hb := capture.Heartbeat{Snapshot: relation.Snapshot{Xmin: h.since, Xmax: h.since}.String(), Since: h.since, High: h.since, LSN: h.lsn, Published: f.published}
 	if h.lsn == f.pos { // else the stream has more than it says: see start
 		hb.Durable = hb.Snapshot
 	}

@@ -179,12 +179,7 @@ func (s *session) join(ctx context.Context) error {
 	for _, f := range s.feeds {
 		waiting[f] = true
 		b := s.began
-		b.published = f.published
-		for _, xid := range f.writers {
-			if xid := s.fullXid(uint32(xid)); xid < b.xmax { // else it is of long ago
-				b.republished = max(b.republished, xid)
-			}
-		}
+		b.known, b.published = f.known, f.published
 		s.work.Go(func() {
 			var err error
 			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)

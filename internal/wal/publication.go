@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
+	"strconv"
 
 	"bridge/internal/relation"
 
@@ -25,7 +27,7 @@ SELECT p.puballtables, p.pubviaroot, p.pubinsert, p.pubupdate, p.pubdelete, p.pu
 // filters.
 const publishedSQL = `
 SELECT schemaname::text, tablename::text, COALESCE(to_jsonb(t)->'attnames', '[]'), COALESCE(to_jsonb(t)->>'rowfilter', ''),
-       concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin), ARRAY[p.xmin::text::int8, COALESCE(r.xmin, p.xmin)::text::int8]
+       concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin)
   FROM pg_catalog.pg_publication_tables t JOIN pg_catalog.pg_publication p USING (pubname)
   LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass(format('%I.%I', schemaname, tablename))
  WHERE pubname = $1`
@@ -43,10 +45,8 @@ type published struct {
 	columns []string
 	filter  string
 	// version changes when the table is taken out and put back, and when its
-	// filter, its columns or the actions that are published change; writers are
-	// the 32-bit IDs of the transactions that did so last.
+	// filter, its columns or the actions that are published change.
 	version string
-	writers []int64
 }
 
 func (s *session) loadPublication(ctx context.Context) (*publication, error) {
@@ -73,8 +73,8 @@ func (s *session) loadPublication(ctx context.Context) (*publication, error) {
 	}
 	var n relation.Name
 	var t published
-	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &t.filter, &t.version, &t.writers}, func() error {
-		p.tables[n] = published{slices.Clone(t.columns), t.filter, t.version, slices.Clone(t.writers)}
+	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &t.filter, &t.version}, func() error {
+		p.tables[n] = published{slices.Clone(t.columns), t.filter, t.version}
 		return nil
 	})
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *session) publish(ctx context.Context) error {
 	for _, f := range s.feedsByName() {
 		n := f.r.spec.Name
 		if _, ok := p.tables[n]; ok {
-			f.published = true
+			f.known = true
 			continue
 		}
 		if err := s.spare(ctx, f); err != nil { // before it is published
@@ -226,6 +226,9 @@ func (p *publication) check(f *feed) error {
 	if err != nil {
 		return err
 	}
-	f.rel, f.filter, f.version, f.writers = rel, t.filter, t.version, t.writers
+	f.rel, f.filter = rel, t.filter
+	hash := fnv.New64a()
+	_, _ = fmt.Fprintf(hash, "%s%q", t.version, rel.Leaves)
+	f.published = strconv.FormatUint(hash.Sum64(), 36)
 	return nil
 }

@@ -159,12 +159,15 @@ type began struct {
 	// confirmed is where the slot begins, end where the WAL ends, xmax the
 	// first transaction ID not given out.
 	confirmed, end, xmax uint64
-	// published is set where the relation was in the publication before.
-	published bool
-	// republished is the last transaction that changed the relation's place in
-	// the publication.
-	republished uint64
+	// known is set where the relation was in the publication before.
+	known bool
+	// published is as in capture.Heartbeat, now.
+	published string
 }
+
+// republished is why a stream is compared whose capture.Heartbeat was of another
+// publication, or of other partitions.
+const republished = "what is published of it was changed, or partitions came, went, or were truncated"
 
 // judge says how a stream is continued: not at all by the WAL alone, unless the
 // slot begins where the stream ends or before.
@@ -188,10 +191,10 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
 	case r.compare != "":
 		return gap(r.compare)
-	case !b.published:
+	case !b.known:
 		return gap("it was not in the publication")
-	case !log && pos.Heartbeat != nil && b.republished >= pos.Heartbeat.Since:
-		return gap("what is published of it was changed")
+	case !log && publishedIn(pos) != b.published:
+		return gap(republished)
 	case at < b.confirmed && r.released:
 		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
 	case at < b.confirmed && log:
@@ -204,6 +207,15 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return verdict{task: taskLoad, after: pos.Batch.After, reason: "the load was interrupted"}
 	}
 	return verdict{}
+}
+
+// publishedIn returns what was published of the relation when the stream was last
+// known to be its mirror, or a part of it.
+func publishedIn(pos capture.Position) string {
+	if pos.Batch != nil && pos.Batch.LSN != 0 {
+		return pos.Batch.Published
+	}
+	return pos.Heartbeat.Published
 }
 
 // position returns the place in the WAL up to which a stream holds every
@@ -231,7 +243,7 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 			return capture.Position{}, err
 		}
 		reason := r.judge(pos, b).restart
-		if pos.Heartbeat == nil && pos.Batch == nil && b.published && !restarted {
+		if pos.Heartbeat == nil && pos.Batch == nil && b.known && !restarted {
 			reason = "the stream is new, and the publication had the relation before: if it had a stream then, that is lost"
 		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {

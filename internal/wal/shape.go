@@ -168,11 +168,8 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if err := now.shape(ctx, s.c.pool); err != nil {
 		return err
 	}
-	if f.r.mirrors() && now.version != f.version {
-		return mustCompare{"what is published of it was changed"}
-	}
-	if f.r.mirrors() && !slices.Equal(now.rel.Leaves, f.rel.Leaves) {
-		return mustCompare{"partitions came, went, or were truncated"}
+	if f.r.mirrors() && now.published != f.published {
+		return mustCompare{republished}
 	}
 	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
 		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)

@@ -76,11 +76,14 @@ func TestFullXid(t *testing.T) {
 func TestJudge_NoGapIsPassedOver_I7(t *testing.T) {
 	t.Parallel()
 	heartbeat := func(lsn uint64) capture.Position {
-		return capture.Position{Heartbeat: &capture.Heartbeat{Since: 5, LSN: lsn}}
+		return capture.Position{Heartbeat: &capture.Heartbeat{Since: 5, LSN: lsn, Published: "a"}}
 	}
-	with := func(pos capture.Position, b capture.Batch) capture.Position { pos.Batch = &b; return pos }
+	with := func(pos capture.Position, b capture.Batch) capture.Position {
+		b.Published, pos.Batch = "a", &b
+		return pos
+	}
 	key := [][]byte{[]byte("k")}
-	there := wal.Began{Confirmed: 100, End: 500, Published: true}
+	there := wal.Began{Confirmed: 100, End: 500, Known: true, Published: "a"}
 	change := func(change func(*wal.Began)) wal.Began { b := there; change(&b); return b }
 	for _, c := range []struct {
 		name string
@@ -96,13 +99,15 @@ func TestJudge_NoGapIsPassedOver_I7(t *testing.T) {
 		{"before a slot that this bridge moved on", heartbeat(99), change(func(b *wal.Began) { b.Released = true }), "compare", true},
 		{"behind a slot that this bridge moved on", heartbeat(100), change(func(b *wal.Began) { b.Released = true }), "go on", false},
 		{"too many keys", heartbeat(300), change(func(b *wal.Began) { b.Compare = true }), "compare", true},
-		{"not published", heartbeat(300), change(func(b *wal.Began) { b.Published = false }), "compare", true},
+		{"not published", heartbeat(300), change(func(b *wal.Began) { b.Known = false }), "compare", true},
+		{"otherwise published", heartbeat(300), change(func(b *wal.Began) { b.Published = "b" }), "compare", true},
 		{"behind the end of the WAL", heartbeat(501), there, "restart", false},
 		{"polled", heartbeat(0), there, "compare", true},
 		{"a first load was interrupted", with(capture.Position{}, capture.Batch{LSN: 200, After: key}), there, "load on", false},
 		{"a first load, and the slot is ahead", with(capture.Position{}, capture.Batch{LSN: 99, After: key}), there, "restart", false},
 		{"a first load by polling", with(capture.Position{}, capture.Batch{Snapshot: "5:5:"}), there, "compare", true},
 		{"a comparison was interrupted", with(heartbeat(0), capture.Batch{LSN: 200, Compare: true}), there, "compare", true},
+		{"a first load was interrupted, and it is otherwise published", with(capture.Position{}, capture.Batch{LSN: 200, After: key}), change(func(b *wal.Began) { b.Published = "b" }), "compare", true},
 		{"another load was interrupted", with(heartbeat(150), capture.Batch{LSN: 200, After: key}), there, "load on", false},
 		{"an announcement is newer than the heartbeat", with(heartbeat(50), capture.Batch{LSN: 200, After: key}), there, "load on", false},
 	} {
