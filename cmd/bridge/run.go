@@ -111,8 +111,9 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	wg.Go(func() { _ = c.listener.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
-	log := wal.New(c.pool, wal.Options{
-		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval, MaxLag: c.cfg.slotMaxLag, ReconcileInterval: c.cfg.reconcileInterval,
+	fromWAL := wal.New(c.pool, wal.Options{
+		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval,
+		ReconcileInterval: c.cfg.reconcileInterval, MaxLag: c.cfg.slotMaxLag,
 	}, wal.NewMetrics(c.ops.registry), c.log)
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
@@ -123,7 +124,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		}, c.published, c.log)
 		var by reconciler
 		if spec.Capture == relation.CaptureWAL {
-			r := log.Add(spec, pub, c.captured)
+			r := fromWAL.Add(spec, pub, c.captured)
 			c.ops.add(captured{spec.Name, r})
 			by = r
 		} else {
@@ -139,7 +140,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), by: by, log: c.log}
 		wg.Go(func() { _ = d.Run(ctx) })
 	}
-	wg.Go(func() { _ = log.Run(ctx) })
+	wg.Go(func() { _ = fromWAL.Run(ctx) })
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
 	<-ctx.Done()
 	return ctx.Err()

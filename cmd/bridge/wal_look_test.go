@@ -96,9 +96,15 @@ func TestWAL_LookInTheMiddleOfACommit_I4(t *testing.T) {
 }
 
 // looks returns how many looks had a result, as the metrics have it.
-func (b *bridge) looks(result string) (n int) {
+func (b *bridge) looks(result string) int {
 	b.t.Helper()
-	_, rest, ok := strings.Cut(b.metrics(), `lockstep_bridge_wal_looks_total{result="`+result+`"} `)
+	return b.metric(`lockstep_bridge_wal_looks_total{result="` + result + `"}`)
+}
+
+// metric returns the value of a metric, 0 where there is none.
+func (b *bridge) metric(name string) (n int) {
+	b.t.Helper()
+	_, rest, ok := strings.Cut(b.metrics(), name+" ")
 	if !ok {
 		return 0
 	}
@@ -108,6 +114,22 @@ func (b *bridge) looks(result string) (n int) {
 		b.t.Fatal(err)
 	}
 	return n
+}
+
+// A transaction that stays open keeps since from moving, and shows.
+func TestWAL_OpenTransactionShowsAsLag(t *testing.T) {
+	s := newScene(t, 3)
+	run(t, connect(t, s.db), "BEGIN", "SELECT pg_current_xact_id()")
+	const others = 20
+	for range others {
+		run(t, s.conn, "SELECT pg_current_xact_id()")
+	}
+	testenv.Eventually(t, long, func() error {
+		if n := s.b.metric(`lockstep_bridge_lag_transactions{relation="public.t"}`); n < others {
+			return fmt.Errorf("%d transactions are missing in since, and it says %d", others, n)
+		}
+		return nil
+	})
 }
 
 // Rows that must be looked at come all the time: each look would hold the

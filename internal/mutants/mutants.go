@@ -406,8 +406,8 @@ var mutants = []mutant{
 	{
 		invariant: "I7", name: "slot-confirmed-as-received",
 		file: "internal/wal/session.go",
-		old:  "at = min(at, f.stored())",
-		new:  "at = max(at, f.stored())",
+		old:  "at = min(at, stored)",
+		new:  "at = max(at, stored)",
 		pkg:  "./cmd/bridge", test: "TestWAL_EndedInTheMiddleOfATransaction_I7|TestWAL_SlotIsNeverAheadOfTheStream_I7",
 	},
 	{
@@ -481,6 +481,13 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10",
 	},
 	{
+		invariant: "I9", name: "failure-begun-anew-with-each-try",
+		file: "internal/wal/relation.go",
+		old:  "if r.failing.IsZero() {",
+		new:  "if now != r.failing {",
+		pkg:  "./internal/wal", test: "TestCapture_RowThatCantBeStoredHoldsTheSlotForAWhile_I9",
+	},
+	{
 		invariant: "I2", name: "heartbeat-over-a-suspect-key",
 		file: "internal/wal/feed.go",
 		old:  "return held && !(endless && now",
@@ -488,11 +495,25 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestHeartbeats_WaitForSuspectKeys_I2",
 	},
 	{
+		invariant: "I2", name: "heartbeat-of-a-silent-postgres",
+		file: "internal/wal/session.go",
+		old:  " && s.heard.After(f.beatAt) {",
+		new:  " {",
+		pkg:  "./internal/wal", test: "TestCapture_NoHeartbeatsWhilePostgresIsSilent_I2",
+	},
+	{
 		invariant: "I7", name: "wal-that-is-not-on-disk",
 		file: "internal/wal/look_sql.go",
 		old:  "SET LOCAL synchronous_commit = local",
 		new:  "SET LOCAL synchronous_commit = off",
 		pkg:  "./internal/wal", test: "TestCapture_SaysOnlyWhatIsOnDisk_I7",
+	},
+	{
+		invariant: "I9", name: "keys-too-many-for-one-look-forgotten",
+		file: "internal/wal/look.go",
+		old:  "\tf.putBack(l)\n",
+		new:  "",
+		pkg:  "./internal/wal", test: "TestCapture_LooksAtLongRows_I9",
 	},
 	{
 		invariant: "I12", name: "values-of-a-row-long-gone",
@@ -504,7 +525,7 @@ var mutants = []mutant{
 	{
 		invariant: "I9", name: "rows-kept-for-ever",
 		file: "internal/wal/last_rows.go",
-		old:  "l.bytes += len(data) - len(l.young[name])",
+		old:  "l.bytes += size(name, data) - size(name, l.young[name])",
 		new:  "l.bytes += 0",
 		pkg:  "./internal/wal", test: "TestLastRows_AreBounded_I9",
 	},

@@ -358,7 +358,6 @@ func (s *session) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessa
 			continue
 		}
 		f.wm = max(f.wm, xmin)
-		f.r.metrics.Next(xmin)
 		if f.lastTxid >= f.beatSince && f.wm > f.beatSince && f.lastTxid != 0 {
 			f.dirty, s.owed = true, true
 		}
@@ -380,8 +379,10 @@ func (s *session) prefix() string { return "lockstep." + s.c.opt.Name }
 func (s *session) watermarks(ctx context.Context) {
 	idle := time.NewTicker(s.c.opt.HeartbeatInterval)
 	defer idle.Stop()
+	var lastLog time.Time
 	for {
-		if err := s.mark(ctx); err != nil && ctx.Err() == nil {
+		if err := s.mark(ctx); err != nil && ctx.Err() == nil && time.Since(lastLog) > logEvery {
+			lastLog = time.Now()
 			s.c.log.Warn().Err(err).Msg("the watermark could not be written, trying again")
 		}
 		select {
@@ -401,11 +402,17 @@ func (s *session) watermarks(ctx context.Context) {
 // mark writes a watermark. Its snapshot is taken before the message is written:
 // what that shows as ended has its commit record before the message.
 func (s *session) mark(ctx context.Context) error {
-	conn, err := s.c.pool.Acquire(ctx)
+	text, err := relation.QueryOne[string](ctx, s.c.pool, `
+SELECT pg_snapshot_xmax(sn)::text FROM pg_current_snapshot() sn, pg_logical_emit_message(false, $1, pg_snapshot_xmin(sn)::text)`, s.prefix())
 	if err != nil {
 		return err
 	}
-	defer conn.Release()
-	_, err = conn.Exec(ctx, `SELECT pg_logical_emit_message(false, $1, pg_snapshot_xmin(pg_current_snapshot())::text)`, s.prefix())
-	return err
+	next, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return err
+	}
+	for _, r := range s.c.relations {
+		r.metrics.Next(next)
+	}
+	return nil
 }

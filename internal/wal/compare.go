@@ -177,7 +177,7 @@ func (f *feed) lookedAt(ctx context.Context, sp *suspected, r *lookedRow, txid u
 		break
 	}
 	if publish {
-		err := error(nil)
+		var err error
 		if r != nil {
 			err = f.looked(ctx, r, txid, l)
 		} else {

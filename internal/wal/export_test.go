@@ -40,11 +40,11 @@ type Began struct {
 // Judge says what a stream's position comes to: load, compare, restart or go on,
 // and whether what the slot has is passed over.
 func Judge(spec relation.Spec, pos capture.Position, b Began) (what string, anew bool) {
-	r := &Relation{spec: spec, released: b.Released}
+	at := began{confirmed: b.Confirmed, end: b.End, known: b.Known, published: b.Published, released: b.Released}
 	if b.Compare {
-		r.compare = "too many rows had to be looked at"
+		at.compare = "too many rows had to be looked at"
 	}
-	v := r.judge(pos, began{confirmed: b.Confirmed, end: b.End, known: b.Known, published: b.Published})
+	v := (&Relation{spec: spec}).judge(pos, at)
 	switch {
 	case v.restart != "":
 		return "restart", v.anew
@@ -78,6 +78,9 @@ const LastRowsBytes = lastRowsBytes
 func (l *LastRows) Put(name string, data []byte) { l.l.put(name, data) }
 func (l *LastRows) Get(name string) []byte       { return l.l.get(name) }
 func (l *LastRows) Forget(name string)           { l.l.forget(name) }
+
+// Len is how many rows it holds.
+func (l *LastRows) Len() int { return len(l.l.young) + len(l.l.old) }
 
 // Held is how many bytes of rows it holds.
 func (l *LastRows) Held() (n int) {

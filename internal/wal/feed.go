@@ -22,6 +22,8 @@ type feed struct {
 	types  relation.Types
 	form   *relation.Form
 	schema []byte
+	// warnings are what is not as it should be, and does not keep it out.
+	warnings []relation.Problem
 	// server are the columns that only the server can turn into JSON.
 	server []bool
 	// filter is the publication's WHERE, empty for none.
@@ -59,8 +61,10 @@ type feed struct {
 
 	// touchedBy is the last transaction that changed the relation.
 	touchedBy uint64
-	// look is the one under way, nil for none.
-	look *look
+	// look is the one under way, nil for none; lookRows is how many rows the next
+	// one asks for.
+	look     *look
+	lookRows int
 	// suspects are keys to look at, and suspected is where the stream stood
 	// before the first of them: no heartbeat goes beyond it meanwhile.
 	suspects  map[string]*suspected
@@ -91,15 +95,11 @@ type hold struct{ lsn, since uint64 }
 
 // load looks at the relation.
 func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
-	f := &feed{r: r, src: s.src, last: &s.last, suspects: make(map[string]*suspected), ended: make(chan struct{})}
+	f := &feed{r: r, src: s.src, last: &s.last, suspects: make(map[string]*suspected), lookRows: firstRows, ended: make(chan struct{})}
 	f.keyJSON = func(dst []byte) ([]byte, error) { return f.form.AppendKey(dst, f.key) }
-	var warnings []relation.Problem
 	var err error
-	if f.rel, warnings, err = relation.Load(ctx, s.c.pool, r.spec); err != nil {
+	if f.rel, f.warnings, err = relation.Load(ctx, s.c.pool, r.spec); err != nil {
 		return nil, err
-	}
-	for _, w := range warnings {
-		r.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
 	}
 	return f, nil
 }
@@ -137,6 +137,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	f.r.joined()
 	f.beatAt = time.Now()
 	pos, v := f.position, f.verdict
+	f.r.stored = position(pos)
 	f.pos = max(position(pos), s.began.confirmed)
 	// Whoever wrote before had read the slot before this session did.
 	if pos.Loose || pos.Heartbeat != nil && pos.Heartbeat.Durable == "" {
@@ -152,6 +153,8 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		f.pos = max(f.pos, s.began.end)
 	}
 	switch {
+	case v.reason != "" && pos.Batch == nil && v.task == taskLoad:
+		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is read again")
 	case v.reason != "" && pos.Batch == nil:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is compared with it")
 	case v.reason != "":

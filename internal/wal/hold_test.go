@@ -32,6 +32,7 @@ type memory struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	broken    error
+	poisoned  string // the key of a row that can't be stored
 	src       capture.Source
 	pos       capture.Position
 	stored    uint64
@@ -83,7 +84,17 @@ func (m *memory) Announce(_ context.Context, b capture.Batch) error {
 }
 
 func (m *memory) Row(_ context.Context, c capture.Change) error {
-	return m.do(func() { m.rows[string(c.Key[0])] = append([]byte(nil), c.Line...) })
+	key := string(c.Key[0])
+	poisoned := false
+	err := m.do(func() {
+		if poisoned = key == m.poisoned; !poisoned {
+			m.rows[key] = append([]byte(nil), c.Line...)
+		}
+	})
+	if poisoned {
+		return errors.New("poisoned")
+	}
+	return err
 }
 
 func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
@@ -191,9 +202,67 @@ func TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10(t *testing.T) {
 	}
 }
 
+// A relation that fails at one and the same row each time, and begins well each
+// time, holds the slot no longer than one that does not begin (I9).
+func TestCapture_RowThatCantBeStoredHoldsTheSlotForAWhile_I9(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
+	conn := testenv.Conn(t, db)
+	const holdFor = 3 * time.Second
+	a, b := newMemory(), newMemory()
+	b.poisoned = "2"
+	name := capturing(t, db, wal.Options{HoldFor: holdFor, RetryMax: time.Second}, map[string]*memory{"a": a, "b": b})
+	testenv.Eventually(t, long, func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if a.pos.Heartbeat == nil || b.pos.Heartbeat == nil {
+			return errors.New("not loaded")
+		}
+		return nil
+	})
+	broke := time.Now()
+	testenv.Exec(t, db, "INSERT INTO b VALUES (2)")
+	var end int64
+	if err := conn.QueryRow(t.Context(), "SELECT (pg_current_wal_lsn() - '0/0')::int8").Scan(&end); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, long, func() error {
+		if at := confirmedOf(t, conn, name); at < uint64(end) {
+			return fmt.Errorf("the slot is at %d, and stays there", at)
+		}
+		return nil
+	})
+	if held := time.Since(broke); held < holdFor {
+		t.Errorf("the slot has passed a row that could not be stored after %s", held)
+	}
+	b.mu.Lock()
+	b.poisoned = ""
+	b.mu.Unlock()
+	testenv.Eventually(t, long, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.rows["2"] == nil {
+			return errors.New("no row 2")
+		}
+		return nil
+	})
+}
+
 // capturing captures tables into memory until the test's end, and returns the
 // slot's name.
 func capturing(t *testing.T, db string, opt wal.Options, tables map[string]*memory) (name string) {
+	t.Helper()
+	return capturingTo(t, zerolog.Nop(), db, opt, tables)
+}
+
+// capturingTo is capturing with a logger.
+func capturingTo(t *testing.T, log zerolog.Logger, db string, opt wal.Options, tables map[string]*memory) (name string) {
 	t.Helper()
 	pool, err := source.Open(db, 2)
 	if err != nil {
@@ -201,7 +270,7 @@ func capturing(t *testing.T, db string, opt wal.Options, tables map[string]*memo
 	}
 	t.Cleanup(pool.Close)
 	opt.URL, opt.Name, opt.HeartbeatInterval = db, slotOf(t, db), 100*time.Millisecond
-	c := wal.New(pool, opt, wal.NewMetrics(nil), zerolog.Nop())
+	c := wal.New(pool, opt, wal.NewMetrics(nil), log)
 	metrics := health.NewMetrics(nil)
 	for table, sink := range tables {
 		spec := relation.NewSpec(relation.Name{Schema: "public", Table: table})

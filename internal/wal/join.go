@@ -74,7 +74,9 @@ func (s *session) loadAll(ctx context.Context) error {
 		f   *feed
 		err error
 	}
-	wait := false // there is nobody to disturb but by those that work
+	// A relation that fails is not tried before its time, unless all fail: then
+	// there is no session that a try would disturb.
+	wait := false
 	for _, r := range s.c.relations {
 		wait = wait || r.err == nil
 		if r.probing { // the last session ended over it
@@ -97,6 +99,9 @@ func (s *session) loadAll(ctx context.Context) error {
 		switch {
 		case l.err == nil:
 			s.feeds[l.f.rel.OID] = l.f
+			for _, w := range l.f.warnings {
+				l.r.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
+			}
 		case isProblem(l.err):
 			l.r.fail(l.err, lookMax)
 		default:
@@ -151,18 +156,24 @@ func (s *session) flush(ctx context.Context) error {
 	return s.toDisk(ctx, "SELECT pg_logical_emit_message(true, 'lockstep', 'flush')")
 }
 
-// leave takes a relation out of the session.
+// leave takes a relation out of the session. What fails because the session
+// itself ends is no fault of the relation.
 func (s *session) leave(f *feed, err error) {
 	if s.feeds[f.rel.OID] != f {
 		return
 	}
 	delete(s.feeds, f.rel.OID)
 	close(f.ended)
+	select {
+	case <-s.ending:
+		return
+	default:
+	}
 	if mc := (mustCompare{}); errors.As(err, &mc) {
 		f.r.compare = mc.reason
 	}
 	f.r.stored = max(f.r.stored, f.stored())
-	f.r.fail(err, retryMax)
+	f.r.fail(err, s.c.opt.RetryMax)
 }
 
 // begun is what a relation's begin came to.
@@ -179,7 +190,7 @@ func (s *session) join(ctx context.Context) error {
 	for _, f := range s.feeds {
 		waiting[f] = true
 		b := s.began
-		b.known, b.published = f.known, f.published
+		b.known, b.published, b.released, b.compare = f.known, f.published, f.r.released, f.r.compare
 		s.work.Go(func() {
 			var err error
 			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)

@@ -11,7 +11,17 @@ const (
 	// kept of one row.
 	lastRowsBytes = 8 << 20
 	longRow       = lastRowsBytes / 8
+	// entryBytes is about what a row's place in the map takes.
+	entryBytes = 100
 )
+
+// size is what keeping a row takes, 0 for none.
+func size(name string, data []byte) int {
+	if data == nil {
+		return 0
+	}
+	return len(name) + len(data) + entryBytes
+}
 
 // lastRows keeps rows that a session has published, for the values that an
 // UPDATE leaves alone and Postgres does not send. The stream has them, too; but
@@ -40,15 +50,15 @@ func (l *lastRows) put(name string, data []byte) {
 		l.forget(name)
 		return
 	}
-	if l.young == nil || l.bytes+len(data) > lastRowsBytes {
+	if l.young == nil || l.bytes+size(name, data) > lastRowsBytes {
 		l.young, l.old, l.bytes = make(map[string][]byte), l.young, 0
 	}
-	l.bytes += len(data) - len(l.young[name])
+	l.bytes += size(name, data) - size(name, l.young[name])
 	l.young[name] = data
 }
 
 func (l *lastRows) forget(name string) {
-	l.bytes -= len(l.young[name])
+	l.bytes -= size(name, l.young[name])
 	delete(l.young, name)
 	delete(l.old, name)
 }

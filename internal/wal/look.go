@@ -17,8 +17,10 @@ const (
 	// lookRows and lookBytes bound what one look holds; it may be one row more.
 	lookRows  = 4000
 	lookBytes = 2 << 20
-	// lookKeys is how many suspect keys one look asks for.
+	// lookKeys is how many suspect keys one look asks for, at most.
 	lookKeys = 1000
+	// firstRows is how many rows the first look of a session asks for; see adapt.
+	firstRows = 100
 	// maxNoted bounds the keys that are noted while a look's rows are read.
 	maxNoted = 100_000
 	// lookPause is the first pause before a look that failed is tried again.
@@ -46,6 +48,8 @@ type look struct {
 	held *hold
 	// after is the key behind which a part of a load begins.
 	after [][]byte
+	// limit is how many rows are asked for.
+	limit int
 
 	// snapshot and rows are set when taken is: by then they are all there.
 	taken    bool
@@ -53,8 +57,11 @@ type look struct {
 	rows     []lookedRow
 	// byKey are the places in rows, and -1 for a wanted key that is not there.
 	byKey map[string]int
-	// more says that a load goes on behind the last row.
-	more bool
+	// bytes is how long the rows are; more says that a load goes on behind the
+	// last, and left are the wanted keys whose rows would have been too much.
+	bytes int
+	more  bool
+	left  []string
 
 	// noted are changes that came before the rows were read, lost says that
 	// there were too many.
@@ -110,12 +117,12 @@ func (s *session) startLook(ctx context.Context, f *feed) {
 	if f.look != nil || f.unsettled {
 		return
 	}
-	l := &look{}
+	l := &look{limit: f.lookRows}
 	switch {
 	case len(f.suspects) > 0:
 		l.wanted, l.held = make(map[string]*suspected), f.suspected
 		for name, key := range f.suspects {
-			if len(l.wanted) == lookKeys {
+			if len(l.wanted) == min(lookKeys, l.limit) {
 				break
 			}
 			l.wanted[name] = key
@@ -186,12 +193,15 @@ var errAgain = errors.New("what was read is not yet all in the WAL")
 type result struct {
 	snapshot relation.Snapshot
 	rows     []lookedRow
+	bytes    int
 	more     bool
+	left     []string
 }
 
 // take hands the rows to the session's goroutine.
 func (l *look) take(r result) {
-	l.taken, l.snapshot, l.rows, l.more = true, r.snapshot, r.rows, r.more
+	l.taken, l.snapshot, l.rows = true, r.snapshot, r.rows
+	l.bytes, l.more, l.left = r.bytes, r.more, r.left
 	l.byKey = make(map[string]int, len(r.rows)+len(l.wanted))
 	for name := range l.wanted {
 		l.byKey[name] = -1
@@ -232,6 +242,8 @@ func (s *session) marked(ctx context.Context, id string) {
 // published publishes a look's rows, and begins the next look before that.
 func (s *session) published(ctx context.Context, f *feed, l *look) error {
 	f.look = nil
+	f.adapt(l)
+	f.putBack(l)
 	if l.wanted == nil {
 		if len(l.rows) > 0 {
 			f.after = l.rows[len(l.rows)-1].key
@@ -272,6 +284,33 @@ func (s *session) published(ctx context.Context, f *feed, l *look) error {
 		return nil
 	}
 	return s.loaded(ctx, f, l)
+}
+
+// adapt makes the next look ask for as many rows as fit into lookBytes: Postgres
+// sends all that are asked for, also those that are then left.
+func (f *feed) adapt(l *look) {
+	switch {
+	case l.bytes >= lookBytes:
+		f.lookRows = min(f.lookRows, max(len(l.rows), 1))
+	case (l.more || len(l.wanted) >= l.limit) && l.bytes < lookBytes/2:
+		f.lookRows = min(2*l.limit, lookRows)
+	}
+}
+
+// putBack makes the keys suspect again that a look has left, and holds heartbeats
+// where that look did.
+func (f *feed) putBack(l *look) {
+	for _, name := range l.left {
+		sp := l.wanted[name]
+		delete(l.wanted, name)
+		delete(l.byKey, name)
+		if again := f.suspects[name]; again != nil {
+			again.pages = append(again.pages, sp.pages...)
+		} else {
+			f.suspects[name] = sp
+		}
+		f.suspected = l.held // which is before all that came since
+	}
 }
 
 // looked publishes a row that was read by SQL. One that names the transaction

@@ -25,18 +25,26 @@ func (s *session) read(ctx context.Context, f *feed, l *look) (result, error) {
 			return err
 		}
 		rr := conn.ExecParams(ctx, sql, params, nil, nil, nil)
-		bytes := 0
 		for rr.NextRow() {
-			if l.wanted == nil && (len(res.rows) == lookRows || bytes >= lookBytes) {
+			switch full := res.bytes >= lookBytes; {
+			case l.wanted == nil && (full || len(res.rows) == l.limit):
 				res.more = true
 				continue // what is left of the query's limit
+			case full:
+				key, err := f.keyOf(rr.Values())
+				if err != nil {
+					_, _ = rr.Close()
+					return err
+				}
+				res.left = append(res.left, relation.KeyName(key))
+				continue
 			}
 			r, err := f.lookedRow(form, rr.Values())
 			if err != nil {
 				_, _ = rr.Close()
 				return err
 			}
-			bytes += len(r.data)
+			res.bytes += len(r.data)
 			res.rows = append(res.rows, r)
 		}
 		_, err = rr.Close()
@@ -59,13 +67,20 @@ func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error
 	if r.data, err = form.AppendData(nil, values); err != nil {
 		return r, err
 	}
-	for _, i := range f.rel.Key {
+	r.key, err = f.keyOf(values)
+	return r, err
+}
+
+// keyOf returns a copy of a row's key.
+func (f *feed) keyOf(values [][]byte) ([][]byte, error) {
+	key := make([][]byte, len(f.rel.Key))
+	for n, i := range f.rel.Key {
 		if values[i] == nil {
-			return r, fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: mend the row, or name another key in BRIDGE_TABLES", f.rel.Columns[i].Name)
+			return nil, fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: mend the row, or name another key in BRIDGE_TABLES", f.rel.Columns[i].Name)
 		}
-		r.key = append(r.key, append([]byte{}, values[i]...))
+		key[n] = append([]byte{}, values[i]...)
 	}
-	return r, nil
+	return key, nil
 }
 
 // inSnapshot runs read in a transaction whose snapshot is taken behind a lock
@@ -180,7 +195,7 @@ func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
 	}
 	sql = f.selectSQL() + " WHERE " + strings.Join(where, " AND ")
 	if l.wanted == nil {
-		sql += " ORDER BY " + key + " LIMIT " + strconv.Itoa(lookRows+1)
+		sql += " ORDER BY " + key + " LIMIT " + strconv.Itoa(l.limit+1)
 	}
 	return sql, params
 }

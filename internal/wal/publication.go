@@ -132,6 +132,12 @@ func (s *session) publish(ctx context.Context) error {
 	for _, f := range s.feedsByName() {
 		if err := s.publication.check(f); err != nil {
 			s.leave(f, err)
+			continue
+		}
+		for _, action := range f.r.actions() {
+			if !slices.Contains(s.publication.actions, action) {
+				f.r.log.Warn().Str("reason", action).Msg("the publication leaves an action out that the relation is to publish")
+			}
 		}
 	}
 	return nil
@@ -202,15 +208,10 @@ func publicationError(err error, spec relation.Spec, publication string) error {
 func (p *publication) check(f *feed) error {
 	t, ok := p.tables[f.r.spec.Name]
 	if !ok {
-		return fmt.Errorf("it is not in the publication: a partition is published through its root; name that in BRIDGE_TABLES")
+		return errors.New("it is not in the publication: a partition is published through its root; name that in BRIDGE_TABLES")
 	}
 	if f.rel.Kind == 'p' && !p.viaRoot {
 		return errors.New("its publication names partitions instead of it; to do: ALTER PUBLICATION … SET (publish_via_partition_root = true)")
-	}
-	for _, action := range f.r.actions() {
-		if !slices.Contains(p.actions, action) {
-			f.r.log.Warn().Str("reason", action).Msg("the publication leaves an action out that the relation is to publish")
-		}
 	}
 	columns := t.columns
 	if len(columns) == 0 {

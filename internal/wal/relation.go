@@ -27,11 +27,15 @@ type Relation struct {
 
 	// Owned by Capture.Run and the sessions it runs.
 
-	// err is what keeps the relation out of the session, since failing; it is
-	// tried again at retry.
-	err            error
-	failing, retry time.Time
-	tries          int
+	// err is what keeps the relation out of the session; it is tried again at
+	// retry.
+	err   error
+	retry time.Time
+	tries int
+	// failing is when it first failed since its stream last got any further, zero
+	// if it has not. One that joins and fails at the same row each time has been
+	// failing all along.
+	failing time.Time
 	// probing says that a try is under way.
 	probing bool
 	// stored is where its stream was last known to end, 0 for unknown.
@@ -65,11 +69,10 @@ func (r *Relation) update(change func(*health.Status)) {
 }
 
 // Pauses between two tries to take a relation that fails into a session that
-// others are in: each makes these begin anew. Looking whether it could be taken
-// in disturbs nobody.
+// others are in, up to Options.RetryMax: each makes these begin anew. Looking
+// whether it could be taken in disturbs nobody.
 const (
 	retryMin = 500 * time.Millisecond
-	retryMax = time.Minute
 	lookMax  = 5 * time.Second
 )
 
@@ -79,7 +82,7 @@ func (r *Relation) fail(err error, most time.Duration) {
 	if r.err == nil || r.err.Error() != err.Error() {
 		r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
 	}
-	if r.err == nil {
+	if r.failing.IsZero() {
 		r.failing = now
 	}
 	pause := min(retryMin<<min(r.tries, 10), most)
@@ -114,7 +117,7 @@ func (r *Relation) does(action lockstep.Action) bool {
 
 // joined says that the relation is in the session.
 func (r *Relation) joined() {
-	r.err, r.failing = nil, time.Time{}
+	r.err = nil
 	r.update(func(st *health.Status) { st.State, st.Err, st.Note = health.StateStarting, nil, "" })
 }
 
@@ -163,6 +166,10 @@ type began struct {
 	known bool
 	// published is as in capture.Heartbeat, now.
 	published string
+	// released and compare are the relation's, as the session found them: one that
+	// takes long to begin is judged while the session goes on without it.
+	released bool
+	compare  string
 }
 
 // republished is why a stream is compared whose capture.Heartbeat was of another
@@ -189,13 +196,13 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return gap("it was polled before")
 	case at > b.end:
 		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
-	case r.compare != "":
-		return gap(r.compare)
+	case b.compare != "":
+		return gap(b.compare)
 	case !b.known:
 		return gap("it was not in the publication")
 	case !log && publishedIn(pos) != b.published:
 		return gap(republished)
-	case at < b.confirmed && r.released:
+	case at < b.confirmed && b.released:
 		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
 	case at < b.confirmed && log:
 		return gap(fmt.Sprintf("the slot begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))

@@ -67,6 +67,8 @@ type session struct {
 	name  string
 	looks uint64
 
+	// heard is when something last came from Postgres.
+	heard    time.Time
 	lastBeat time.Time
 	// owed is set while a heartbeat is owed to some feed.
 	owed bool
@@ -81,13 +83,16 @@ type session struct {
 	wanted chan struct{}
 	// rejoin has room for one; whoever sends wants a new session.
 	rejoin chan error
+	// ending is closed when the session's context ends.
+	ending <-chan struct{}
 
 	work sync.WaitGroup
 }
 
 func newSession(c *Capture) *session {
 	return &session{
-		c: c, name: strconv.FormatUint(rand.Uint64(), 36), inbox: newInbox(), feeds: make(map[uint32]*feed), columns: make(map[uint32]*pglogrepl.RelationMessage), shapes: make(map[uint32]*shape),
+		c: c, name: strconv.FormatUint(rand.Uint64(), 36), inbox: newInbox(),
+		feeds: make(map[uint32]*feed), columns: make(map[uint32]*pglogrepl.RelationMessage), shapes: make(map[uint32]*shape),
 		calls: make(chan func(context.Context) error), wanted: make(chan struct{}, 1), rejoin: make(chan error, 1),
 	}
 }
@@ -95,6 +100,7 @@ func newSession(c *Capture) *session {
 // run captures until something fails that is not one relation's own fault.
 func (s *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	s.ending = ctx.Done()
 	defer s.work.Wait()
 	defer func() {
 		cancel()
@@ -157,6 +163,9 @@ func (s *session) loop(ctx context.Context) error {
 			if events, err = s.inbox.take(events); err != nil {
 				return err
 			}
+			if len(events) > 0 {
+				s.heard = time.Now()
+			}
 			for i := range events {
 				if err := s.apply(ctx, &events[i]); err != nil {
 					return err
@@ -187,7 +196,8 @@ func (s *session) tick(ctx context.Context) error {
 	now := time.Now()
 	if s.tx == nil {
 		for _, f := range s.feeds {
-			if now.After(f.nextHeartbeat) {
+			// A watermark comes once in an interval, if Postgres is there.
+			if now.After(f.nextHeartbeat) && s.heard.After(f.beatAt) {
 				s.heartbeat(ctx, f, now)
 			}
 		}
@@ -221,7 +231,11 @@ func (s *session) confirm(now time.Time) {
 		f := s.feedOf(r)
 		switch {
 		case f != nil:
-			at = min(at, f.stored())
+			stored := f.stored()
+			if stored > r.stored {
+				r.stored, r.failing = stored, time.Time{}
+			}
+			at = min(at, stored)
 		case r.released:
 		case now.Sub(latest(r.failing, s.c.begun)) > s.c.opt.HoldFor:
 			r.released = true

@@ -216,8 +216,8 @@ func closeConn(conn *pgconn.PgConn) {
 	_ = conn.Close(ctx)
 }
 
-// watchSlot keeps an eye on the WAL that the slot keeps, until ctx ends, also
-// while no session can be had.
+// watchSlot keeps an eye on the WAL that the slot keeps, until ctx ends. While no
+// session can be had, each try to open one looks at it; see session.open.
 func (c *Capture) watchSlot(ctx context.Context, tooFar func()) {
 	t := time.NewTicker(slotEvery)
 	defer t.Stop()

@@ -69,6 +69,9 @@ type Options struct {
 	// HoldFor is how long a relation that fails keeps the slot from moving; 0
 	// means 5 minutes.
 	HoldFor time.Duration
+	// RetryMax is the longest pause before a relation that fails is taken into a
+	// session again; 0 means a minute.
+	RetryMax time.Duration
 	// ReconcileInterval is how often stream and relation are compared, 0 for
 	// never.
 	ReconcileInterval time.Duration
@@ -98,6 +101,7 @@ type Capture struct {
 func New(pool *source.Pool, opt Options, m *Metrics, log zerolog.Logger) *Capture {
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, time.Minute)
 	opt.HoldFor = cmp.Or(opt.HoldFor, 5*time.Minute)
+	opt.RetryMax = cmp.Or(opt.RetryMax, time.Minute)
 	return &Capture{pool: pool, opt: opt, metrics: m, log: log.With().Str("component", "wal").Logger()}
 }
 
@@ -205,7 +209,7 @@ func (c *Capture) failed(err error) {
 	for _, r := range c.relations {
 		r.setLive(nil)
 		if errors.Is(err, errSlotInUse) {
-			r.err = nil // it is another's business now
+			r.err, r.failing = nil, time.Time{} // it is another's business now
 		}
 		if r.err != nil {
 			continue

@@ -167,10 +167,18 @@ func TestLastRows_AreBounded_I9(t *testing.T) {
 	if got := l.Get("changed"); string(got) != "c" {
 		t.Errorf("got %q, want what was put last", got)
 	}
+	for i := range 500_000 {
+		l.Put(strconv.Itoa(i), []byte("{}"))
+		if i%10_000 == 0 && l.Len() > wal.LastRowsBytes/50 {
+			t.Fatalf("it holds %d short rows: their places take memory, too", l.Len())
+		}
+	}
+	l.Put("used", []byte("a"))
 	l.Forget("used")
 	if l.Get("used") != nil {
 		t.Error("a row was not forgotten")
 	}
+	l.Put("changed", []byte("c"))
 	l.Put("changed", make([]byte, wal.LastRowsBytes))
 	if l.Get("changed") != nil {
 		t.Error("a row too long to be held was, or is held as it was before")
