@@ -230,7 +230,7 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 	}
 	invalid := cfg.invalid()
 	dc := doctor.Config{
-		DatabaseURL: cfg.DatabaseURL, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name,
+		DatabaseURL: cfg.DatabaseURL, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name, MaxLag: cfg.slotMaxLag,
 		Connect: func(ctx context.Context) (*nats.Conn, error) { return connectOnce(ctx, cfg) },
 	}
 	if cfg.NatsURL == "" {

@@ -37,7 +37,7 @@ type Config struct {
 	Listen            string `default:"127.0.0.1:8081" desc:"/healthz, /readyz and /metrics"`
 	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"what names of streams and subjects begin with"`
 	StreamReplicas    string `split_words:"true" desc:"replicas of its streams, 1 to 5; empty: 3 where the broker has three servers, else 1, and never lowered"`
-	Name              string `default:"lockstep" desc:"replication slot and publication of relations with capture=wal; one for each bridge of a database, the same for those that stand by for each other"`
+	Name              string `default:"lockstep" desc:"replication slot and publication of relations with capture=wal; one for each bridge of a Postgres server, the same for those that stand by for each other"`
 	SlotMaxLag        string `split_words:"true" default:"10GiB" desc:"WAL that Postgres may keep for the slot before the bridge drops it and compares every relation with its stream instead; 0: any"`
 	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 

@@ -177,6 +177,23 @@ func TestWAL_UsersPublication_I1(t *testing.T) {
 	}
 }
 
+// A row comes back into the publication's filter with a value that Postgres does
+// not send, where deletes are not published: the stream has the row of before it
+// left.
+func TestWAL_BackIntoTheFilter_I12(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, open boolean NOT NULL, a text)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
+		"CREATE UNIQUE INDEX t_open ON t (id, open)", "ALTER TABLE t REPLICA IDENTITY USING INDEX t_open", fmt.Sprintf("INSERT INTO t SELECT 1, true, "+wide, 1),
+		"CREATE PUBLICATION "+slotOf(db)+" FOR TABLE t WHERE (open)")
+	startWAL(t, db, broker.URL(), "t(capture=wal;actions=insert+update)")
+	f := followAll(t, broker.URL(), bare("t"))
+	f.converge(conn)
+	run(t, conn, "UPDATE t SET open = false", fmt.Sprintf("UPDATE t SET a = "+wide, 2), "UPDATE t SET open = true")
+	f.converge(conn)
+}
+
 // Partitioned tables are captured through their root, and rows that move
 // between partitions stay.
 func TestWAL_Partitioned_I1(t *testing.T) {

@@ -253,5 +253,5 @@ func TestWAL_BrokerGoesBack_I8(t *testing.T) {
 	if floor := f.floor(); floor < shown {
 		t.Errorf("the floor is %d, and %d was shown: a client that saw row 2000 would keep it", floor, shown)
 	}
-	b.logged("new incarnation", "behind the stream's end")
+	b.logged("new incarnation", "after the stream's end")
 }

@@ -33,7 +33,7 @@ func TestWAL_DBZ5739_SlotMadeAgain_I7(t *testing.T) {
 	run(t, s.conn, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", slotOf(s.db)))
 	s.b.start()
 	s.f.converge(s.conn)
-	s.b.logged("behind the stream's end")
+	s.b.logged("after the stream's end")
 }
 
 // DBZ-5915: a position inside of a transaction, of which others committed in the

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"bridge/internal/stream"
 	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // odderSQL makes a type whose JSON only the server knows: what has it is looked
@@ -54,6 +57,54 @@ func TestWAL_LookNeverReplacesWhatIsNewer_I4(t *testing.T) {
 		t.Errorf("row 1 had the versions %s", ns)
 	}
 	b.running()
+}
+
+// heldSQL makes odderSQL's type, of which a look has its snapshot and then waits
+// while somebody has advisory lock 7.
+func heldSQL() []string {
+	return append(odderSQL(), `CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN to_json('odd ' || $1::text); END$$`)
+}
+
+// awaitHeld waits until a look waits.
+func awaitHeld(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	testenv.Eventually(t, long, func() error {
+		if query[int](t, conn, "SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == 0 {
+			return errors.New("no look waits")
+		}
+		return nil
+	})
+}
+
+// While a row is looked at, the stream has a version before the one that is
+// looked at: what an UPDATE leaves alone is not there.
+func TestWAL_UnchangedWhileLookedAt_I12(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(heldSQL(), "CREATE TABLE t (id int PRIMARY KEY, a text, o odder)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
+		fmt.Sprintf("INSERT INTO t SELECT 1, "+wide+", NULL", 1))...)
+	s.f.converge(s.conn)
+	lock := connect(t, s.db)
+	run(t, lock, "SELECT pg_advisory_lock(7)")
+	s.run(fmt.Sprintf("UPDATE t SET o = 'a', a = "+wide, 2))
+	awaitHeld(t, s.conn)
+	s.run("UPDATE t SET o = NULL")
+	run(t, lock, "SELECT pg_advisory_unlock(7)")
+	s.f.converge(s.conn)
+}
+
+// While rows are read again because a column's type changed, the stream has
+// their values in the old type.
+func TestWAL_UnchangedWhileReadAgain_I12(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(heldSQL(), "CREATE TABLE t (id int PRIMARY KEY, n int, a text, o odder)",
+		fmt.Sprintf("INSERT INTO t SELECT g, 0, to_json("+wide+")::text, CASE WHEN g = 2 THEN 'a'::odder END FROM generate_series(1, 2) g", 1))...)
+	s.f.converge(s.conn)
+	lock := connect(t, s.db)
+	run(t, lock, "SELECT pg_advisory_lock(7)")
+	s.whileAway("ALTER TABLE t ALTER a TYPE jsonb USING a::jsonb")
+	awaitHeld(t, s.conn)
+	s.run("UPDATE t SET n = 1 WHERE id = 1")
+	run(t, lock, "SELECT pg_advisory_unlock(7)")
+	s.f.converge(s.conn)
 }
 
 // A look begins in the middle of a transaction that its snapshot does not show,
@@ -177,6 +228,85 @@ func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
+// Rows behind which a first load is already are looked at when the bridge is
+// killed: what they were looked at for comes again.
+func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
+	const n = 200_000
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL",
+		fmt.Sprintf("INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, %d) g", n))
+	lock := connect(t, s.db)
+	pid := query[int](t, lock, "SELECT pg_backend_pid()")
+	testenv.Eventually(t, long, func() error {
+		if end := s.f.end(); end < 8000 {
+			return fmt.Errorf("the stream ends at %d", end)
+		}
+		return nil
+	})
+	// From here on no look can read the table: the locks follow each other.
+	s.run("BEGIN", "LOCK TABLE t", "UPDATE t SET id = 3 - id WHERE id < 3")
+	done := make(chan error, 1) // the locker sends once; it may do so when the test has failed
+	go func() {
+		_, err := lock.Exec(t.Context(), "BEGIN; LOCK TABLE t")
+		done <- err
+	}()
+	testenv.Eventually(t, long, func() error {
+		if query[int](t, s.conn, "SELECT count(*)::int FROM pg_locks WHERE pid = $1 AND NOT granted", pid) == 0 {
+			return errors.New("the second lock is not waited for")
+		}
+		return nil
+	})
+	s.run("COMMIT")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	at := s.f.end()
+	if at > n {
+		t.Fatal("the load has ended")
+	}
+	for range 4 { // the first may be of before the swap was read
+		at = s.f.await("announcement", at+1, func(s seen) bool { return s.kind == stream.KindBatch }).seq
+	}
+	s.b.Kill()
+	run(t, lock, "ROLLBACK")
+	s.b.start()
+	s.f.converge(s.conn)
+}
+
+// Rows that must be looked at come all the time, from before the first load on:
+// it has its turn all the same.
+func TestWAL_LoadAmongLooksWithoutEnd_I9(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, append(odderSQL(),
+		`CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.03); RETURN to_json('odd ' || $1::text); END$$`,
+		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, 'a' FROM generate_series(1, 10) g")...)
+	stop, done := make(chan struct{}), make(chan error, 1) // the writer sends once
+	go func() {
+		other := connect(t, db)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if _, err := other.Exec(t.Context(), "UPDATE t SET n = n + 1 WHERE id = $1", i%10+1); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := followAll(t, broker.URL(), bare("t"))
+	b.awaitReady()
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	f.converge(conn)
+}
+
 // There are no arrays of arrays: keys of an array type can't be asked for as
 // keys of other types are.
 func TestWAL_ArrayKey_I1(t *testing.T) {
@@ -200,6 +330,17 @@ func TestWAL_KeysSwapped_I1(t *testing.T) {
 	s.f.converge(s.conn)
 	s.run("BEGIN", "INSERT INTO t VALUES (3, 'again')", "DELETE FROM t WHERE id = 3 AND v <> 'again'", "COMMIT")
 	s.f.converge(s.conn)
+}
+
+// The key becomes one that rows can swap, and they do before the next look at the
+// catalog.
+func TestWAL_KeysBecomeDeferrable_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET v = 'new' WHERE id = 4")
+	s.f.converge(s.conn)
+	s.run("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id) DEFERRABLE INITIALLY DEFERRED", "UPDATE t SET id = 3 - id WHERE id < 3")
+	s.converge()
 }
 
 // Rows take each other's keys and keep long values, which the WAL then does not

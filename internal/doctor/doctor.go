@@ -33,8 +33,10 @@ type Config struct {
 	// 0 for what the bridge chooses.
 	Prefix   string
 	Replicas int
-	// Name is that of slot and publication.
-	Name string
+	// Name is that of slot and publication. MaxLag is how much WAL the slot may
+	// keep, 0 for any.
+	Name   string
+	MaxLag int64
 	// Timeout bounds each of the parts, 15 s if 0.
 	Timeout time.Duration
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"bridge/internal/relation"
 
@@ -17,8 +18,11 @@ SELECT current_setting('wal_level'), r.rolreplication OR r.rolsuper, has_databas
        current_setting('max_wal_senders')::int - (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int,
        current_setting('max_slot_wal_keep_size'),
        COALESCE(s.slot_type || ' ' || COALESCE(s.plugin, '') || ' ' || COALESCE(s.database, ''), ''), COALESCE(s.wal_status, ''),
-       EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = $1)
+       CASE WHEN NOT pg_is_in_recovery() THEN COALESCE(pg_current_wal_lsn() - s.restart_lsn, 0) ELSE 0 END::int8,
+       p.oid IS NOT NULL, array_remove(ARRAY[CASE WHEN NOT p.pubinsert THEN 'insert' END, CASE WHEN NOT p.pubupdate THEN 'update' END,
+         CASE WHEN NOT p.pubdelete THEN 'delete' END, CASE WHEN NOT p.pubtruncate THEN 'truncate' END], NULL)
   FROM pg_catalog.pg_roles r LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1
+  LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1
  WHERE r.rolname = current_user`
 
 // wal checks what capture from the WAL needs of the server, if a relation is
@@ -30,7 +34,9 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 	var level, keep, slot, status string
 	var replication, create, published bool
 	var slots, senders int
-	err := conn.QueryRow(ctx, walSQL, r.cfg.Name).Scan(&level, &replication, &create, &slots, &senders, &keep, &slot, &status, &published)
+	var kept int64
+	var unpublished []string
+	err := conn.QueryRow(ctx, walSQL, r.cfg.Name).Scan(&level, &replication, &create, &slots, &senders, &keep, &slot, &status, &kept, &published, &unpublished)
 	if err != nil {
 		return err
 	}
@@ -50,7 +56,10 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 	case slot != want:
 		r.fail(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("the replication slot %s is another's (%s)", r.cfg.Name, slot), "choose another BRIDGE_NAME")
 	case status == "lost":
-		r.warn(AreaPostgres, "", "Postgres has removed WAL that the slot needed: the bridge will make it anew, and compare every relation with its stream", "raise max_slot_wal_keep_size, or run the bridge more often")
+		r.warn(AreaPostgres, "", "Postgres has removed WAL that the slot needed: the bridge will make it anew, and compare every relation with its stream", "raise max_slot_wal_keep_size, or don't leave the bridge down for so long")
+	case r.cfg.MaxLag > 0 && kept > r.cfg.MaxLag:
+		r.warn(AreaPostgres, "BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("Postgres keeps %d MiB of WAL for the slot, more than BRIDGE_SLOT_MAX_LAG (%d MiB): the bridge will drop it, and compare every relation with its stream; of what history=log or actions= relations went through meanwhile, only the outcome is read",
+			kept>>20, r.cfg.MaxLag>>20), "raise BRIDGE_SLOT_MAX_LAG until the bridge has caught up")
 	}
 	if senders < 1 {
 		r.fail(AreaPostgres, "", "all WAL senders are in use", "raise max_wal_senders; see pg_stat_replication")
@@ -61,6 +70,13 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 	}
 	if !published && !create {
 		r.fail(AreaPostgres, "", fmt.Sprintf("there is no publication %s, and the role may not make it", r.cfg.Name), "run what bridge sql prints for each relation, as its owner, who needs CREATE on the database")
+	}
+	for _, s := range specs {
+		missing := slices.DeleteFunc(slices.Clone(unpublished), func(action string) bool { return !s.Publishes(action) })
+		if byWAL(s) && len(missing) > 0 {
+			r.warn(AreaRelation, s.Name.Quoted(), fmt.Sprintf("publication %s leaves out its %s: such changes are found only when it is compared with its stream", r.cfg.Name, strings.Join(missing, ", ")),
+				fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate'), or name the actions that are wanted: actions=insert+update", pgx.Identifier{r.cfg.Name}.Sanitize()))
+		}
 	}
 	return r.published(ctx, conn, specs, published)
 }

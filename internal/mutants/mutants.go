@@ -455,8 +455,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "columns-in-the-wal-unnoticed",
 		file: "internal/wal/shape.go",
-		old:  "\tif err := s.checkShape(ctx, f); err != nil {\n\t\treturn nil, err\n\t}\n",
-		new:  "\tif f.task == taskNone {\n\t\treturn s.newShape(f.rel, f.form, m), nil\n\t}\n",
+		old:  "if fits(f.rel, m) && !gone(err) {",
+		new:  "if fits(f.rel, m) && !gone(err) || f.task == taskNone {",
 		pkg:  "./cmd/bridge", test: "TestWAL_ChangedColumns_I1",
 	},
 	{
@@ -584,6 +584,41 @@ var mutants = []mutant{
 		old:  "errors.As(err, &mc) {",
 		new:  "errors.As(err, &mc) && f.r.keepsAll() {",
 		pkg:  "./internal/wal", test: "TestCapture_CatalogChangesUnderIt_I1",
+	},
+	{
+		invariant: "I1", name: "key-became-deferrable-unnoticed",
+		file: "internal/wal/shape.go",
+		old:  "if f.r.mirrors() && now.rel.Deferrable != f.rel.Deferrable {",
+		new:  "if f.r.mirrors() && now.rel.Deferrable && f.rel.Deferrable {",
+		pkg:  "./cmd/bridge", test: "TestWAL_KeysBecomeDeferrable_I1",
+	},
+	{
+		invariant: "I7", name: "announced-beyond-suspect-keys",
+		file: "internal/wal/feed.go",
+		old:  "capture.Batch{LSN: f.at().lsn,",
+		new:  "capture.Batch{LSN: f.pos,",
+		pkg:  "./cmd/bridge", test: "TestWAL_KilledWithKeysToLookAt_I7",
+	},
+	{
+		invariant: "I9", name: "load-starved-by-looks",
+		file: "internal/wal/look.go",
+		old:  "case len(f.suspects) > 0 && !(f.task == taskLoad && f.loadsNext):",
+		new:  "case len(f.suspects) > 0:",
+		pkg:  "./cmd/bridge", test: "TestWAL_LoadAmongLooksWithoutEnd_I9",
+	},
+	{
+		invariant: "I12", name: "values-of-before-the-filter",
+		file: "internal/wal/apply.go",
+		old:  "if sh.unchanged { // an UPDATE",
+		new:  "if sh.unchanged && f.filter == \"\" { // an UPDATE",
+		pkg:  "./cmd/bridge", test: "TestWAL_BackIntoTheFilter_I12",
+	},
+	{
+		invariant: "I12", name: "values-of-a-suspect-key",
+		file: "internal/wal/apply.go",
+		old:  " || f.isSuspect(relation.KeyName(key)) {",
+		new:  " {",
+		pkg:  "./cmd/bridge", test: "TestWAL_UnchangedWhileLookedAt_I12",
 	},
 	{
 		invariant: "I7", name: "unreadable-slot-kept",

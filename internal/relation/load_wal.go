@@ -103,8 +103,7 @@ func (l *looked) unfitIdentity(what string, ways ...string) {
 
 // needsIdentity says whether updates or deletes are wanted.
 func (l *looked) needsIdentity() bool {
-	a := l.spec.Actions
-	return len(a) == 0 || slices.Contains(a, "update") || slices.Contains(a, "delete")
+	return l.spec.Publishes("update") || l.spec.Publishes("delete")
 }
 
 // leafWithout returns a partition of whose old rows the WAL lacks the column.

@@ -54,6 +54,14 @@ type Spec struct {
 	Actions []string
 }
 
+// Actions are those of a WAL-captured relation.
+var Actions = []string{"insert", "update", "delete", "truncate"}
+
+// Publishes says whether one of Actions is published, if Postgres sends it.
+func (s Spec) Publishes(action string) bool {
+	return len(s.Actions) == 0 || slices.Contains(s.Actions, action)
+}
+
 // Specs is BRIDGE_TABLES, parsed.
 type Specs struct {
 	// List holds the relations that are named, in the order they were named.

@@ -9,8 +9,7 @@ import (
 )
 
 var (
-	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones"}
-	actionNames = []string{"insert", "update", "delete", "truncate"}
+	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
 )
 
 // maxIdent is NAMEDATALEN-1: Postgres cuts longer names, silently.
@@ -258,8 +257,8 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 			return false
 		}
 		for _, a := range spec.Actions {
-			if !slices.Contains(actionNames, a) {
-				p.fail(start, "unknown action %q: want some of %s, joined by +", a, strings.Join(actionNames, ", "))
+			if !slices.Contains(Actions, a) {
+				p.fail(start, "unknown action %q: want some of %s, joined by +", a, strings.Join(Actions, ", "))
 			}
 		}
 		return true

@@ -140,6 +140,9 @@ func (s *session) insert(ctx context.Context, f *feed, sh *shape, m *pglogrepl.I
 	if !f.r.does(lockstep.ActionInsert) {
 		return nil
 	}
+	if sh.unchanged { // an UPDATE brought it into the filter; what was published of it is of before it left
+		return s.lookAt(ctx, f, sh.key)
+	}
 	return s.publishNew(ctx, f, sh, lockstep.ActionInsert, sh.key, nil)
 }
 
@@ -210,7 +213,13 @@ func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action loc
 	if sh.data, err = sh.form.AppendPatched(sh.data[:0], sh.values, sh.raw); err != nil {
 		return fmt.Errorf("encode a row of transaction %d: %w", s.tx.xid, err)
 	}
-	return f.publish(ctx, s.tx.xid, f.wm, sh.key, sh.form.Deleted(sh.values), action, sh.data, old)
+	if err := f.publish(ctx, s.tx.xid, f.wm, sh.key, sh.form.Deleted(sh.values), action, sh.data, old); err != nil {
+		return err
+	}
+	if sh.rel != f.rel {
+		f.forget(sh.key) // its values may not be those of the columns' types now
+	}
+	return nil
 }
 
 func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.DeleteMessage) error {
@@ -301,9 +310,9 @@ func (f *feed) before(ctx context.Context, key [][]byte) ([]byte, error) {
 	if data := f.last.get(f.rowName(key)); data != nil {
 		return data, nil
 	}
-	// What the stream has may be stale, or of a transaction that comes again
-	// later than this one.
-	if f.task == taskCompare || f.pos < f.again {
+	// What the stream has may be stale, of another shape, or of a transaction
+	// that comes again later than this one; or a version is missing after it.
+	if f.task == taskCompare || f.reloads() || f.pos < f.again || f.isSuspect(relation.KeyName(key)) {
 		return nil, nil
 	}
 	line, err := f.r.sink.Get(ctx, key)

@@ -62,9 +62,10 @@ type feed struct {
 	// touchedBy is the last transaction that changed the relation.
 	touchedBy uint64
 	// look is the one under way, nil for none; lookRows is how many rows the next
-	// one asks for.
-	look     *look
-	lookRows int
+	// one asks for, and loadsNext is set where that is a load's turn.
+	look      *look
+	lookRows  int
+	loadsNext bool
 	// suspects are keys to look at, and suspected is where the stream stood
 	// before the first of them: no heartbeat goes beyond it meanwhile.
 	suspects  map[string]*suspected
@@ -155,6 +156,8 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	switch {
 	case v.reason != "" && pos.Batch == nil && v.task == taskLoad:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is read again")
+	case v.reason == polledBefore:
+		f.r.log.Info().Str("reason", v.reason).Msg("the relation is compared with its stream")
 	case v.reason != "" && pos.Batch == nil:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is compared with it")
 	case v.reason != "":
@@ -184,12 +187,14 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	return nil
 }
 
-// announce says in the stream how far the task has come, if there is one.
+// announce says in the stream how far the task has come, if there is one. Keys
+// that wait to be looked at are known to nobody after a crash, so the changes
+// that made them suspect must come again.
 func (f *feed) announce(ctx context.Context) error {
 	if f.task == taskNone {
 		return nil
 	}
-	return f.r.sink.Announce(ctx, capture.Batch{LSN: f.pos, After: f.after, Compare: f.task == taskCompare, Published: f.published})
+	return f.r.sink.Announce(ctx, capture.Batch{LSN: f.at().lsn, After: f.after, Compare: f.task == taskCompare, Published: f.published})
 }
 
 // stored is the place in the WAL that the feed's stream is known to hold.
@@ -329,6 +334,15 @@ func (f *feed) newSuspect(name string, key [][]byte) *suspected {
 	f.suspects[name] = sp
 	return sp
 }
+
+// isSuspect says whether the key waits to be looked at, or for its look to be
+// published.
+func (f *feed) isSuspect(name string) bool {
+	return f.suspects[name] != nil || f.look != nil && f.look.wanted[name] != nil
+}
+
+// reloads says whether a load is under way over the rows of one before it.
+func (f *feed) reloads() bool { return f.task == taskLoad && f.position.Heartbeat != nil }
 
 // settle lets looks begin, and with them the feed's task, once every transaction
 // has ended that runs now. What such a transaction wrote may be missing from the

@@ -40,6 +40,9 @@ func (s *session) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if sl.exists && !sl.isOf(s.src) { // also while its owner reads it
+		return s.c.foreign(sl, s.src)
+	}
 	if sl.PID != 0 {
 		return s.c.inUse(sl.PID)
 	}

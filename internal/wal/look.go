@@ -112,14 +112,15 @@ func (l *look) drop(key string, xid uint64) {
 func (l *look) noteAll(xid uint64) { l.all = append(l.all, xid) }
 
 // startLook begins a look at suspect keys, or at the next part of a load, unless
-// one is under way.
+// one is under way. They take turns: keys to look at may come all the time.
 func (s *session) startLook(ctx context.Context, f *feed) {
 	if f.look != nil || f.unsettled {
 		return
 	}
 	l := &look{limit: f.lookRows}
 	switch {
-	case len(f.suspects) > 0:
+	case len(f.suspects) > 0 && !(f.task == taskLoad && f.loadsNext):
+		f.loadsNext = true
 		l.wanted, l.held = make(map[string]*suspected), f.suspected
 		for name, key := range f.suspects {
 			if len(l.wanted) == min(lookKeys, l.limit) {
@@ -132,6 +133,7 @@ func (s *session) startLook(ctx context.Context, f *feed) {
 			f.suspected = nil
 		}
 	case f.task == taskLoad:
+		f.loadsNext = false
 		l.after = f.after
 	default:
 		return

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +31,8 @@ type Relation struct {
 	err   error
 	retry time.Time
 	tries int
+	// logged is when it was last logged.
+	logged time.Time
 	// failing is when it first failed since its stream last got any further, zero
 	// if it has not. One that joins and fails at the same row each time has been
 	// failing all along.
@@ -79,7 +80,8 @@ const (
 // fail takes the relation out until retry, for as long as most at the most.
 func (r *Relation) fail(err error, most time.Duration) {
 	now := time.Now()
-	if r.err == nil || r.err.Error() != err.Error() {
+	if r.err == nil || r.err.Error() != err.Error() || now.Sub(r.logged) > logEvery {
+		r.logged = now
 		r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
 	}
 	if r.failing.IsZero() {
@@ -102,18 +104,8 @@ func (r *Relation) fail(err error, most time.Duration) {
 // keepsAll says whether the stream keeps every change.
 func (r *Relation) keepsAll() bool { return r.spec.History == relation.HistoryLog }
 
-// actions returns those that are published.
-func (r *Relation) actions() []string {
-	if len(r.spec.Actions) > 0 {
-		return r.spec.Actions
-	}
-	return []string{"insert", "update", "delete", "truncate"}
-}
-
 // does says whether an action is published.
-func (r *Relation) does(action lockstep.Action) bool {
-	return len(r.spec.Actions) == 0 || slices.Contains(r.spec.Actions, string(action))
-}
+func (r *Relation) does(action lockstep.Action) bool { return r.spec.Publishes(string(action)) }
 
 // joined says that the relation is in the session.
 func (r *Relation) joined() {
@@ -172,6 +164,9 @@ type began struct {
 	compare  string
 }
 
+// polledBefore is why a stream is compared that was moved to the WAL.
+const polledBefore = "it was polled before"
+
 // republished is why a stream is compared whose capture.Heartbeat was of another
 // publication, or of other partitions.
 const republished = "what is published of it was changed, or partitions came, went, or were truncated"
@@ -193,21 +188,21 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	case at == 0 && pos.Heartbeat == nil:
 		return gap("its first load was interrupted under another capture")
 	case at == 0:
-		return gap("it was polled before")
+		return gap(polledBefore)
 	case at > b.end:
 		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
 	case b.compare != "":
 		return gap(b.compare)
 	case !b.known:
 		return gap("it was not in the publication")
+	case at < b.confirmed && b.released:
+		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, after the stream's end at %s", lsn(b.confirmed), lsn(at)))
+	case at < b.confirmed && log:
+		return gap(fmt.Sprintf("the slot begins at %s, after the stream's end at %s", lsn(b.confirmed), lsn(at)))
+	case at < b.confirmed:
+		return verdict{restart: fmt.Sprintf("the slot begins at %s, after the stream's end at %s: the broker lost what it held, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
 	case !log && publishedIn(pos) != b.published:
 		return gap(republished)
-	case at < b.confirmed && b.released:
-		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
-	case at < b.confirmed && log:
-		return gap(fmt.Sprintf("the slot begins at %s, behind the stream's end at %s", lsn(b.confirmed), lsn(at)))
-	case at < b.confirmed:
-		return verdict{restart: fmt.Sprintf("the slot begins at %s, behind the stream's end at %s: the broker lost what it held, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
 	case pos.Batch != nil && pos.Batch.Compare:
 		return verdict{task: taskCompare, anew: true, reason: "the comparison was interrupted"}
 	case pos.Batch != nil && pos.Batch.LSN != 0:
@@ -251,7 +246,7 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		}
 		reason := r.judge(pos, b).restart
 		if pos.Heartbeat == nil && pos.Batch == nil && b.known && !restarted {
-			reason = "the stream is new, and the publication had the relation before: if it had a stream then, that is lost"
+			reason = "there was no stream, and the publication had the relation already: right for a first start; else its stream was lost"
 		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 			reason = "the relation's key changed"

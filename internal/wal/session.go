@@ -122,6 +122,7 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	s.c.metrics.sessions.Inc()
+	s.c.log.Info().Str("reason", s.c.opt.Name).Stringer("lsn", lsn(s.began.confirmed)).Int("relations", len(s.feeds)).Msg("reading the WAL")
 	s.work.Go(func() { s.watermarks(ctx) })
 	s.work.Go(func() { s.c.watchSlot(ctx, func() { s.again(errTooFar) }) })
 	s.work.Go(func() { s.watchShapes(ctx) })

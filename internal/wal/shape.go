@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/lockstep"
 
 	"github.com/jackc/pglogrepl"
@@ -64,10 +65,13 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 		// An update that changed the key did not say so.
 		return nil, mustCompare{"its replica identity lacked its key column " + column + " for a while"}
 	}
-	if fits(f.rel, m) {
+	// The columns come again after each change of the relation; not all of what
+	// changes shows in them.
+	err := s.checkShape(ctx, f)
+	if fits(f.rel, m) && !gone(err) {
 		return s.newShape(f.rel, f.form, m), nil
 	}
-	if err := s.checkShape(ctx, f); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	if f.task == taskNone {
@@ -171,10 +175,19 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if f.r.mirrors() && now.published != f.published {
 		return mustCompare{republished}
 	}
+	if f.r.mirrors() && now.rel.Deferrable != f.rel.Deferrable {
+		return mustCompare{"two of its rows may have one key for a moment now, or no longer"}
+	}
 	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
 		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
 	}
 	return nil
+}
+
+// gone says of checkShape's error whether the relation can't be captured as it
+// was loaded; else Postgres is away, or what changes it has not ended.
+func gone(err error) bool {
+	return errors.Is(err, errChanged) || isProblem(err) && !source.IsLocked(err)
 }
 
 // watchShapes looks at the catalog from time to time: a change that no row
@@ -194,8 +207,8 @@ func (s *session) watchShapes(ctx context.Context) {
 		}
 		for _, f := range feeds {
 			err := s.checkShape(ctx, f)
-			if !errors.Is(err, errChanged) && !isProblem(err) {
-				continue // Postgres is away, or what changes it has not ended
+			if !gone(err) {
+				continue
 			}
 			s.call(ctx, func(context.Context) error { s.leave(f, err); return nil })
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
@@ -55,7 +56,15 @@ func (c *Capture) slot(ctx context.Context) (slot, error) {
 var errSlotInUse = errors.New("the replication slot is in use")
 
 func (c *Capture) inUse(pid int64) error {
-	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting", errSlotInUse, c.opt.Name, pid)
+	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting. If no heartbeats come to this broker, that bridge writes to another one: give one of the two another BRIDGE_NAME", errSlotInUse, c.opt.Name, pid)
+}
+
+// foreign says whose the slot is that has the bridge's name.
+func (c *Capture) foreign(sl slot, src relation.Source) error {
+	if sl.Database != "" && sl.Database != src.Database {
+		return fmt.Errorf("replication slot %s is of database %s (all databases of a server share the names of slots); to do: give this bridge another BRIDGE_NAME", c.opt.Name, sl.Database)
+	}
+	return fmt.Errorf("replication slot %s is not a bridge's (plugin %q); to do: give this bridge another BRIDGE_NAME, or, if nobody needs it: SELECT pg_drop_replication_slot('%[1]s')", c.opt.Name, sl.Plugin)
 }
 
 // errRival says that another bridge of the name has just made what this one was
@@ -76,9 +85,6 @@ func rival(err error) error {
 func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	c := s.c
 	switch {
-	case sl.exists && !sl.isOf(s.src):
-		return fmt.Errorf("replication slot %s is another's (plugin %q, database %q); choose another BRIDGE_NAME, or drop it: SELECT pg_drop_replication_slot('%[1]s')",
-			c.opt.Name, sl.Plugin, sl.Database)
 	case sl.Lost:
 		c.log.Error().Str("reason", c.opt.Name).Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size): the slot is made anew, and every relation compared with its stream")
 	case sl.exists && c.unreadable:
@@ -112,7 +118,7 @@ func (c *Capture) tooFar(sl slot) bool {
 // can be captured; it is made anew when one can.
 func (s *session) forsake(ctx context.Context, sl slot) error {
 	c := s.c
-	if !sl.isOf(s.src) || !c.tooFar(sl) {
+	if !c.tooFar(sl) {
 		return errNobody
 	}
 	c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
@@ -130,6 +136,28 @@ func (c *Capture) dropSlot(ctx context.Context) error {
 	return nil
 }
 
+var errSlotWaits = errors.New("the replication slot waits for running transactions that have written to end; see pg_stat_activity and pg_prepared_xacts")
+
+// remedy says what to do about what Postgres says when it is asked for
+// replication, empty for nothing that is known.
+func remedy(err error) string {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return ""
+	}
+	switch pg.Code {
+	case "42501": // insufficient_privilege
+		return "; to do, as a superuser: ALTER ROLE … REPLICATION, as bridge sql prints it"
+	case "53400": // configuration_limit_exceeded
+		return "; to do: raise max_replication_slots, or drop a slot that nobody reads; see pg_replication_slots"
+	case "53300": // too_many_connections
+		return "; to do: raise max_wal_senders, or max_connections; see pg_stat_replication"
+	case "08P01", "42601": // protocol_violation, syntax_error
+		return "; to do: name Postgres itself in DATABASE_URL, no pooler in between"
+	}
+	return ""
+}
+
 // createSlot makes the slot. Postgres waits for every running transaction that
 // has written.
 func (s *session) createSlot(ctx context.Context) error {
@@ -138,10 +166,19 @@ func (s *session) createSlot(ctx context.Context) error {
 		return err
 	}
 	defer conn.Release()
+	feeds, told := s.feedsByName(), make(chan struct{})
 	slow := time.AfterFunc(3*time.Second, func() {
-		s.c.log.Warn().Str("reason", s.c.opt.Name).Msg("the replication slot waits for running transactions that have written to end; see pg_stat_activity and pg_prepared_xacts")
+		defer close(told)
+		s.c.log.Warn().Str("reason", s.c.opt.Name).Msg(errSlotWaits.Error())
+		for _, f := range feeds {
+			f.r.update(func(st *health.Status) { st.State, st.Err = health.StateStarting, errSlotWaits })
+		}
 	})
-	defer slow.Stop()
+	defer func() {
+		if !slow.Stop() {
+			<-told
+		}
+	}()
 	var confirmed int64
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = 0"); err != nil {
@@ -149,15 +186,11 @@ func (s *session) createSlot(ctx context.Context) error {
 		}
 		return tx.QueryRow(ctx, "SELECT (lsn - '0/0')::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')", s.c.opt.Name).Scan(&confirmed)
 	})
-	err = rival(err)
-	var pg *pgconn.PgError
-	switch {
+	switch err = rival(err); {
 	case errors.Is(err, errRival):
 		return err
-	case errors.As(err, &pg) && pg.Code == "42501":
-		return fmt.Errorf("make replication slot %s: %s; to do: ALTER ROLE … REPLICATION, as bridge sql prints it: %w", s.c.opt.Name, pg.Message, err)
 	case err != nil:
-		return fmt.Errorf("make replication slot %s: %w", s.c.opt.Name, err)
+		return fmt.Errorf("make replication slot %s: %w%s", s.c.opt.Name, err, remedy(err))
 	}
 	s.c.unreadable = false
 	for _, r := range s.c.relations {
@@ -185,7 +218,7 @@ func (s *session) connect(ctx context.Context) error {
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("connect for replication (a role with REPLICATION, and no pooler in between): %w", err)
+		return fmt.Errorf("connect for replication: %w%s", err, remedy(err))
 	}
 	s.conn = conn
 	args := []string{"proto_version '1'", "publication_names '" + quotePublication(s.c.opt.Name) + "'", "messages 'true'"}

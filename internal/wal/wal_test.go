@@ -101,6 +101,7 @@ func TestJudge_NoGapIsPassedOver_I7(t *testing.T) {
 		{"too many keys", heartbeat(300), change(func(b *wal.Began) { b.Compare = true }), "compare", true},
 		{"not published", heartbeat(300), change(func(b *wal.Began) { b.Known = false }), "compare", true},
 		{"otherwise published", heartbeat(300), change(func(b *wal.Began) { b.Published = "b" }), "compare", true},
+		{"otherwise published, and before the slot", heartbeat(99), change(func(b *wal.Began) { b.Published = "b" }), "restart", false},
 		{"behind the end of the WAL", heartbeat(501), there, "restart", false},
 		{"polled", heartbeat(0), there, "compare", true},
 		{"a first load was interrupted", with(capture.Position{}, capture.Batch{LSN: 200, After: key}), there, "load on", false},
