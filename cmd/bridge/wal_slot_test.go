@@ -162,6 +162,21 @@ func TestWAL_OrphanWalsender(t *testing.T) {
 	f.converge(conn)
 }
 
+// A slot of the bridge's name that another database's bridge reads will never be
+// its own: it does not stand by for it.
+func TestWAL_SlotOfAnotherDatabase_I10(t *testing.T) {
+	s := newScene(t, 10)
+	other := testenv.Postgres(t)
+	newBare(t, other, "t", 10)
+	b := startBridge(t, other, testenv.NATS(t).URL(), "t(capture=wal)", "BRIDGE_NAME="+slotOf(s.db))
+	b.awaitReason("t", "is of database "+databaseOf(s.db), "another BRIDGE_NAME")
+	if r, err := b.readyz(); err != nil || r.Ready {
+		t.Errorf("it is ready: %+v, %v", r, err)
+	}
+	s.run("UPDATE t SET v = 'new' WHERE id = 3")
+	s.f.converge(s.conn)
+}
+
 // From polling to the WAL and back: stream, incarnation and every position stay.
 func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 	needServers(t)
@@ -191,6 +206,7 @@ func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 			t.Errorf("switch %d: %d messages for some 30 rows that changed", i, sent)
 		}
 	}
+	b.logged("read from the WAL before", "bridge reconcile t")
 	b.logged("no relation has capture=wal", "SELECT pg_drop_replication_slot('"+slotOf(db)+"')")
 }
 

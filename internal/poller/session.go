@@ -136,7 +136,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		}
 		s.durable.durable = s.safe
 		if hb.LSN != 0 {
-			s.log.Warn().Msg("the relation was read from the WAL before; polling goes on where that ended, and does not see rows that were deleted since; to do: bridge reconcile, once")
+			s.log.Warn().Msgf("the relation was read from the WAL before; polling goes on where that ended, and may not see rows that were deleted since; to do: bridge reconcile %s", s.rel.Name)
 		}
 	}
 	s.connects = -1 // whatever happened to Postgres meanwhile
