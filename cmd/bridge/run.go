@@ -138,7 +138,11 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		}
 		wg.Go(func() { _ = pub.Run(ctx) })
 		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), by: by, log: c.log}
-		wg.Go(func() { _ = d.Run(ctx) })
+		wg.Go(func() {
+			if err := d.Run(ctx); ctx.Err() == nil {
+				c.log.Error().Str("component", "bridge").Str("table", spec.Name.String()).Err(err).Msg("bridge reconcile is no longer answered for the relation; to do: restart the bridge")
+			}
+		})
 	}
 	wg.Go(func() { _ = fromWAL.Run(ctx) })
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")

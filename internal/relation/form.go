@@ -2,6 +2,7 @@ package relation
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -116,16 +117,18 @@ func isDeleted(value []byte) bool {
 	return value != nil && string(value) != "f"
 }
 
+var errNoTxid = errors.New("not a transaction ID, a number from 0 on")
+
 func parseTxid(text []byte) (uint64, error) {
 	var n uint64
 	for _, c := range text {
 		if c < '0' || c > '9' || n > math.MaxUint64/10 {
-			return 0, fmt.Errorf("%q is not a transaction ID", text)
+			return 0, errNoTxid
 		}
 		n = n*10 + uint64(c-'0')
 	}
 	if len(text) == 0 {
-		return 0, fmt.Errorf("%q is not a transaction ID", text)
+		return 0, errNoTxid
 	}
 	return n, nil
 }
