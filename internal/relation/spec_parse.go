@@ -8,9 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-var (
-	optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
-)
+var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
 
 // maxIdent is NAMEDATALEN-1: Postgres cuts longer names, silently.
 const maxIdent = 63
