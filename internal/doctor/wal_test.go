@@ -96,7 +96,7 @@ func TestRun_SlotThatNoRelationNeeds(t *testing.T) {
 	without(t, check(doctor.Config{Specs: specs(t, "users(capture=wal)")}), drop)
 	// One that the bridge will give up, and what a publication of the user's own
 	// leaves out.
-	testenv.Exec(t, db, fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE users WITH (publish = 'insert, update')", slot), "SELECT pg_logical_emit_message(false, 'noise', repeat('x', 2000000))")
+	testenv.Exec(t, db, fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE users WITH (publish = 'insert, update')", slot), "SELECT pg_logical_emit_message(true, 'noise', repeat('x', 2000000))")
 	got = check(doctor.Config{Specs: specs(t, "users(capture=wal)"), MaxLag: 1 << 20})
 	contains(t, got, "more than BRIDGE_SLOT_MAX_LAG (1 MiB)", "raise BRIDGE_SLOT_MAX_LAG", "leaves out its delete, truncate", "SET (publish = 'insert, update, delete, truncate')")
 	got = check(doctor.Config{Specs: specs(t, "users(capture=wal;actions=insert+update)"), MaxLag: 1 << 30})
