@@ -583,7 +583,7 @@ var mutants = []mutant{
 		file: "internal/wal/join.go",
 		old:  "errors.As(err, &mc) {",
 		new:  "errors.As(err, &mc) && f.r.keepsAll() {",
-		pkg:  "./internal/wal", test: "TestCapture_CatalogChangesUnderIt_I1",
+		pkg:  "./cmd/bridge", test: "TestWAL_IdentityChangedForAWhile_I1",
 	},
 	{
 		invariant: "I1", name: "key-became-deferrable-unnoticed",
