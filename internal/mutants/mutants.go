@@ -306,6 +306,13 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestBridge_LockedRelationsStopOnlyThemselves_I10",
 	},
 	{
+		invariant: "I10", name: "locks-waited-for-at-start",
+		file: "internal/poller/session.go",
+		old:  "if source.IsLocked(s.pool.TryLock(ctx, s.p.opt.Spec.Name)) {",
+		new:  "if false {",
+		pkg:  "./cmd/bridge", test: "TestBridge_LockedRelationsStopOnlyThemselves_I10",
+	},
+	{
 		invariant: "I1", name: "hidden-rows-unnoticed",
 		file: "internal/poller/batch.go",
 		old:  "if l.policies != s.rel.Policies {",

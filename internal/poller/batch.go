@@ -89,27 +89,19 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, query string
 		return fmt.Errorf("%w: the connection leads to another server or timeline (system %d, timeline %d, standby %t)",
 			errChanged, src.SystemID, src.Timeline, src.InRecovery)
 	}
-	if err := source.ForgetStatements(ctx, conn); err != nil {
-		return err
-	}
-	statements := []source.Statement{{}, {}, {Params: [][]byte{[]byte(s.rel.Name.SQL())}}, {Params: params}, {}}
-	for i, sql := range []string{beginSQL, s.queries.lock, snapshotSQL, query, commitSQL} {
-		var err error
-		if statements[i].Name, err = source.Prepare(ctx, conn, s.shape, sql); err != nil {
-			if source.IsLocked(err) {
-				return errLocked
-			}
-			return classify(fmt.Errorf("prepare: %w", err))
-		}
-	}
-	return s.exchange(ctx, conn.Conn().PgConn(), statements, t)
+	return s.exchange(ctx, conn, t,
+		source.Statement{SQL: beginSQL},
+		source.Statement{SQL: s.queries.lock},
+		source.Statement{SQL: snapshotSQL, Params: [][]byte{[]byte(s.rel.Name.SQL())}},
+		source.Statement{SQL: query, Params: params},
+		source.Statement{SQL: commitSQL})
 }
 
 // exchange sends the statements and reads what they return.
-func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements []source.Statement, t taker) error {
+func (s *session) exchange(ctx context.Context, conn *pgxpool.Conn, t taker, statements ...source.Statement) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pl, err := source.Pipeline(ctx, conn, statements...)
+	pl, err := source.Send(ctx, conn, s.shape, statements...)
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
@@ -124,7 +116,7 @@ func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements 
 		err = fmt.Errorf("poll: %w", closeErr)
 	case errors.Is(err, errLocked):
 		// So that the pool keeps the connection: a new one means repairs.
-		if _, rollbackErr := conn.Exec(ctx, "ROLLBACK").ReadAll(); rollbackErr != nil {
+		if _, rollbackErr := conn.Exec(ctx, "ROLLBACK"); rollbackErr != nil {
 			err = fmt.Errorf("poll: %w", rollbackErr)
 		}
 	}
@@ -135,11 +127,11 @@ func (s *session) exchange(ctx context.Context, conn *pgconn.PgConn, statements 
 var errLocked = errors.New("another session has locked it (ALTER TABLE, TRUNCATE, VACUUM FULL), or waits to; see pg_locks")
 
 // readResults reads the results of readRows' statements.
-func (s *session) readResults(ctx context.Context, pl *pgconn.Pipeline, t taker) error {
-	if err := source.SkipResult(pl); err != nil {
+func (s *session) readResults(ctx context.Context, pl *source.Pipeline, t taker) error {
+	if err := pl.Skip(); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	if err := source.SkipResult(pl); source.IsLocked(err) {
+	if err := pl.Skip(); source.IsLocked(err) {
 		return errLocked
 	} else if err != nil {
 		return classify(fmt.Errorf("lock: %w", err))
@@ -158,7 +150,10 @@ func (s *session) readResults(ctx context.Context, pl *pgconn.Pipeline, t taker)
 	if err := t.start(ctx, l); err != nil {
 		return err
 	}
-	rr, err := source.NextResult(pl)
+	rr, err := pl.Next()
+	if source.IsLocked(err) { // by what a view's functions read, say
+		return errLocked
+	}
 	if err != nil {
 		return classify(fmt.Errorf("read rows: %w", err))
 	}
@@ -173,11 +168,11 @@ func (s *session) readResults(ctx context.Context, pl *pgconn.Pipeline, t taker)
 	if _, err := rr.Close(); err != nil {
 		return classify(fmt.Errorf("read rows: %w", err))
 	}
-	return source.SkipResult(pl)
+	return pl.Skip()
 }
 
-func readLook(pl *pgconn.Pipeline) (look, error) {
-	rr, err := source.NextResult(pl)
+func readLook(pl *source.Pipeline) (look, error) {
+	rr, err := pl.Next()
 	if err != nil {
 		return look{}, err
 	}

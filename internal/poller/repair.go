@@ -10,9 +10,9 @@ import (
 	"bridge/internal/capture"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/lockstep"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -154,11 +154,10 @@ func (s *session) countNulls(ctx context.Context) error {
 		every = nullsEveryInView
 	}
 	s.nextNulls = time.Now().Add(every)
-	rows, err := s.pool.Query(ctx, s.queries.nulls)
-	if err != nil {
-		return fmt.Errorf("count rows without a txid: %w", err)
+	n, err := relation.QueryOne[int64](ctx, s.pool, s.queries.nulls)
+	if source.IsLocked(err) {
+		return nil
 	}
-	n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
 	if err != nil {
 		return classify(fmt.Errorf("count rows without a txid: %w", err))
 	}

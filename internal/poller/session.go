@@ -93,6 +93,11 @@ func (s *session) load(ctx context.Context) error {
 	if s.src, err = relation.LoadSource(ctx, s.pool); err != nil {
 		return err
 	}
+	// Load asks the planner, which would wait for the lock. What else Postgres
+	// says to this, Load has better words for.
+	if source.IsLocked(s.pool.TryLock(ctx, s.p.opt.Spec.Name)) {
+		return errLocked
+	}
 	var warnings []relation.Problem
 	if s.rel, warnings, err = relation.Load(ctx, s.pool, s.p.opt.Spec); err != nil {
 		return err
@@ -183,11 +188,13 @@ func (s *session) loop(ctx context.Context) error {
 
 // poll reads and publishes one batch, and returns its number of rows.
 func (s *session) poll(ctx context.Context) (int64, error) {
-	if err := s.countNulls(ctx); err != nil {
-		return 0, err
-	}
-	if err := s.checkShape(ctx); err != nil {
-		return 0, err
+	if s.waits == 0 { // else these would wait for the lock, and keep a connection from other relations
+		if err := s.countNulls(ctx); err != nil {
+			return 0, err
+		}
+		if err := s.checkShape(ctx); err != nil {
+			return 0, err
+		}
 	}
 	if s.previous == nil {
 		return 0, s.batch(ctx, work{query: s.queries.whole, whole: true})

@@ -95,13 +95,17 @@ func explainRows(ctx context.Context, q Querier, rel *Relation, l *looked) (int6
 			return 0, l.err()
 		case "42P01": // undefined_table: dropped since
 			return 0, fmt.Errorf("%s: %w", rel.Name.Quoted(), ErrNotFound)
+		case "55P03": // lock_not_available
+			if rel.Kind != 'v' {
+				return -1, nil // an estimate is not worth failing for
+			}
 		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("explain %s: %w", rel.Name.Quoted(), err)
 	}
 	if err := json.Unmarshal(raw, &plan); err != nil || len(plan) != 1 {
-		return -1, nil //nolint:nilerr // an estimate is not worth failing for
+		return -1, nil //nolint:nilerr // as above
 	}
 	return int64(plan[0].Plan.Rows), nil
 }

@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -114,10 +112,6 @@ type Connection struct {
 	prepared map[string]bool
 }
 
-// maxPrepared bounds the statements of a connection: those of relations as
-// they were before are of no more use, but the server keeps them.
-const maxPrepared = 1000
-
 const connectionKey = "lockstep"
 
 // ConnectionOf returns what the pool knows of a connection that Acquire returned.
@@ -149,80 +143,6 @@ func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// Prepare makes sure that the connection has the statement, and returns its
-// name. shape changes with the relation, so that a plan that Postgres refuses
-// is never asked for again.
-func Prepare(ctx context.Context, conn *pgxpool.Conn, shape uint64, sql string) (string, error) {
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(sql))
-	name := "lockstep_" + strconv.FormatUint(shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
-	known := ConnectionOf(conn).prepared
-	if known[name] {
-		return name, nil
-	}
-	_, err := conn.Conn().Prepare(ctx, name, sql)
-	known[name] = err == nil
-	return name, err
-}
-
-// ForgetStatements forgets a connection's statements when they are many. It
-// must not be called between those of one batch.
-func ForgetStatements(ctx context.Context, conn *pgxpool.Conn) error {
-	known := ConnectionOf(conn).prepared
-	if len(known) < maxPrepared {
-		return nil
-	}
-	clear(known)
-	if err := conn.Conn().DeallocateAll(ctx); err != nil {
-		return fmt.Errorf("forget prepared statements: %w", err)
-	}
-	return nil
-}
-
-// Statement is one of those that travel together: the name that Prepare
-// returned, and its parameters in text form.
-type Statement struct {
-	Name   string
-	Params [][]byte
-}
-
-// Pipeline sends the statements in one round trip. The caller reads the
-// results in order and closes the pipeline.
-func Pipeline(ctx context.Context, conn *pgconn.PgConn, statements ...Statement) (*pgconn.Pipeline, error) {
-	pl := conn.StartPipeline(ctx)
-	for _, s := range statements {
-		pl.SendQueryPrepared(s.Name, s.Params, nil, nil)
-	}
-	if err := pl.Sync(); err != nil {
-		_ = pl.Close() // the connection is gone, which the error says
-		return nil, err
-	}
-	return pl, nil
-}
-
-// NextResult returns the next statement's result reader.
-func NextResult(pl *pgconn.Pipeline) (*pgconn.ResultReader, error) {
-	res, err := pl.GetResults()
-	if err != nil {
-		return nil, err
-	}
-	rr, ok := res.(*pgconn.ResultReader)
-	if !ok {
-		return nil, fmt.Errorf("unexpected result %T in a pipeline", res)
-	}
-	return rr, nil
-}
-
-// SkipResult reads a result that has no rows.
-func SkipResult(pl *pgconn.Pipeline) error {
-	rr, err := NextResult(pl)
-	if err != nil {
-		return err
-	}
-	_, err = rr.Close()
-	return err
-}
-
 // LockSQL returns the statement that comes before the snapshot under which a
 // relation is read. ALTER TABLE may write a table anew, and a snapshot from before
 // that sees it empty afterwards; so a poll that took its snapshot, and then waited
@@ -231,6 +151,15 @@ func SkipResult(pl *pgconn.Pipeline) error {
 // and a poll that waits keeps a connection from other relations (I10).
 func LockSQL(n relation.Name) string {
 	return "LOCK TABLE " + n.SQL() + " IN ACCESS SHARE MODE NOWAIT"
+}
+
+// TryLock locks a relation for a moment, and returns Postgres' refusal where
+// another session keeps it from that. It does not wait for the lock.
+func (p *Pool) TryLock(ctx context.Context, n relation.Name) error {
+	return pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, LockSQL(n))
+		return err
+	})
 }
 
 // IsChanged says whether an error of Postgres means that the relation changed.
