@@ -36,6 +36,8 @@ type traffic struct {
 	// prepare is what makes the table fit for its capture, nil for nothing.
 	prepare func(dsn string)
 	env     []string
+	// alone leaves the edge and its client out.
+	alone   bool
 	targets []liveTarget
 }
 
@@ -100,9 +102,13 @@ func benchWALLive(t testing.TB, w *world) section {
 		prepare: func(dsn string) {
 			testenv.Exec(t, dsn, fmt.Sprintf("INSERT INTO live SELECT g, 0, 'before' FROM generate_series(0, %d) g", w.liveCount(walRate)-1), "VACUUM ANALYZE live")
 		},
-		targets: []liveTarget{{toNATS, 0.5, 1.5}, {reader: toHTTP, p50: 1}},
+		alone: true, targets: []liveTarget{{toNATS, 0.5, 1.5}},
 	}
+	beside := tr
+	beside.name, beside.alone, beside.targets = "WAL, an edge beside", false, []liveTarget{{reader: toHTTP, p50: 1}}
 	liveRows(&s, w, tr, w.liveRuns(t, 7, tr))
+	liveRows(&s, w, beside, w.liveRuns(t, 7, beside))
+	s.note("The subscriber is measured alone, as the closest peer's was, and once more beside an edge and its client, which take their part of the two cores.")
 	w.liveNotes(&s)
 	return s
 }
@@ -114,11 +120,17 @@ func (w *world) liveRuns(t testing.TB, number int, tr traffic) []liveRun {
 	for range w.opt.runs {
 		run := w.live(t, tr)
 		runs = append(runs, run)
-		t.Logf("%d: %s: commit to NATS %.2f / %.2f ms, to HTTP %.2f / %.2f ms (p50 / p99)", number, tr.name,
-			percentile(run.nats, 0.5), percentile(run.nats, 0.99), percentile(run.http, 0.5), percentile(run.http, 0.99))
+		http := ""
+		if w.hasEdge(tr) {
+			http = fmt.Sprintf(", to HTTP %.2f / %.2f ms", percentile(run.http, 0.5), percentile(run.http, 0.99))
+		}
+		t.Logf("%d: %s: commit to NATS %.2f / %.2f ms%s (p50 / p99)", number, tr.name, percentile(run.nats, 0.5), percentile(run.nats, 0.99), http)
 	}
 	return runs
 }
+
+// hasEdge says whether an edge and its client run beside.
+func (w *world) hasEdge(tr traffic) bool { return w.edge != "" && !tr.alone }
 
 func (w *world) liveNotes(s *section) {
 	s.note("From the moment COMMIT returned to the writer until the reader has the row; an ordered consumer as NATS subscriber, the edge's own as HTTP client.")
@@ -148,7 +160,7 @@ func liveRows(s *section, w *world, tr traffic, runs []liveRun) {
 	row("COMMIT", func(r liveRun) []float64 { return r.commit })
 	row("commit → stored by the broker", func(r liveRun) []float64 { return r.stored })
 	row(toNATS, func(r liveRun) []float64 { return r.nats })
-	if w.edge != "" {
+	if w.hasEdge(tr) {
 		row(toHTTP, func(r liveRun) []float64 { return r.http })
 	}
 	var parts []string
@@ -221,7 +233,7 @@ func (w *world) live(t testing.TB, tr traffic) liveRun {
 	defer cancel()
 	var readers sync.WaitGroup
 	readers.Go(func() { readNATS(ctx, t, nc, m.stored, m.nats) })
-	if w.edge != "" {
+	if w.hasEdge(tr) {
 		edge, url := w.startEdge(t, ns.URL())
 		defer stop(t, edge)
 		pids["edge"] = edge.PID()
@@ -239,7 +251,7 @@ func (w *world) live(t testing.TB, tr traffic) liveRun {
 	<-time.After(2 * time.Second) // what is under way; the readers then stop
 	cancel()
 	readers.Wait()
-	run.collect(m, int(liveWarmUp.Seconds())*tr.rate, w.edge != "")
+	run.collect(m, int(liveWarmUp.Seconds())*tr.rate, w.hasEdge(tr))
 	return run
 }
 
