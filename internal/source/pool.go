@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -29,6 +28,8 @@ const (
 	maxComparisons = 2
 	connectTimeout = 10 * time.Second
 	keepAlive      = 15 * time.Second
+	// goneAfter is how long what was sent may stay without an acknowledgement.
+	goneAfter = 30 * time.Second
 )
 
 // Pool is the connections to Postgres that the captures of a process share.
@@ -97,8 +98,7 @@ func Configure(cfg *pgconn.Config) {
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = connectTimeout
 	}
-	// A server that vanished without a word is noticed.
-	cfg.DialFunc = (&net.Dialer{KeepAlive: keepAlive}).DialContext
+	cfg.DialFunc = dial
 }
 
 // Connection is what the pool knows of each of its connections.
