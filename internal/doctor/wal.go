@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"bridge/internal/relation"
 
@@ -19,8 +18,8 @@ SELECT current_setting('wal_level'), r.rolreplication OR r.rolsuper, has_databas
        current_setting('max_slot_wal_keep_size'),
        COALESCE(s.slot_type || ' ' || COALESCE(s.plugin, '') || ' ' || COALESCE(s.database, ''), ''), COALESCE(s.wal_status, ''),
        CASE WHEN NOT pg_is_in_recovery() THEN COALESCE(pg_current_wal_lsn() - s.restart_lsn, 0) ELSE 0 END::int8,
-       p.oid IS NOT NULL, array_remove(ARRAY[CASE WHEN NOT p.pubinsert THEN 'insert' END, CASE WHEN NOT p.pubupdate THEN 'update' END,
-         CASE WHEN NOT p.pubdelete THEN 'delete' END, CASE WHEN NOT p.pubtruncate THEN 'truncate' END], NULL)
+       p.oid IS NOT NULL, array_remove(ARRAY[CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END,
+         CASE WHEN p.pubdelete THEN 'delete' END, CASE WHEN p.pubtruncate THEN 'truncate' END], NULL)
   FROM pg_catalog.pg_roles r LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = $1
   LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1
  WHERE r.rolname = current_user`
@@ -35,8 +34,8 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 	var replication, create, published bool
 	var slots, senders int
 	var kept int64
-	var unpublished []string
-	err := conn.QueryRow(ctx, walSQL, r.cfg.Name).Scan(&level, &replication, &create, &slots, &senders, &keep, &slot, &status, &kept, &published, &unpublished)
+	var sent []string
+	err := conn.QueryRow(ctx, walSQL, r.cfg.Name).Scan(&level, &replication, &create, &slots, &senders, &keep, &slot, &status, &kept, &published, &sent)
 	if err != nil {
 		return err
 	}
@@ -72,10 +71,11 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 		r.fail(AreaPostgres, "", fmt.Sprintf("there is no publication %s, and the role may not make it", r.cfg.Name), "run what bridge sql prints for each relation, as its owner, who needs CREATE on the database")
 	}
 	for _, s := range specs {
-		missing := slices.DeleteFunc(slices.Clone(unpublished), func(action string) bool { return !s.Publishes(action) })
-		if byWAL(s) && len(missing) > 0 {
-			r.warn(AreaRelation, s.Name.Quoted(), fmt.Sprintf("publication %s leaves out its %s: such changes are found only when it is compared with its stream", r.cfg.Name, strings.Join(missing, ", ")),
-				fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate'), or name the actions that are wanted: actions=insert+update", pgx.Identifier{r.cfg.Name}.Sanitize()))
+		if !published || !byWAL(s) {
+			continue
+		}
+		if p := s.LeftOut(r.cfg.Name, sent); p != nil {
+			r.warn(AreaRelation, p.Relation.Quoted(), p.What, p.Do)
 		}
 	}
 	return r.published(ctx, conn, specs, published)

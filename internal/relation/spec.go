@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // History says what a relation's stream keeps.
@@ -60,6 +62,25 @@ var Actions = []string{"insert", "update", "delete", "truncate"}
 // Publishes says whether one of Actions is published, if Postgres sends it.
 func (s Spec) Publishes(action string) bool {
 	return len(s.Actions) == 0 || slices.Contains(s.Actions, action)
+}
+
+// LeftOut returns a warning where a publication never sends some of the actions
+// that the relation is to publish, else nil.
+func (s Spec) LeftOut(publication string, sent []string) *Problem {
+	var missing []string
+	for _, action := range Actions {
+		if s.Publishes(action) && !slices.Contains(sent, action) {
+			missing = append(missing, action)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &Problem{
+		Relation: s.Name, Severity: SeverityWarning,
+		What: fmt.Sprintf("publication %s leaves out its %s: such changes are found only when it is compared with its stream", publication, strings.Join(missing, ", ")),
+		Do:   fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate'), or name the actions that are wanted: actions=insert+update", pgx.Identifier{publication}.Sanitize()),
+	}
 }
 
 // Specs is BRIDGE_TABLES, parsed.

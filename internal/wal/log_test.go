@@ -46,7 +46,7 @@ func TestCapture_WarnsOnceOfAPublication(t *testing.T) {
 	var log logged
 	m := newMemory()
 	capturingTo(t, zerolog.New(&log), db, wal.Options{ShapeInterval: 50 * time.Millisecond}, map[string]*memory{"a": m, "b": newMemory()})
-	const warning = " leaves out changes that the relation is to publish"
+	const warning = " leaves out its truncate: "
 	testenv.Eventually(t, long, func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"slices"
 	"strconv"
-	"strings"
 
 	"bridge/internal/relation"
 
@@ -137,22 +136,11 @@ func (s *session) publish(ctx context.Context) error {
 			s.leave(f, err)
 			continue
 		}
-		if missing := s.publication.leavesOut(f.r.spec); len(missing) > 0 {
-			f.r.log.Warn().Str("reason", strings.Join(missing, ", ")).
-				Msgf("publication %s leaves out changes that the relation is to publish; they are found only when it is compared with its stream; to do: ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate'), or name the actions that are wanted: actions=insert+update", s.c.opt.Name, name)
+		if p := f.r.spec.LeftOut(s.c.opt.Name, s.publication.actions); p != nil {
+			f.r.log.Warn().Str("reason", p.Error()).Msg("the relation can be captured, but")
 		}
 	}
 	return nil
-}
-
-// leavesOut returns the actions that a relation is to publish and never gets.
-func (p *publication) leavesOut(spec relation.Spec) (missing []string) {
-	for _, action := range relation.Actions {
-		if spec.Publishes(action) && !slices.Contains(p.actions, action) {
-			missing = append(missing, action)
-		}
-	}
-	return missing
 }
 
 const identifiedSQL = `
