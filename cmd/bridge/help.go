@@ -15,6 +15,11 @@ type manual struct {
 	short, long string
 }
 
+// brokerSettings are those of a command that asks only the broker.
+const brokerSettings = `Settings: how to reach the broker: NATS_URL and what belongs to it, or
+BRIDGE_NATS_LISTEN of a bridge with an embedded server; BRIDGE_STREAM_PREFIX.
+`
+
 func manuals() []manual {
 	return []manual{
 		{"check", "[--json]", "verify the settings, Postgres and the broker; every problem at once", `
@@ -47,9 +52,7 @@ Examples:
 First the rows as they are, then each change, a JSON document a line, heartbeats
 too, until it is interrupted. It reads the stream, not Postgres.
 
-Settings: how to reach the broker: NATS_URL and what belongs to it, or
-BRIDGE_NATS_LISTEN of a bridge with an embedded server; BRIDGE_STREAM_PREFIX.
-
+` + brokerSettings + `
 Example:
   bridge tail users
 `},
@@ -58,9 +61,7 @@ Rows that are missing or stale are published again, rows that are no longer in
 Postgres get their deletes, and the counts are printed. Safe while writes go on.
 A running bridge does so by itself every BRIDGE_RECONCILE_INTERVAL.
 
-Settings: how to reach the broker: NATS_URL and what belongs to it, or
-BRIDGE_NATS_LISTEN of a bridge with an embedded server; BRIDGE_STREAM_PREFIX.
-
+` + brokerSettings + `
 Example:
   bridge reconcile users
 `},

@@ -9,8 +9,29 @@ import (
 	"bridge/internal/wal"
 )
 
-// longValue is a value of 180 KB; a look holds about a dozen.
-const longValue = "repeat('old', 60000)"
+const (
+	// longValue is a value of longLength bytes; a look holds about a dozen.
+	longValue  = "repeat('old', 60000)"
+	longLength = 180_000
+	// longRows is how many such rows capturingLongRows makes.
+	longRows = 300
+)
+
+// capturingLongRows captures table a, whose rows are long, and waits until the
+// stream has them. It returns the publication's name, too.
+func capturingLongRows(t *testing.T, opt wal.Options) (db string, m *memory, name string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db, m = testenv.Postgres(t), newMemory()
+	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY, v text)", "ALTER TABLE a ALTER v SET STORAGE EXTERNAL",
+		fmt.Sprintf("INSERT INTO a SELECT g, %s FROM generate_series(1, %d) g", longValue, longRows))
+	name = capturing(t, db, opt, map[string]*memory{"a": m})
+	awaitRows(t, m, longRows, longLength)
+	return db, m, name
+}
 
 // awaitRows waits until the stream has so many rows of the length, and says that
 // it is up to date.
@@ -35,17 +56,7 @@ func awaitRows(t *testing.T, m *memory, rows, length int) {
 // A load of long rows asks Postgres for few at a time: what is asked for is
 // sent, though a look holds only so much.
 func TestCapture_LoadReadsLongRowsOnce(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs servers")
-	}
-	t.Parallel()
-	db := testenv.Postgres(t)
-	const rows = 300
-	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY, v text)", "ALTER TABLE a ALTER v SET STORAGE EXTERNAL",
-		fmt.Sprintf("INSERT INTO a SELECT g, %s FROM generate_series(1, %d) g", longValue, rows))
-	m := newMemory()
-	capturing(t, db, wal.Options{}, map[string]*memory{"a": m})
-	awaitRows(t, m, rows, 180_000)
+	db, _, _ := capturingLongRows(t, wal.Options{})
 	conn := testenv.Conn(t, db)
 	// A session counts what it read when it ends, if not before.
 	if _, err := conn.Exec(t.Context(), "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"); err != nil {
@@ -57,9 +68,9 @@ func TestCapture_LoadReadsLongRowsOnce(t *testing.T) {
 		switch {
 		case err != nil:
 			return err
-		case read > 3*rows: // once to store it, once to load it, and a few more
-			t.Fatalf("%d values were read for a load of %d", read, rows)
-		case read < rows:
+		case read > 3*longRows: // once to store it, once to load it, and a few more
+			t.Fatalf("%d values were read for a load of %d", read, longRows)
+		case read < longRows:
 			return fmt.Errorf("%d values read", read)
 		}
 		return nil
@@ -69,20 +80,10 @@ func TestCapture_LoadReadsLongRowsOnce(t *testing.T) {
 // Suspect keys whose rows are together too long for one look are looked at in
 // several (I9), all of them.
 func TestCapture_LooksAtLongRows_I9(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs servers")
-	}
-	t.Parallel()
-	db := testenv.Postgres(t)
-	const rows = 300
-	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY, v text)", "ALTER TABLE a ALTER v SET STORAGE EXTERNAL",
-		fmt.Sprintf("INSERT INTO a SELECT g, %s FROM generate_series(1, %d) g", longValue, rows))
-	m := newMemory()
-	name := capturing(t, db, wal.Options{ShapeInterval: 100 * time.Millisecond}, map[string]*memory{"a": m})
-	awaitRows(t, m, rows, 180_000)
+	db, m, name := capturingLongRows(t, wal.Options{ShapeInterval: 100 * time.Millisecond})
 	m.mu.Lock()
 	clear(m.rows) // as if the stream had lost them
 	m.mu.Unlock()
 	testenv.Exec(t, db, fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE a", name), fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE a", name))
-	awaitRows(t, m, rows, 180_000)
+	awaitRows(t, m, longRows, longLength)
 }
