@@ -294,22 +294,22 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "snapshot-without-a-lock",
 		file: "internal/poller/query.go",
-		old:  "lock:      source.LockSQL(rel.Name),",
-		new:  "lock:      source.LockSQL(rel.Name)[:0] + \"SELECT 1\",",
+		old:  "lock:      relation.LockSQL(rel.Name),",
+		new:  "lock:      relation.LockSQL(rel.Name)[:0] + \"SELECT 1\",",
 		pkg:  "./cmd/bridge", test: "TestBridge_RewrittenTableLosesNothing_I1",
 	},
 	{
 		invariant: "I10", name: "locks-waited-for",
-		file: "internal/source/pool.go",
+		file: "internal/relation/lock.go",
 		old:  "IN ACCESS SHARE MODE NOWAIT\"",
 		new:  "IN ACCESS SHARE MODE\"",
 		pkg:  "./cmd/bridge", test: "TestBridge_LockedRelationsStopOnlyThemselves_I10",
 	},
 	{
 		invariant: "I10", name: "locks-waited-for-at-start",
-		file: "internal/poller/session.go",
-		old:  "if source.IsLocked(s.pool.TryLock(ctx, s.p.opt.Spec.Name)) {",
-		new:  "if false {",
+		file: "internal/relation/lock.go",
+		old:  "	if !IsLocked(err) {\n",
+		new:  "	if err == nil || err != nil {\n",
 		pkg:  "./cmd/bridge", test: "TestBridge_LockedRelationsStopOnlyThemselves_I10",
 	},
 	{

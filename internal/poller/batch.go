@@ -131,7 +131,7 @@ func (s *session) readResults(ctx context.Context, pl *source.Pipeline, t taker)
 	if err := pl.Skip(); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	if err := pl.Skip(); source.IsLocked(err) {
+	if err := pl.Skip(); relation.IsLocked(err) {
 		return errLocked
 	} else if err != nil {
 		return classify(fmt.Errorf("lock: %w", err))
@@ -151,7 +151,7 @@ func (s *session) readResults(ctx context.Context, pl *source.Pipeline, t taker)
 		return err
 	}
 	rr, err := pl.Next()
-	if source.IsLocked(err) { // by what a view's functions read, say
+	if relation.IsLocked(err) { // by what a view's functions read, say
 		return errLocked
 	}
 	if err != nil {

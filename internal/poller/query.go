@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"bridge/internal/relation"
-	"bridge/internal/source"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -99,7 +98,7 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	wholeOfN := fmt.Sprintf("(%s OR %s >= %s)", inN, txid, high)
 	deltaOfN := fmt.Sprintf("%s AND (%s >= $3::%s OR %[2]s = ANY($4::%[3]s[]))", inN, txid, xid)
 	return queries{
-		lock:      source.LockSQL(rel.Name),
+		lock:      relation.LockSQL(rel.Name),
 		whole:     from + txid + " IS NOT NULL" + order,
 		all:       from + txid + " IS NOT NULL",
 		deltaTail: fmt.Sprintf("%s%s >= $1::%s AND %[2]s < %[4]s%[5]s", from, txid, xid, high, order),

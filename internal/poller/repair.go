@@ -10,7 +10,6 @@ import (
 	"bridge/internal/capture"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
-	"bridge/internal/source"
 	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -155,7 +154,7 @@ func (s *session) countNulls(ctx context.Context) error {
 	}
 	s.nextNulls = time.Now().Add(every)
 	n, err := relation.QueryOne[int64](ctx, s.pool, s.queries.nulls)
-	if source.IsLocked(err) {
+	if relation.IsLocked(err) {
 		return nil
 	}
 	if err != nil {

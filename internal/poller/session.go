@@ -93,13 +93,10 @@ func (s *session) load(ctx context.Context) error {
 	if s.src, err = relation.LoadSource(ctx, s.pool); err != nil {
 		return err
 	}
-	// Load asks the planner, which would wait for the lock. What else Postgres
-	// says to this, Load has better words for.
-	if source.IsLocked(s.pool.TryLock(ctx, s.p.opt.Spec.Name)) {
-		return errLocked
-	}
 	var warnings []relation.Problem
-	if s.rel, warnings, err = relation.Load(ctx, s.pool, s.p.opt.Spec); err != nil {
+	if s.rel, warnings, err = relation.Load(ctx, s.pool, s.p.opt.Spec); relation.IsLocked(err) {
+		return errLocked
+	} else if err != nil {
 		return err
 	}
 	for _, w := range warnings {

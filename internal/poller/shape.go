@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"bridge/internal/relation"
-	"bridge/internal/source"
 )
 
 // shapeEvery is how often the catalog is looked at again: neither plans nor
@@ -21,7 +20,7 @@ func (s *session) checkShape(ctx context.Context) error {
 	}
 	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
 	rel, _, err := relation.Load(ctx, s.pool, s.p.opt.Spec)
-	if source.IsLocked(err) {
+	if relation.IsLocked(err) {
 		return nil // what changes it has not ended
 	}
 	if err != nil {

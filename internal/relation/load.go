@@ -57,11 +57,17 @@ func (p *Problem) Error() string {
 func (p *Problem) Unwrap() error { return p.err }
 
 // Load looks the relation up in the catalog, all of it in one statement, and
-// checks that it can be captured as the spec says. The problems are warnings.
+// checks that it can be captured as the spec says. It does not wait for locks:
+// where another session has locked a view, or what is below it, IsLocked is true
+// of the error; a locked table can be looked at. The problems are warnings.
 // The error joins a *Problem for everything that keeps the relation from being
 // read, and wraps ErrNotFound where it does not exist; or it is that of the
 // query, wrapped, where Postgres gave no answer.
 func Load(ctx context.Context, q Querier, spec Spec) (*Relation, []Problem, error) {
+	locked, err := lockedTable(ctx, q, spec.Name)
+	if err != nil {
+		return nil, nil, err
+	}
 	l, err := look(ctx, q, spec)
 	if err != nil {
 		return nil, nil, err
@@ -70,7 +76,8 @@ func Load(ctx context.Context, q Querier, spec Spec) (*Relation, []Problem, erro
 	if err := l.err(); err != nil {
 		return nil, l.warnings(), err
 	}
-	if rel.Kind == 'v' || rel.EstimatedRows < 0 {
+	// An estimate is not worth waiting for.
+	if rel.Kind == 'v' || rel.EstimatedRows < 0 && !locked {
 		if rel.EstimatedRows, err = explainRows(ctx, q, rel, l); err != nil {
 			return nil, l.warnings(), err
 		}
@@ -95,17 +102,13 @@ func explainRows(ctx context.Context, q Querier, rel *Relation, l *looked) (int6
 			return 0, l.err()
 		case "42P01": // undefined_table: dropped since
 			return 0, fmt.Errorf("%s: %w", rel.Name.Quoted(), ErrNotFound)
-		case "55P03": // lock_not_available
-			if rel.Kind != 'v' {
-				return -1, nil // an estimate is not worth failing for
-			}
 		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("explain %s: %w", rel.Name.Quoted(), err)
 	}
 	if err := json.Unmarshal(raw, &plan); err != nil || len(plan) != 1 {
-		return -1, nil //nolint:nilerr // as above
+		return -1, nil //nolint:nilerr // an estimate is not worth failing for
 	}
 	return int64(plan[0].Plan.Rows), nil
 }

@@ -143,25 +143,6 @@ func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// LockSQL returns the statement that comes before the snapshot under which a
-// relation is read. ALTER TABLE may write a table anew, and a snapshot from before
-// that sees it empty afterwards; so a poll that took its snapshot, and then waited
-// for such a change to end, would pass over what had been committed (MVCC Caveats
-// in Postgres' manual). It does not wait: who holds the lock may hold it for long,
-// and a poll that waits keeps a connection from other relations (I10).
-func LockSQL(n relation.Name) string {
-	return "LOCK TABLE " + n.SQL() + " IN ACCESS SHARE MODE NOWAIT"
-}
-
-// TryLock locks a relation for a moment, and returns Postgres' refusal where
-// another session keeps it from that. It does not wait for the lock.
-func (p *Pool) TryLock(ctx context.Context, n relation.Name) error {
-	return pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, LockSQL(n))
-		return err
-	})
-}
-
 // IsChanged says whether an error of Postgres means that the relation changed.
 func IsChanged(err error) bool {
 	var pg *pgconn.PgError
@@ -172,13 +153,6 @@ func IsChanged(err error) bool {
 	// the relation is gone, or the right to read it. XX000: the relation was
 	// dropped between planning and reading.
 	return strings.HasPrefix(pg.Code, "42") || slices.Contains([]string{"0A000", "XX000", "26000"}, pg.Code)
-}
-
-// IsLocked says whether Postgres refused a lock because another session has it.
-func IsLocked(err error) bool {
-	const lockNotAvailable = "55P03"
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == lockNotAvailable
 }
 
 // Of names a relation of a source as streams do.

@@ -11,7 +11,6 @@ import (
 	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
-	"bridge/internal/source"
 	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -122,7 +121,7 @@ func (s *session) relationRows(f *feed, form *relation.Form) reconcile.Side {
 	return func(ctx context.Context, row func(reconcile.Row) error) error {
 		for pause := lookPause; ; pause = min(2*pause, maxLookPause) {
 			err := s.readAll(ctx, f, form, row)
-			if !source.IsLocked(err) { // which says that no row was read
+			if !relation.IsLocked(err) { // which says that no row was read
 				return err
 			}
 			select {

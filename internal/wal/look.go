@@ -9,7 +9,6 @@ import (
 	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
-	"bridge/internal/source"
 	"bridge/lockstep"
 )
 
@@ -177,7 +176,7 @@ func (s *session) lookFailed(ctx context.Context, f *feed, l *look, pause time.D
 	if ctx.Err() != nil {
 		return
 	}
-	if !source.IsLocked(err) && !errors.Is(err, errAgain) {
+	if !relation.IsLocked(err) && !errors.Is(err, errAgain) {
 		s.leave(f, err)
 		return
 	}

@@ -85,7 +85,7 @@ func (f *feed) keyOf(values [][]byte) ([][]byte, error) {
 
 // inSnapshot runs read in a transaction whose snapshot is taken behind a lock
 // against changes of the relation's shape, for which it does not wait; see
-// source.LockSQL.
+// relation.LockSQL.
 func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgConn, relation.Snapshot) error) error {
 	conn, err := s.c.pool.Acquire(ctx)
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgC
 		return fmt.Errorf("look at the relation: %w", err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if _, err := tx.Exec(ctx, source.LockSQL(f.rel.Name)); err != nil {
+	if _, err := tx.Exec(ctx, relation.LockSQL(f.rel.Name)); err != nil {
 		return changed(err)
 	}
 	sn, err := s.snapshot(ctx, tx, f)

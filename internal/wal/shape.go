@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"bridge/internal/relation"
-	"bridge/internal/source"
 	"bridge/lockstep"
 
 	"github.com/jackc/pglogrepl"
@@ -187,7 +186,7 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 // gone says of checkShape's error whether the relation can't be captured as it
 // was loaded; else Postgres is away, or what changes it has not ended.
 func gone(err error) bool {
-	return errors.Is(err, errChanged) || isProblem(err) && !source.IsLocked(err)
+	return errors.Is(err, errChanged) || isProblem(err) && !relation.IsLocked(err)
 }
 
 // watchShapes looks at the catalog from time to time: a change that no row
