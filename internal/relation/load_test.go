@@ -188,8 +188,6 @@ func TestLoad_NotFound(t *testing.T) {
 	}
 }
 
-// What the role lacks is reported, all of it, with the statement to run; and
-// running it helps.
 // Load does not wait for a lock (I10). What is only an estimate is not failed for
 // where a table without statistics is locked; a view's rights can't be told then.
 func TestLoad_Locked_I10(t *testing.T) {
@@ -212,6 +210,8 @@ func TestLoad_Locked_I10(t *testing.T) {
 	}
 }
 
+// What the role lacks is reported, all of it, with the statement to run; and
+// running it helps.
 func TestLoad_Rights(t *testing.T) {
 	conn := ready(t, `
 		DROP ROLE IF EXISTS lockstep_test_reader; CREATE ROLE lockstep_test_reader;
