@@ -168,3 +168,37 @@ func TestWAL_LockedRelationStopsOnlyItself_I10(t *testing.T) {
 	f.converge(conn)
 	g.converge(conn)
 }
+
+// A session begins though a published table is locked: what is published is told
+// without a lock of it, and of one that has a filter only its own is waited for.
+func TestWAL_LockedPublishedTable_I10(t *testing.T) {
+	needServers(t)
+	for name, publication := range map[string]string{
+		"Own": "", "Filtered": "CREATE PUBLICATION %s FOR TABLE t WHERE (id > 0), u",
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, broker := testenv.Postgres(t), testenv.NATS(t)
+			newBare(t, db, "t", 10)
+			newBare(t, db, "u", 10)
+			conn, lock := connect(t, db), connect(t, db)
+			run(t, conn, "ANALYZE t, u")
+			if publication != "" {
+				run(t, conn, fmt.Sprintf(publication, slotOf(db)))
+			}
+			b := startWAL(t, db, broker.URL(), "t(capture=wal),u(capture=wal)")
+			nc := testenv.NATSConn(t, broker.URL())
+			f, g := follow(t, nc, bare("t")), follow(t, nc, bare("u"))
+			f.converge(conn)
+			g.converge(conn)
+			b.awaitReady()
+			run(t, lock, "BEGIN", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+			run(t, conn, "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = '"+slotOf(db)+"'",
+				"UPDATE u SET v = 'beside a locked table'")
+			testenv.Eventually(t, long, func() error { return g.differs(conn) })
+			run(t, lock, "UPDATE t SET v = 'at last'", "COMMIT")
+			f.converge(conn)
+			g.converge(conn)
+			b.awaitReady()
+		})
+	}
+}

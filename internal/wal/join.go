@@ -256,6 +256,12 @@ func (s *session) probe(ctx context.Context, r *Relation) {
 			err = s.spare(ctx, f)
 		}
 		if err == nil {
+			var p *publication
+			if p, err = s.loadPublication(ctx, r); err == nil {
+				err = p.tables[r.spec.Name].err
+			}
+		}
+		if err == nil {
 			_, err = r.sink.Begin(ctx, source.Of(s.src, f.rel), func() {})
 		}
 		s.call(ctx, func(context.Context) error {

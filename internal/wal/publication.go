@@ -34,6 +34,34 @@ SELECT schemaname::text, tablename::text, COALESCE(to_jsonb(t)->'attnames', '[]'
   LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = to_regclass(format('%I.%I', schemaname, tablename))
  WHERE pubname = $1`
 
+// namedSQL is publishedSQL for a publication whose tables are all named, and none
+// of them a partition, or published as its partitions; else allNamedSQL is
+// false. It waits for no lock: the view opens every table (since Postgres 16), and
+// those that have a filter. Filters are asked for one by one.
+const namedSQL = `
+SELECT n.nspname::text, c.relname::text, to_jsonb(ARRAY(
+         SELECT a.attname FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            AND CASE WHEN to_jsonb(r)->>'prattrs' IS NULL THEN a.attgenerated = '' OR a.attgenerated = 's' AND to_jsonb(p)->>'pubgencols' = 's'
+                ELSE to_jsonb(r)->'prattrs' @> to_jsonb(a.attnum) END ORDER BY a.attnum)),
+       to_jsonb(r)->>'prqual' IS NOT NULL, concat_ws(' ', p.oid, p.xmin, r.oid, r.xmin)
+  FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+  JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.pubname = $1`
+
+const allNamedSQL = `
+SELECT NOT EXISTS (
+  SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = $1 AND (p.puballtables
+     OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+                 WHERE r.prpubid = p.oid AND (c.relispartition OR c.relkind = 'p' AND NOT p.pubviaroot))
+     OR EXISTS (SELECT FROM pg_catalog.pg_depend
+                 WHERE classid = to_regclass('pg_catalog.pg_publication_namespace') AND refclassid = 'pg_catalog.pg_publication'::regclass AND refobjid = p.oid)))`
+
+const filterSQL = `
+SELECT COALESCE(pg_get_expr(r.prqual, r.prrelid), '')
+  FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+ WHERE p.pubname = $1 AND r.prrelid = to_regclass($2)`
+
 // publication is the one that the slot is read with.
 type publication struct {
 	exists, all, viaRoot, own bool
@@ -49,9 +77,13 @@ type published struct {
 	// version changes when the table, or its schema, is taken out and put back,
 	// and when its filter, its columns or the actions that are published change.
 	version string
+	// err is set where another session has locked the table, so that its filter
+	// can't be told.
+	err error
 }
 
-func (s *session) loadPublication(ctx context.Context) (*publication, error) {
+// loadPublication looks the publication up, with the filters of these relations.
+func (s *session) loadPublication(ctx context.Context, relations ...*Relation) (*publication, error) {
 	p := &publication{tables: make(map[relation.Name]published)}
 	rows, err := s.c.pool.Query(ctx, publicationSQL, s.c.opt.Name, ours)
 	if err != nil {
@@ -70,13 +102,20 @@ func (s *session) loadPublication(ctx context.Context) (*publication, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up publication: %w", err)
 	}
+	named, err := relation.QueryOne[bool](ctx, s.c.pool, allNamedSQL, s.c.opt.Name)
+	if err != nil {
+		return nil, fmt.Errorf("look up publication's tables: %w", err)
+	}
+	if named {
+		return p, s.loadNamed(ctx, p, relations)
+	}
 	if rows, err = s.c.pool.Query(ctx, publishedSQL, s.c.opt.Name); err != nil {
 		return nil, fmt.Errorf("look up publication's tables: %w", err)
 	}
 	var n relation.Name
 	var t published
 	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &t.filter, &t.version}, func() error {
-		p.tables[n] = published{slices.Clone(t.columns), t.filter, t.version}
+		p.tables[n] = published{columns: slices.Clone(t.columns), filter: t.filter, version: t.version}
 		return nil
 	})
 	if err != nil {
@@ -85,11 +124,48 @@ func (s *session) loadPublication(ctx context.Context) (*publication, error) {
 	return p, nil
 }
 
+// loadNamed finds the tables of a publication that names them all.
+func (s *session) loadNamed(ctx context.Context, p *publication, relations []*Relation) error {
+	rows, err := s.c.pool.Query(ctx, namedSQL, s.c.opt.Name)
+	if err != nil {
+		return fmt.Errorf("look up publication's tables: %w", err)
+	}
+	var n relation.Name
+	var t published
+	var filtered bool
+	var ask []relation.Name
+	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Table, &t.columns, &filtered, &t.version}, func() error {
+		p.tables[n] = published{columns: slices.Clone(t.columns), version: t.version}
+		if filtered && slices.ContainsFunc(relations, func(r *Relation) bool { return r.spec.Name == n }) {
+			ask = append(ask, n)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look up publication's tables: %w", err)
+	}
+	for _, n := range ask {
+		t := p.tables[n]
+		t.filter, err = relation.QueryOne[string](ctx, s.c.pool, filterSQL, s.c.opt.Name, n.SQL())
+		switch {
+		case relation.IsLocked(err):
+			t.err = fmt.Errorf("look up its filter: %w", err)
+		case errors.Is(err, pgx.ErrNoRows): // taken out since
+			delete(p.tables, n)
+			continue
+		case err != nil:
+			return fmt.Errorf("look up the filter of %s: %w", n.Quoted(), err)
+		}
+		p.tables[n] = t
+	}
+	return nil
+}
+
 // publish makes the publication, or brings it up to date with the relations
 // that were found fit for it. A relation that can't be added is taken out.
 func (s *session) publish(ctx context.Context) error {
 	var err error
-	if s.publication, err = s.loadPublication(ctx); err != nil {
+	if s.publication, err = s.loadPublication(ctx, s.c.relations...); err != nil {
 		return err
 	}
 	p := s.publication
@@ -128,7 +204,7 @@ func (s *session) publish(ctx context.Context) error {
 		f.r.log.Info().Msg("added to the publication")
 	}
 	s.unpublish(ctx, name)
-	if s.publication, err = s.loadPublication(ctx); err != nil {
+	if s.publication, err = s.loadPublication(ctx, s.c.relations...); err != nil {
 		return err
 	}
 	for _, f := range s.feedsByName() {
@@ -190,8 +266,14 @@ func (s *session) exec(ctx context.Context, sql string) error {
 		return err
 	}
 	defer conn.Release()
-	_, err = conn.Exec(ctx, sql)
-	return rival(err)
+	return rival(pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		// An autovacuum makes way for who has waited for deadlock_timeout, a second.
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sql)
+		return err
+	}))
 }
 
 // publicationError says what to do where the role may not change publications.
@@ -209,6 +291,9 @@ func (p *publication) check(f *feed) error {
 	t, ok := p.tables[f.r.spec.Name]
 	if !ok {
 		return errors.New("it is not in the publication: a partition is published through its root; name that in BRIDGE_TABLES")
+	}
+	if t.err != nil {
+		return t.err
 	}
 	if f.rel.Kind == 'p' && !p.viaRoot {
 		return errors.New("its publication names partitions instead of it; to do: ALTER PUBLICATION … SET (publish_via_partition_root = true)")

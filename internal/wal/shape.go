@@ -161,11 +161,13 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if now.rel.OID != f.rel.OID { // and the new one is in no publication yet
 		return fmt.Errorf("%w: it was dropped, or another table has its name now", errChanged)
 	}
-	p, err := s.loadPublication(ctx)
+	p, err := s.loadPublication(ctx, f.r)
 	if err != nil {
 		return err
 	}
-	if err := p.check(now); err != nil { // the WAL says nothing of it any more
+	if err := p.check(now); relation.IsLocked(err) {
+		return err
+	} else if err != nil { // the WAL says nothing of it any more
 		return fmt.Errorf("%w: %w", errChanged, err)
 	}
 	if err := now.shape(ctx, s.c.pool); err != nil {
