@@ -306,6 +306,20 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestBridge_LockedRelationsStopOnlyThemselves_I10",
 	},
 	{
+		invariant: "I10", name: "filters-of-locked-tables-asked",
+		file: "internal/wal/publication.go",
+		old:  "	if named {\n",
+		new:  "	if named && p.all {\n",
+		pkg:  "./cmd/bridge", test: "TestWAL_LockedPublishedTable_I10",
+	},
+	{
+		invariant: "I10", name: "locks-waited-for-long",
+		file: "internal/source/pool.go",
+		old:  "\"lock_timeout\": \"100ms\",",
+		new:  "\"lock_timeout\": \"2s\",",
+		pkg:  "./cmd/bridge", test: "TestBridge_IndexesLocked_I10",
+	},
+	{
 		invariant: "I10", name: "locks-waited-for-at-start",
 		file: "internal/relation/lock.go",
 		old:  "	if !IsLocked(err) {\n",

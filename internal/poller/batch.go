@@ -93,7 +93,7 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, query string
 		source.Statement{SQL: beginSQL},
 		source.Statement{SQL: s.queries.lock},
 		source.Statement{SQL: snapshotSQL, Params: [][]byte{[]byte(s.rel.Name.SQL())}},
-		source.Statement{SQL: query, Params: params},
+		source.Statement{SQL: query, Params: params, Shape: s.shape},
 		source.Statement{SQL: commitSQL})
 }
 
@@ -101,7 +101,7 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, query string
 func (s *session) exchange(ctx context.Context, conn *pgxpool.Conn, t taker, statements ...source.Statement) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pl, err := source.Send(ctx, conn, s.shape, statements...)
+	pl, err := source.Send(ctx, conn, statements...)
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
 	}
@@ -114,10 +114,10 @@ func (s *session) exchange(ctx context.Context, conn *pgxpool.Conn, t taker, sta
 	switch {
 	case err == nil && closeErr != nil:
 		err = fmt.Errorf("poll: %w", closeErr)
-	case errors.Is(err, errLocked):
+	case err != nil && !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() == 'E':
 		// So that the pool keeps the connection: a new one means repairs.
 		if _, rollbackErr := conn.Exec(ctx, "ROLLBACK"); rollbackErr != nil {
-			err = fmt.Errorf("poll: %w", rollbackErr)
+			err = fmt.Errorf("poll: %w", errors.Join(err, rollbackErr))
 		}
 	}
 	return err

@@ -185,7 +185,7 @@ func (s *session) loop(ctx context.Context) error {
 
 // poll reads and publishes one batch, and returns its number of rows.
 func (s *session) poll(ctx context.Context) (int64, error) {
-	if s.waits == 0 { // else these would wait for the lock, and keep a connection from other relations
+	if s.live && s.waits == 0 { // else these might wait for a lock, and keep a connection from other relations
 		if err := s.countNulls(ctx); err != nil {
 			return 0, err
 		}

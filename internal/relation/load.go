@@ -176,7 +176,8 @@ func QueryOne[T any](ctx context.Context, q Querier, sql string, args ...any) (T
 const publicSQL = `
 SELECT c.relname::text,
        EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = c.oid AND a.attname = 'txid' AND a.attnum > 0 AND NOT a.attisdropped)
+                WHERE a.attrelid = c.oid AND a.attname = 'txid' AND a.attnum > 0 AND NOT a.attisdropped),
+       c.relkind = 'v'
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
  ORDER BY c.relname`
@@ -198,6 +199,7 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 	type candidate struct {
 		Name    string
 		HasTxid bool
+		View    bool
 	}
 	candidates, err := pgx.CollectRows(rows, pgx.RowToStructByPos[candidate])
 	if err != nil {
@@ -225,6 +227,14 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 		l, err := look(ctx, q, spec)
 		if errors.Is(err, ErrNotFound) {
 			continue // dropped since
+		}
+		if IsLocked(err) { // one must not keep the others
+			if c.View {
+				skip(n, "another session has locked it, or what is below it, and a view has no key until it is named", "name it in BRIDGE_TABLES, with its key")
+			} else {
+				specs = append(specs, spec)
+			}
+			continue
 		}
 		if err != nil {
 			return nil, nil, err

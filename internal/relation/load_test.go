@@ -191,7 +191,7 @@ func TestLoad_NotFound(t *testing.T) {
 // Load does not wait for a lock (I10). What is only an estimate is not failed for
 // where a table without statistics is locked; a view's rights can't be told then.
 func TestLoad_Locked_I10(t *testing.T) {
-	conn := ready(t, `ALTER TABLE users RENAME TO "it's"`, `CREATE VIEW v AS SELECT * FROM "it's"`, "SET lock_timeout = '1min'")
+	conn := ready(t, `ALTER TABLE users RENAME TO "it's"`, `CREATE VIEW v AS SELECT * FROM "it's"`, "SET lock_timeout = '100ms'")
 	other, err := pgx.ConnectConfig(t.Context(), conn.Config())
 	if err != nil {
 		t.Fatal(err)
@@ -207,6 +207,9 @@ func TestLoad_Locked_I10(t *testing.T) {
 	_, _, err = relation.Load(t.Context(), conn, mustParse(t, "v(key=id)").List[0])
 	if !relation.IsLocked(err) {
 		t.Errorf("got %v, want that it is locked", err)
+	}
+	if specs, _, err := mustParse(t, "*").Resolve(t.Context(), conn); err != nil || len(specs) != 1 {
+		t.Errorf("got %v, %v, want the table, and no view that could not be looked at", specs, err)
 	}
 }
 

@@ -20,11 +20,13 @@ func LockSQL(n Name) string {
 }
 
 // lockedTable says whether another session has locked a table; where it has
-// locked a view, that is the error: Postgres locks what is below it even to tell
-// what the view is. It does not wait. What else Postgres refuses, Load words.
+// locked a view, a partitioned table or one with row level security, that is the
+// error: to tell what a view, a policy or a partition is, Postgres locks them. It
+// does not wait. What else Postgres refuses, Load words.
 func lockedTable(ctx context.Context, q Querier, n Name) (bool, error) {
 	// LOCK needs a transaction, which DO is.
-	rows, err := q.Query(ctx, "DO '"+strings.ReplaceAll("BEGIN "+LockSQL(n)+"; END", "'", "''")+"'")
+	body := strings.NewReplacer(`\`, `\\`, "'", "''").Replace("BEGIN " + LockSQL(n) + "; END")
+	rows, err := q.Query(ctx, "DO E'"+body+"'") // E: whatever standard_conforming_strings is
 	if err == nil {
 		rows.Close()
 		err = rows.Err()
@@ -32,8 +34,8 @@ func lockedTable(ctx context.Context, q Querier, n Name) (bool, error) {
 	if !IsLocked(err) {
 		return false, nil
 	}
-	view, kindErr := QueryOne[bool](ctx, q, "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1) AND relkind = 'v')", n.SQL())
-	if kindErr != nil || view {
+	waits, kindErr := QueryOne[bool](ctx, q, "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = to_regclass($1) AND (relkind IN ('v', 'p') OR relrowsecurity))", n.SQL())
+	if kindErr != nil || waits {
 		return false, fmt.Errorf("look at %s: %w", n.Quoted(), errors.Join(err, kindErr))
 	}
 	return true, nil

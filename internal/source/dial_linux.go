@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"net"
 	"strings"
 	"syscall"
@@ -19,11 +18,10 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 		if !strings.HasPrefix(network, "tcp") {
 			return nil
 		}
-		var failed error
-		err := c.Control(func(fd uintptr) {
-			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(goneAfter.Milliseconds()))
+		return c.Control(func(fd uintptr) {
+			// Where the system does not know it, the connection works without.
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(goneAfter.Milliseconds()))
 		})
-		return errors.Join(err, failed)
 	}}
 	return d.DialContext(ctx, network, address)
 }

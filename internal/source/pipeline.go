@@ -19,6 +19,9 @@ const maxPrepared = 1000
 type Statement struct {
 	SQL    string
 	Params [][]byte
+	// Shape changes with the relation that is read, so that a plan that Postgres
+	// refuses is never asked for again; 0 for a statement that all relations share.
+	Shape uint64
 }
 
 // Pipeline is statements that travel in one round trip. It belongs to one
@@ -32,10 +35,9 @@ type Pipeline struct {
 
 // Send sends the statements. What the connection does not have is prepared, each
 // right before it is executed: Postgres locks a statement's relations to prepare
-// it, which never waits behind a LOCK … NOWAIT of them. shape changes with the
-// relation, so that a plan that Postgres refuses is never asked for again. The
-// caller closes the pipeline.
-func Send(ctx context.Context, conn *pgxpool.Conn, shape uint64, statements ...Statement) (*Pipeline, error) {
+// it, which never waits behind a LOCK … NOWAIT of them. The caller closes the
+// pipeline.
+func Send(ctx context.Context, conn *pgxpool.Conn, statements ...Statement) (*Pipeline, error) {
 	prepared := ConnectionOf(conn).prepared
 	if len(prepared) >= maxPrepared {
 		clear(prepared)
@@ -47,7 +49,7 @@ func Send(ctx context.Context, conn *pgxpool.Conn, shape uint64, statements ...S
 	for _, s := range statements {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(s.SQL))
-		name := "lockstep_" + strconv.FormatUint(shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
+		name := "lockstep_" + strconv.FormatUint(s.Shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
 		if !prepared[name] {
 			p.pl.SendDeallocate(name) // a pipeline may have been left before it said that it had prepared it
 			p.pl.SendPrepare(name, s.SQL, nil)

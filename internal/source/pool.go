@@ -90,8 +90,10 @@ func Configure(cfg *pgconn.Config) {
 		"bytea_output": "hex", "extra_float_digits": "1", "quote_all_identifiers": "off",
 		// A first load takes as long as it takes.
 		"statement_timeout": "0",
-		// Only what looks at the catalog waits at all.
-		"lock_timeout": "2s",
+		// Nothing is worth a wait, during which other relations lack a connection
+		// (I10); but functions that look at the catalog can't be told so, nor a view
+		// of which LOCK does not lock all: materialized views, indexes.
+		"lock_timeout": "100ms",
 	} {
 		cfg.RuntimeParams[name] = value
 	}
