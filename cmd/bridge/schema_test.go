@@ -165,8 +165,8 @@ func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 	b.awaitReady()
 }
 
-// A lock that can only be waited for, of an index or of a materialized view below
-// a view, is not waited for long.
+// A lock that can only be waited for, because LOCK TABLE does not ask for it, as
+// that of an index, is not waited for long.
 func TestBridge_IndexesLocked_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
