@@ -99,7 +99,7 @@ type checker struct {
 	// What was seen in the connection.
 	completed bool
 	seen      map[string]int64 // the highest Ver by key
-	shownRow  uint64           // the highest since of rows
+	shownRow  *Event           // the first row with the highest since of rows
 	shownBeat map[int]uint64   // and of heartbeats, by era
 	lastBeat  *Event
 	epochs    map[string]bool
@@ -114,7 +114,7 @@ func (c *checker) fail(invariant, format string, args ...any) {
 }
 
 func (c *checker) connected() {
-	c.completed, c.shownRow, c.lastBeat, c.doubts = false, 0, nil, nil
+	c.completed, c.shownRow, c.lastBeat, c.doubts = false, nil, nil, nil
 	c.seen, c.shownBeat, c.epochs = map[string]int64{}, map[int]uint64{}, map[string]bool{}
 }
 

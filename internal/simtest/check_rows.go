@@ -36,20 +36,23 @@ func (c *checker) row(e *Event) {
 	}
 	c.seen[e.Key] = max(c.seen[e.Key], v.Ver)
 	c.promise(e, known, held, holds)
-	c.shownRow = max(c.shownRow, e.Since)
+	if c.shownRow == nil || c.shownRow.Since < e.Since {
+		c.shownRow = e
+	}
 }
 
 // same says whether both are the same version.
 func (v Version) same(o Version) bool { return v.Ver == o.Ver && v.Op == o.Op && v.Txid == o.Txid }
 
 // promise checks a row against every since shown in the connection: below it come only repeats, and what was repaired
-// because Postgres lost its successor.
+// because Postgres lost its successor. What a crash of Postgres may have undone is repeated, too: where the client did not
+// hold it, others have seen it before the since was shown.
 func (c *checker) promise(e *Event, known *Committed, held Version, holds bool) {
 	if holds && held.same(e.Version) || c.truth.undone[e.Key] {
 		return
 	}
-	if e.Txid < c.shownRow {
-		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow)
+	if c.shownRow != nil && e.Txid < c.shownRow.Since && !c.truth.repeats(e, c.shownRow) {
+		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow.Since)
 	}
 	for era, since := range c.shownBeat {
 		if e.Txid < since && known.Era <= era {

@@ -48,6 +48,11 @@ func row(key string, ver, op int64, txid, xmin uint64, balance int64) simtest.Ev
 	return simtest.Event{Kind: simtest.RowSeen, Key: key, Xmin: xmin, Since: min(txid, xmin), Version: simtest.Version{Ver: ver, Op: op, Txid: txid, Balance: balance}}
 }
 
+func at(second int, e simtest.Event) simtest.Event {
+	e.At = time.Duration(second) * time.Second
+	return e
+}
+
 func beat(since uint64, timestamp int64, epoch string, seq uint64) simtest.Event {
 	return simtest.Event{Kind: simtest.HeartbeatSeen, Since: since, Timestamp: timestamp, Cursor: lockstep.Cursor{Incarnation: "i", Epoch: epoch, Seq: seq}}
 }
@@ -68,17 +73,22 @@ func moved(more ...simtest.Event) history {
 
 func TestCheck_AcceptsWhatIsRight(t *testing.T) {
 	for name, h := range map[string]history{
-		"load":                           loaded(),
-		"a row goes to a lower txid":     moved(),
-		"repeats":                        moved(row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65), beat(13, 902, "e2", 30)),
-		"a txid is given out again":      moved(beat(14, 903, "e1", 30), row("a", 4, 6, 13, 14, 36), row("b", 4, 7, 13, 14, 64), beat(14, 1001, "e2", 40)),
-		"since falls by a crash":         moved(beat(14, 903, "e1", 30), beat(13, 1001, "e2", 40)),
-		"a lost version is repaired":     moved(row("a", 4, 70, 13, 14, 35), beat(14, 903, "e1", 30), row("a", 3, 4, 11, 13, 35), beat(13, 1001, "e2", 40)),
-		"resumed, state kept":            moved(simtest.Event{Kind: simtest.CutSeen}, connected(13), row("b", 3, 5, 11, 13, 65), completed(), beat(13, 904, "e1", 30)),
-		"torn by a kill":                 moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 50 * time.Second}),
-		"torn by itself":                 moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, Own: true, At: 90 * time.Second}),
-		"refused after a loss":           moved(simtest.Event{Kind: simtest.Refused, Status: 409, At: 61 * time.Second}),
-		"not ready":                      moved(simtest.Event{Kind: simtest.Refused, Status: 503}),
+		"load":                       loaded(),
+		"a row goes to a lower txid": moved(),
+		"repeats":                    moved(row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65), beat(13, 902, "e2", 30)),
+		"a txid is given out again":  moved(beat(14, 903, "e1", 30), row("a", 4, 6, 13, 14, 36), row("b", 4, 7, 13, 14, 64), beat(14, 1001, "e2", 40)),
+		"since falls by a crash":     moved(beat(14, 903, "e1", 30), beat(13, 1001, "e2", 40)),
+		"a lost version is repaired": moved(row("a", 4, 70, 13, 14, 35), beat(14, 903, "e1", 30), row("a", 3, 4, 11, 13, 35), beat(13, 1001, "e2", 40)),
+		"resumed, state kept":        moved(simtest.Event{Kind: simtest.CutSeen}, connected(13), row("b", 3, 5, 11, 13, 65), completed(), beat(13, 904, "e1", 30)),
+		"torn by a kill":             moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 50 * time.Second}),
+		"torn by itself":             moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, Own: true, At: 90 * time.Second}),
+		"refused after a loss":       moved(simtest.Event{Kind: simtest.Refused, Status: 409, At: 61 * time.Second}),
+		"not ready":                  moved(simtest.Event{Kind: simtest.Refused, Status: 503}),
+		"a crash has a row repeated": {
+			connected(0), at(1, row("a", 3, 4, 11, 11, 35)), at(2, row("b", 2, 3, 12, 13, 60)),
+			{Kind: simtest.Emptied},
+			connected(0), at(3, row("b", 2, 3, 12, 13, 60)), at(3, row("a", 3, 4, 11, 13, 35)),
+		},
 		"the ring shows older ones anew": moved(connected(11), row("a", 2, 2, 12, 11, 40), row("a", 3, 4, 11, 13, 35), completed(), beat(13, 904, "e1", 20)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +121,11 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 		{"stale overwrite", "I4: row a went back from version 3 to 2", moved(row("a", 2, 2, 12, 13, 40))},
 		{"new row below a heartbeat's since", "I5: row a (txid 11, ver 3) is new below since 13, which a heartbeat", loaded(beat(13, 901, "e1", 20), row("a", 3, 4, 11, 13, 35))},
 		{"new row below a row's since", "I5: row a (txid 11, ver 3) is new below since 12, which a row", history{connected(0), row("b", 2, 3, 12, 13, 60), row("a", 3, 4, 11, 13, 35)}},
+		{"new row below a row's since, seen again", "I5: row a (txid 11, ver 3) is new below since 12, which a row", history{
+			connected(0), at(1, row("b", 2, 3, 12, 13, 60)), at(2, row("a", 3, 4, 11, 13, 35)),
+			{Kind: simtest.Emptied},
+			connected(0), at(3, row("b", 2, 3, 12, 13, 60)), at(3, row("a", 3, 4, 11, 13, 35)),
+		}},
 		{"reused txid without a crash", "I5: row a (txid 13", moved(beat(14, 1001, "e1", 30), row("a", 4, 6, 13, 14, 36))},
 		{"heartbeat's since falls", "I5: a heartbeat's since fell from 13 to 12", moved(beat(12, 902, "e1", 30))},
 		{"heartbeat before completed", "I2: a heartbeat before snapshot_completed", moved(connected(13), beat(13, 903, "e1", 30))},

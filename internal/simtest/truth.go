@@ -51,8 +51,20 @@ type Truth struct {
 	byKey map[string]*chain
 	// undone are the keys of which some client saw a version that was lost.
 	undone map[string]bool
-	stamp  int // counts the heartbeats that were checked
+	// first is when some client first saw a row, and, with xmin 0, a version.
+	first map[shown]time.Duration
+	stamp int // counts the heartbeats that were checked
 }
+
+// shown is a row as a bridge published it: the same version may come again, with another xmin.
+type shown struct {
+	key     string
+	txid    uint64
+	ver, op int64
+	xmin    uint64
+}
+
+func (e *Event) shown(xmin uint64) shown { return shown{e.Key, e.Txid, e.Ver, e.Op, xmin} }
 
 // chain is the history of one key.
 type chain struct {
@@ -105,17 +117,32 @@ func (t *Truth) SetHistory(all []Committed) {
 	}
 }
 
-// Observe takes note of the keys of which a client saw versions that were lost. What stands in the stream instead is older
-// than what is in front of it; a client that begins anew sees it there for the first time.
+// Observe takes note of what a client saw, and when. A version that was lost makes its key undone: what stands in the
+// stream instead is older than what is in front of it; a client that begins anew sees it there for the first time.
 func (t *Truth) Observe(l *Log) {
 	if t.undone == nil {
-		t.undone = map[string]bool{}
+		t.undone, t.first = map[string]bool{}, map[shown]time.Duration{}
 	}
-	for _, e := range l.Events() {
-		if _, lost := t.lost(e.Op); lost && e.Kind == RowSeen {
+	events := l.Events()
+	for i := range events {
+		e := &events[i]
+		if e.Kind != RowSeen {
+			continue
+		}
+		if _, lost := t.lost(e.Op); lost {
 			t.undone[e.Key] = true
 		}
+		for _, s := range []shown{e.shown(0), e.shown(e.Xmin)} {
+			if at, ok := t.first[s]; !ok || e.At < at {
+				t.first[s] = e.At
+			}
+		}
 	}
+}
+
+// repeats says whether the version of a row was published before another row was, as far as clients saw.
+func (t *Truth) repeats(row, other *Event) bool {
+	return t.first[row.shown(0)] < t.first[other.shown(other.Xmin)]
 }
 
 // lost returns the era in which a statement ran that a crash of Postgres undid. What was undone was never flushed, so it
