@@ -1,6 +1,7 @@
 package simtest_test
 
 import (
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"testing"
@@ -49,8 +50,12 @@ func sim(t *testing.T, c simtest.Capture) {
 		cfg.Seed = uint64(rand.Uint32())
 	}
 	t.Logf("seed %d", cfg.Seed)
-	// Runs last, so that it stands at the end of what is printed.
+	// Runs last, so that what went wrong stands at the end of all that is printed.
+	var wrong error
 	t.Cleanup(func() {
+		if wrong != nil {
+			t.Error(wrong)
+		}
 		if t.Failed() {
 			t.Logf("the run again: %s", cfg.Again())
 		}
@@ -64,14 +69,15 @@ func sim(t *testing.T, c simtest.Capture) {
 		err = s.Judge(t.Context())
 	}
 	if err != nil {
-		t.Fatal(err)
+		wrong = err
+		t.FailNow()
 	}
 	table, err := s.Report()
 	t.Log("\n" + table)
 	if found := s.Violations(); found != "" {
-		t.Error(found)
+		err = errors.Join(err, errors.New(found))
 	}
-	if err != nil {
-		t.Error(err)
+	if wrong = err; err != nil {
+		t.Fail()
 	}
 }

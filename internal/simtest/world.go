@@ -132,7 +132,7 @@ func (w *World) StartAll() {
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		w.Addrs = append(w.Addrs, addr)
 		w.Edges[i] = newProc(w.T, fmt.Sprintf("edge %d", i), "./cmd/httpedge",
-			[]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", cache[i%2]})
+			[]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", "LOG_LEVEL=warn", cache[i%2]})
 	}
 }
 
