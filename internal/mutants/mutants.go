@@ -553,9 +553,23 @@ var mutants = []mutant{
 	{
 		invariant: "I12", name: "values-of-no-one-moment",
 		file: "internal/wal/feed.go",
-		old:  "if pos.Loose ||",
-		new:  "if pos.High == 1 ||",
+		old:  "f.loose = pos.Loose ||",
+		new:  "f.loose = pos.High == 1 ||",
 		pkg:  "./internal/simtest", test: "TestSchedule_TransactionPublishedAgain_I12",
+	},
+	{
+		invariant: "I2", name: "heartbeats-amid-what-comes-again",
+		file: "internal/wal/feed.go",
+		old:  "(h.lsn < f.ahead ||",
+		new:  "(h.lsn < f.ahead && h.lsn == 0 ||",
+		pkg:  "./internal/wal", test: "TestCapture_LostEndComesAgainWithoutHeartbeats_I2",
+	},
+	{
+		invariant: "I2", name: "heartbeats-of-the-past",
+		file: "internal/replay/open.go",
+		old:  "return end.seq + 1",
+		new:  "return 0",
+		pkg:  "./internal/replay", test: "TestReplay_NoHeartbeatOfThePast_I2",
 	},
 	{
 		invariant: "I3", name: "lost-stream-begun-at-zero",

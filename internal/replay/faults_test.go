@@ -319,15 +319,77 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 			if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
 				t.Errorf("the open reader: %v, want ErrReset", err)
 			}
+			// The edge may have found out behind the heartbeat of 100.
+			w.heartbeat(t, 101)
 			c := open(t, h, request(lost.since))
 			c.state = lost.state
-			c.until(t, 100)
+			c.until(t, 101)
 			c.mustState(t, want)
 			c = open(t, h, request(0))
 			c.until(t, 100)
 			c.mustState(t, want)
 		})
 	}
+}
+
+// TestReplay_NoHeartbeatOfThePast_I2: the broker's files are replaced by an older
+// copy, and the bridge is away. A client that holds more than the copy has, and
+// no newer position, is shown no heartbeat of it; one that holds nothing is.
+func TestReplay_NoHeartbeatOfThePast_I2(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATSProcess(t, testenv.NATSConfig{SyncInterval: "always"})
+	w := newWriter(t, broker.URL())
+	w.begin(t)
+	w.row(t, 1, 5, "older")
+	w.heartbeat(t, 6)
+	w.stored(t, 6)
+	h := newHub(t, broker.URL(), replay.Options{Wait: 2 * time.Second})
+	broker.Stop()
+	older := t.TempDir()
+	if err := os.CopyFS(older, os.DirFS(broker.StoreDir())); err != nil {
+		t.Fatal(err)
+	}
+	broker.Start()
+	w.begin(t)
+	reader := open(t, h, request(0))
+	if err := w.Row(t.Context(), change(1, 7, 6, "newer")); err != nil { // transaction 6 runs still
+		t.Fatal(err)
+	}
+	key, newer := rowState(1, "newer")
+	testenv.Eventually(t, 10*time.Second, func() error {
+		chunk, err := reader.Next(t.Context(), 100*time.Millisecond)
+		if reader.take(t, chunk); err == nil && reader.state[key] != newer {
+			err = errors.New("the newer row has not come")
+		}
+		return err
+	})
+	broker.Kill()
+	if err := os.RemoveAll(broker.StoreDir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(broker.StoreDir(), os.DirFS(older)); err != nil {
+		t.Fatal(err)
+	}
+	broker.Start()
+	if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
+		t.Fatalf("the open reader: %v, want ErrReset", err)
+	}
+	finite := request(6)
+	finite.Follow = false
+	if err := open(t, h, finite).try(t, 6); !errors.Is(err, replay.ErrIncomplete) {
+		t.Errorf("a client that resumes: %v, want ErrIncomplete", err)
+	}
+	finite.Since = 0
+	open(t, h, finite).all(t)
+	follows := open(t, h, request(6))
+	w.begin(t)
+	w.row(t, 1, 7, "newer")
+	w.heartbeat(t, 8)
+	follows.until(t, 8)
+	if len(follows.heartbeats) != 1 {
+		t.Errorf("a client that resumed was shown heartbeats %v, want that of 8", follows.heartbeats)
+	}
+	follows.mustState(t, map[string]string{key: newer})
 }
 
 // TestReplay_DroppedMessageIsReadAgain (I3): a message that gets lost between

@@ -43,9 +43,11 @@ type Hub struct {
 	queued atomic.Int64
 
 	mu sync.Mutex
-	// Guarded by mu: by stream name; nil after Run ended.
-	tails map[string]*tail
-	// ctx is Run's; a tail that a request starts lives as long as Run.
+	// Guarded by mu: by stream name, and where a stream ended that was found to
+	// have gone back.
+	tails   map[string]*tail
+	setBack map[string]place
+	// start runs a tail for as long as Run runs, nil before and after.
 	start func(*tail)
 	lost  chan struct{}
 }
@@ -59,7 +61,7 @@ func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log 
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
 	return &Hub{
 		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
-		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), lost: make(chan struct{}),
+		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), setBack: make(map[string]place), lost: make(chan struct{}),
 	}
 }
 

@@ -81,6 +81,9 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if req.Since != 0 {
+		end = max(end, h.trusted(info, epochs, last))
+	}
 	r := newReader(h, t, req, start, end)
 	// From the start there is no row in front of the client whose delete is
 	// older than the stream's end is now.
@@ -131,7 +134,38 @@ func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
 	if err != nil {
 		return err
 	}
-	return p.held(epochs, last)
+	if err := p.held(epochs, last); err != nil {
+		h.noteSetBack(info, newPlace(info, last, epochs), err)
+		return err
+	}
+	return nil
+}
+
+// noteSetBack remembers where a stream ends that was found to have gone back.
+// Its last heartbeat is of a past that clients of this edge may be ahead of:
+// who resumes is shown none before the bridge has written again.
+func (h *Hub) noteSetBack(info Relation, end place, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.setBack[info.Layout.Stream] = end
+	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.seq).
+		Msg("the stream has gone back; clients that resume get heartbeats again once the bridge has written to it")
+}
+
+// trusted returns the sequence from which on heartbeats hold for a client that
+// resumes in the stream with the epochs, which ended at last.
+func (h *Hub) trusted(info Relation, epochs stream.Epochs, last uint64) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	end, ok := h.setBack[info.Layout.Stream]
+	switch {
+	case !ok:
+		return 0
+	case end.incarnation != info.Meta.Incarnation || end.held(epochs, max(last, end.seq)) != nil: // it is another by now
+		delete(h.setBack, info.Layout.Stream)
+		return 0
+	}
+	return end.seq + 1
 }
 
 // nearTail is how many messages behind the stream's end a client may be for

@@ -33,12 +33,18 @@ func newScene(t *testing.T, bridges int, postgres ...string) *scene {
 
 func newSceneOf(t *testing.T, capture simtest.Capture, bridges int, postgres ...string) *scene {
 	t.Helper()
-	needServers(t)
-	t.Parallel()
 	tables := simtest.Accounts
 	if capture == simtest.WAL {
 		tables += "(capture=wal)"
 	}
+	return newSceneWith(t, capture, tables, bridges, postgres...)
+}
+
+// newSceneWith has bridges that are told to capture tables, the accounts among them.
+func newSceneWith(t *testing.T, capture simtest.Capture, tables string, bridges int, postgres ...string) *scene {
+	t.Helper()
+	needServers(t)
+	t.Parallel()
 	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: bridges, Edges: 1, Tables: tables, Postgres: append(postgres, "log_min_messages=fatal")})
 	s := &scene{World: w, t: t, writers: simtest.NewWriters(w.URL, 2, 20*time.Millisecond, 7, w.Elapsed)}
 	s.writers.Capture = capture

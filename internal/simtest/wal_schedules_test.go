@@ -65,3 +65,31 @@ func TestSchedule_BrokerStoreDeletedBehindADelete_I3(t *testing.T) {
 	s.beatSince(time.Now())
 	s.judge(60)
 }
+
+// The broker comes back with older files, which end in a heartbeat, and the slot begins before that: the WAL continues
+// the stream, and nothing in it shows that there was more once. A client that holds the end that was lost is shown no
+// heartbeat before it has met the last of those transactions again, not even the one in the files.
+func TestSchedule_BrokerLosesTheStreamsEnd_I2(t *testing.T) {
+	s := newSceneWith(t, simtest.WAL, simtest.WAL.Tables(), 1)
+	open, conn := testenv.Conn(t, s.URL), testenv.Conn(t, s.URL)
+	s.exec(open, "BEGIN")
+	s.txid(open) // holds every since back, so that the client is served at once when it comes back
+	s.row(s.transfer(conn, 1, 2))
+	s.beatSince(time.Now())
+	s.exec(conn, "ALTER TABLE orders RENAME TO gone") // and the slot waits for it, from the next session on
+	s.NATS.Kill()
+	older := s.CopyStore()
+	s.NATS.Start()
+	s.beatSince(time.Now())
+	var last int64
+	for i := range 500 {
+		last = s.transfer(conn, 1+i%50, 1+(i+7)%50)
+	}
+	s.row(last)
+	s.NATS.Kill()
+	s.ReplaceStore(older)
+	s.NATS.Start()
+	s.beatSince(time.Now())
+	s.exec(open, "COMMIT")
+	s.judge(20)
+}

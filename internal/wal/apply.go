@@ -312,7 +312,7 @@ func (f *feed) before(ctx context.Context, key [][]byte) ([]byte, error) {
 	}
 	// What the stream has may be stale, of another shape, or of a transaction
 	// that comes again later than this one; or a version is missing after it.
-	if f.task == taskCompare || f.reloads() || f.pos < f.again || f.isSuspect(relation.KeyName(key)) {
+	if f.task == taskCompare || f.reloads() || f.loose && f.pos < f.ahead || f.isSuspect(relation.KeyName(key)) {
 		return nil, nil
 	}
 	line, err := f.r.sink.Get(ctx, key)

@@ -43,10 +43,12 @@ type feed struct {
 	// pos is the place before which the stream has every commit; commits that
 	// stand before it are skipped.
 	pos uint64
-	// again is the place up to which another writer may have published what the
-	// stream has behind its position: those transactions come again, and until
-	// then what it holds is of no one moment.
-	again uint64
+	// ahead is the place up to which another writer may have published. Clients may
+	// hold rows up to there, also of an end that the stream has lost since: those
+	// transactions come again, and until then what they hold is of no one moment.
+	ahead uint64
+	// loose is set where the stream itself has such rows behind its position.
+	loose bool
 	// wm is the watermark.
 	wm uint64
 	// task is what must be done before heartbeats are true.
@@ -141,9 +143,8 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	f.r.stored = position(pos)
 	f.pos = max(position(pos), s.began.confirmed)
 	// Whoever wrote before had read the slot before this session did.
-	if pos.Loose || pos.Heartbeat != nil && pos.Heartbeat.Durable == "" {
-		f.again = s.began.end
-	}
+	f.ahead = s.began.end
+	f.loose = pos.Loose || pos.Heartbeat != nil && pos.Heartbeat.Durable == ""
 	if pos.Heartbeat != nil {
 		f.wm, f.beatSince = pos.Heartbeat.Since, pos.Heartbeat.Since
 	}
@@ -241,8 +242,9 @@ func (s *session) beat(ctx context.Context) {
 // stream has come.
 func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	h := f.at()
-	if f.task == taskNone && (h.lsn < f.again || f.withheld(now, s.c.opt.HeartbeatInterval)) { // until the next tick
+	if f.task == taskNone && (h.lsn < f.ahead || f.withheld(now, s.c.opt.HeartbeatInterval)) { // until the next tick
 		f.nextHeartbeat = now
+		f.noteBehind()
 		return
 	}
 	f.nextHeartbeat = now.Add(s.c.opt.HeartbeatInterval)
@@ -272,6 +274,16 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	}
 	f.r.update(func(st *health.Status) { *st = health.Status{State: health.StateLive, Heartbeat: now} })
 	f.r.metrics.Heartbeat(now, now, h.since)
+}
+
+// noteBehind says in the status how much is to be read before heartbeats can be
+// sent.
+func (f *feed) noteBehind() {
+	if f.pos < f.ahead {
+		f.r.update(func(st *health.Status) {
+			st.Note = fmt.Sprintf("reads what was written before it began: %d MB of WAL to go", (f.ahead-f.pos)>>20)
+		})
+	}
 }
 
 // publish publishes a change. data is the row's JSON object, and old, if not nil,

@@ -38,7 +38,9 @@ type memory struct {
 	stored    uint64
 	rows      map[string][]byte
 	announced []capture.Batch
+	beats     []uint64 // the LSNs of heartbeats
 	asked     int
+	refused   int // calls while it was broken
 	// onAnnounce, if not nil, is called first.
 	onAnnounce func(capture.Batch) error
 }
@@ -50,6 +52,8 @@ func (m *memory) do(f func()) error {
 	defer m.mu.Unlock()
 	if m.broken == nil {
 		f()
+	} else {
+		m.refused++
 	}
 	return m.broken
 }
@@ -98,7 +102,7 @@ func (m *memory) Row(_ context.Context, c capture.Change) error {
 }
 
 func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
-	return m.do(func() { m.pos.Heartbeat, m.pos.Batch, m.stored = &hb, nil, hb.LSN })
+	return m.do(func() { m.pos.Heartbeat, m.pos.Batch, m.stored, m.beats = &hb, nil, hb.LSN, append(m.beats, hb.LSN) })
 }
 
 func (m *memory) Scan(_ context.Context, row func(capture.StoredRow) error) error {

@@ -1,0 +1,79 @@
+package wal_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	"bridge/internal/testenv"
+	"bridge/internal/wal"
+)
+
+// The broker has lost the end of a stream, which the WAL that the slot has continues. Clients may hold that end, and meet
+// its transactions again: no heartbeat stands among them.
+func TestCapture_LostEndComesAgainWithoutHeartbeats_I2(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY, t text)", "CREATE TABLE b (id int PRIMARY KEY)")
+	conn := testenv.Conn(t, db)
+	a, b := newMemory(), newMemory()
+	capturing(t, db, wal.Options{HoldFor: time.Hour}, map[string]*memory{"a": a, "b": b})
+	// beat waits for a heartbeat that stands for all that was committed before.
+	beat := func(m *memory) (end uint64) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "SELECT (pg_current_wal_lsn() - '0/0')::int8").Scan(&end); err != nil {
+			t.Fatal(err)
+		}
+		testenv.Eventually(t, long, func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.pos.Heartbeat == nil || m.pos.Heartbeat.LSN < end {
+				return fmt.Errorf("no heartbeat of %d or later", end)
+			}
+			return nil
+		})
+		return end
+	}
+	beat(a)
+	beat(b)
+	b.mu.Lock()
+	b.broken = errors.New("broken") // and holds the slot
+	b.mu.Unlock()
+	testenv.Exec(t, db, "INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
+	beat(a)
+	a.mu.Lock()
+	pos, rows := a.pos, maps.Clone(a.rows)
+	a.mu.Unlock()
+	// More than the session takes at once.
+	testenv.Exec(t, db, "DO $$ BEGIN FOR i IN 2..200 LOOP INSERT INTO a VALUES (i, repeat('x', 100000)); COMMIT; END LOOP; END $$")
+	lost := beat(a)
+	a.mu.Lock()
+	a.broken = errors.New("the broker is away")
+	a.mu.Unlock()
+	testenv.Exec(t, db, "INSERT INTO a VALUES (201)")
+	testenv.Eventually(t, long, func() error { // until the session has failed
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.refused == 0 {
+			return errors.New("nothing was refused")
+		}
+		return nil
+	})
+	a.mu.Lock()
+	a.broken, a.pos, a.rows, a.beats = nil, pos, rows, nil
+	a.mu.Unlock()
+	beat(a)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.rows) != 201 {
+		t.Errorf("got %d rows, want 201", len(a.rows))
+	}
+	if a.beats[0] < lost {
+		t.Errorf("a heartbeat of %d, but a client may hold rows up to %d", a.beats[0], lost)
+	}
+}
