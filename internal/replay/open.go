@@ -147,7 +147,11 @@ func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
 func (h *Hub) noteSetBack(info Relation, end place, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	known, ok := h.setBack[info.Layout.Stream]
 	h.setBack[info.Layout.Stream] = end
+	if ok && known.incarnation == end.incarnation && known.seq == end.seq { // many clients find it
+		return
+	}
 	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.seq).
 		Msg("the stream has gone back; clients that resume get heartbeats again once the bridge has written to it")
 }
