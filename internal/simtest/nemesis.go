@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// torment breaks things until the run's time is over and enough was done, but not for longer than half as long again.
+// torment breaks things until the run's time is over and enough was done, but not for longer than half as long again, or a
+// minute.
 func (s *Sim) torment(ctx context.Context) {
 	begun := time.Now()
 	length := time.Duration(s.cfg.Seconds) * time.Second
@@ -17,7 +18,7 @@ func (s *Sim) torment(ctx context.Context) {
 	}
 	for i := 0; ; i++ {
 		spent := time.Since(begun)
-		if ctx.Err() != nil || spent > length*3/2 || spent > length && s.enough() == nil {
+		if ctx.Err() != nil || spent > length+max(length/2, time.Minute) || spent > length && s.enough() == nil {
 			return
 		}
 		at := time.Now()

@@ -68,7 +68,10 @@ func (s *Sim) sql(ctx context.Context, sql string) {
 	})
 }
 
-const cutSender = `SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '` + slot + `' AND active_pid IS NOT NULL`
+// ofSlot has a statement do nothing where there is no slot: a bridge that was cut while it made it has none.
+const ofSlot = ` FROM pg_replication_slots WHERE slot_name = '` + slot + `'`
+
+const cutSender = `SELECT pg_terminate_backend(active_pid, 5000)` + ofSlot + ` AND active_pid IS NOT NULL`
 
 // endSender ends the connection that reads the slot.
 func (s *Sim) endSender(ctx context.Context) {
@@ -114,7 +117,7 @@ func (s *Sim) advanceSlot(ctx context.Context) {
 	sleep(ctx, time.Duration(s.rnd.IntN(300))*time.Millisecond) // and some may be missing, or nothing
 	s.lose()
 	s.sql(ctx, cutSender)
-	s.sql(ctx, `SELECT pg_replication_slot_advance('`+slot+`', pg_current_wal_lsn())`)
+	s.sql(ctx, `SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn())`+ofSlot)
 	s.Note("advance the slot")
 	for _, b := range s.Bridges {
 		b.Start()
@@ -124,6 +127,6 @@ func (s *Sim) advanceSlot(ctx context.Context) {
 // dropSlot drops the slot while bridges run.
 func (s *Sim) dropSlot(ctx context.Context) {
 	s.lose()
-	s.sql(ctx, cutSender+`; SELECT pg_drop_replication_slot('`+slot+`')`)
+	s.sql(ctx, cutSender+`; SELECT pg_drop_replication_slot(slot_name)`+ofSlot)
 	s.Note("drop the slot")
 }
