@@ -143,6 +143,9 @@ func (o *ops) relationReadiness(s health.Status, now time.Time) relationReadines
 		rr.Reason = cmp.Or(s.Note, "no heartbeat yet")
 	case now.Sub(s.Heartbeat) > 3*o.heartbeat:
 		rr.Reason = fmt.Sprintf("the last heartbeat is %s old", now.Sub(s.Heartbeat).Round(time.Second))
+		if s.Note != "" {
+			rr.Reason += "; " + s.Note
+		}
 	default:
 		rr.Ready = true
 	}

@@ -565,9 +565,16 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestCapture_LostEndComesAgainWithoutHeartbeats_I2",
 	},
 	{
+		invariant: "I10", name: "caught-up-again-for-each-try",
+		file: "internal/wal/session.go",
+		old:  "if s.behind() {",
+		new:  "if s.behind() && len(s.feeds) == 0 {",
+		pkg:  "./internal/wal", test: "TestCapture_BrokenRelationLetsOthersCatchUp_I10",
+	},
+	{
 		invariant: "I2", name: "heartbeats-of-the-past",
 		file: "internal/replay/open.go",
-		old:  "return end.seq + 1",
+		old:  "return min(end.seq, last) + 1",
 		new:  "return 0",
 		pkg:  "./internal/replay", test: "TestReplay_NoHeartbeatOfThePast_I2",
 	},

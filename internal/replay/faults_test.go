@@ -392,6 +392,60 @@ func TestReplay_NoHeartbeatOfThePast_I2(t *testing.T) {
 	follows.mustState(t, map[string]string{key: newer})
 }
 
+// TestReplay_GoesBackTwice: the second copy is much shorter than the first one,
+// and nobody read when it came. Who resumes then waits for no more than the next
+// heartbeat.
+func TestReplay_GoesBackTwice(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATSProcess(t, testenv.NATSConfig{SyncInterval: "always"})
+	w := newWriter(t, broker.URL())
+	w.begin(t)
+	snapshot := func() string {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(broker.StoreDir())); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	replace := func(by string) {
+		broker.Kill()
+		if err := os.RemoveAll(broker.StoreDir()); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(broker.StoreDir(), os.DirFS(by)); err != nil {
+			t.Fatal(err)
+		}
+		broker.Start()
+	}
+	w.row(t, 1, 5, "older")
+	w.heartbeat(t, 6)
+	w.stored(t, 6)
+	short := snapshot()
+	for range 50 {
+		w.heartbeat(t, 6)
+	}
+	w.row(t, 2, 6, "more")
+	w.heartbeat(t, 7)
+	w.stored(t, 7)
+	longer := snapshot() // of the same epoch
+	h := newHub(t, broker.URL(), replay.Options{})
+	reader := open(t, h, request(0))
+	w.row(t, 1, 8, "newer")
+	w.heartbeat(t, 9)
+	reader.until(t, 9)
+	replace(longer)
+	if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
+		t.Fatalf("the open reader: %v, want ErrReset", err)
+	}
+	reader.Close()
+	replace(short)
+	c := open(t, h, request(6))
+	w.begin(t)
+	w.row(t, 1, 8, "newer")
+	w.heartbeat(t, 9)
+	c.until(t, 9)
+}
+
 // TestReplay_DroppedMessageIsReadAgain (I3): a message that gets lost between
 // the broker and the edge is not taken for one that was replaced.
 func TestReplay_DroppedMessageIsReadAgain(t *testing.T) {

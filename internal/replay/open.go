@@ -141,15 +141,15 @@ func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
 	return nil
 }
 
-// noteSetBack remembers where a stream ends that was found to have gone back.
-// Its last heartbeat is of a past that clients of this edge may be ahead of:
+// noteSetBack remembers where a stream ends that does not hold what was read of
+// it. Its last heartbeat is of a past that clients of this edge may be ahead of:
 // who resumes is shown none before the bridge has written again.
 func (h *Hub) noteSetBack(info Relation, end place, err error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	known, ok := h.setBack[info.Layout.Stream]
+	known := h.setBack[info.Layout.Stream]
 	h.setBack[info.Layout.Stream] = end
-	if ok && known.incarnation == end.incarnation && known.seq == end.seq { // many clients find it
+	h.mu.Unlock()
+	if known.incarnation == end.incarnation && known.epoch == end.epoch { // all its clients find it
 		return
 	}
 	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.seq).
@@ -157,7 +157,8 @@ func (h *Hub) noteSetBack(info Relation, end place, err error) {
 }
 
 // trusted returns the sequence from which on heartbeats hold for a client that
-// resumes in the stream with the epochs, which ended at last.
+// resumes in a stream that ended at last when it came. What stands behind that
+// was written later, so no client waits longer than for the next heartbeat.
 func (h *Hub) trusted(info Relation, epochs stream.Epochs, last uint64) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -169,7 +170,7 @@ func (h *Hub) trusted(info Relation, epochs stream.Epochs, last uint64) uint64 {
 		delete(h.setBack, info.Layout.Stream)
 		return 0
 	}
-	return end.seq + 1
+	return min(end.seq, last) + 1
 }
 
 // nearTail is how many messages behind the stream's end a client may be for

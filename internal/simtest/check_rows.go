@@ -51,7 +51,7 @@ func (c *checker) promise(e *Event, known *Committed, held Version, holds bool) 
 	if holds && held.same(e.Version) || c.truth.undone[e.Key] {
 		return
 	}
-	if c.shownRow != nil && e.Txid < c.shownRow.Since && !c.truth.repeats(e, c.shownRow) {
+	if c.shownRow != nil && e.Txid < c.shownRow.Since && !c.truth.repeats(e, known, c.shownRow) {
 		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow.Since)
 	}
 	for era, since := range c.shownBeat {

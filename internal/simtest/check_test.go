@@ -1,6 +1,7 @@
 package simtest_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,8 +93,10 @@ func TestCheck_AcceptsWhatIsRight(t *testing.T) {
 		"the ring shows older ones anew": moved(connected(11), row("a", 2, 2, 12, 11, 40), row("a", 3, 4, 11, 13, 35), completed(), beat(13, 904, "e1", 20)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if found := check(h); len(found) > 0 {
-				t.Errorf("got %v", found)
+			for _, h := range []history{h, timed(h)} {
+				if found := check(h); len(found) > 0 {
+					t.Errorf("got %v", found)
+				}
 			}
 		})
 	}
@@ -145,19 +148,33 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 		{"state forgotten", "I2: at the heartbeat with since 11 row a has version 0", loaded(simtest.Event{Kind: simtest.Emptied}, connected(0), completed(), beat(11, 902, "e1", 30))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			found := check(c.h)
-			if len(found) == 0 {
-				t.Fatal("found nothing")
-			}
-			all := ""
-			for _, v := range found {
-				all += v.Invariant + ": " + v.Text + "\n"
-			}
-			if !strings.Contains(all, c.want) {
-				t.Errorf("got %s, want %s", all, c.want)
+			for _, h := range []history{c.h, timed(c.h)} {
+				mustFind(t, check(h), c.want)
 			}
 		})
 	}
+}
+
+func mustFind(t *testing.T, found []simtest.Violation, want string) {
+	t.Helper()
+	all := ""
+	for _, v := range found {
+		all += v.Invariant + ": " + v.Text + "\n"
+	}
+	if !strings.Contains(all, want) {
+		t.Errorf("got %q, want %s", all, want)
+	}
+}
+
+// timed gives each event that has no time one of its own.
+func timed(h history) history {
+	h = slices.Clone(h)
+	for i := range h {
+		if h[i].At == 0 {
+			h[i].At = time.Duration(i+1) * time.Millisecond
+		}
+	}
+	return h
 }
 
 func check(h history) []simtest.Violation {

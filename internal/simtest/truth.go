@@ -140,9 +140,11 @@ func (t *Truth) Observe(l *Log) {
 	}
 }
 
-// repeats says whether the version of a row was published before another row was, as far as clients saw.
-func (t *Truth) repeats(row, other *Event) bool {
-	return t.first[row.shown(0)] < t.first[other.shown(other.Xmin)]
+// repeats says whether a crash of Postgres may have had the version of a row published again, which clients saw before
+// another row. Polling looks at all again that a crash may have undone.
+func (t *Truth) repeats(row *Event, known *Committed, other *Event) bool {
+	first, seen := t.first[row.shown(0)]
+	return !t.WAL && known.Era < len(t.Starts) && seen && first < t.first[other.shown(other.Xmin)]
 }
 
 // lost returns the era in which a statement ran that a crash of Postgres undid. What was undone was never flushed, so it

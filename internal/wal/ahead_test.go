@@ -64,14 +64,7 @@ func TestCapture_LostEndComesAgainWithoutHeartbeats_I2(t *testing.T) {
 	a.broken = errors.New("the broker is away")
 	a.mu.Unlock()
 	testenv.Exec(t, db, "INSERT INTO a VALUES (0)")
-	testenv.Eventually(t, long, func() error { // until the session has failed
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if a.refused == 0 {
-			return errors.New("nothing was refused")
-		}
-		return nil
-	})
+	a.awaitRefusal(t)
 	a.mu.Lock()
 	a.broken, a.pos, a.rows, a.beats = nil, pos, rows, nil
 	a.mu.Unlock()
@@ -84,4 +77,69 @@ func TestCapture_LostEndComesAgainWithoutHeartbeats_I2(t *testing.T) {
 	if a.beats[0] < lost {
 		t.Errorf("a heartbeat of %d, but a client may hold rows up to %d", a.beats[0], lost)
 	}
+}
+
+// A relation that fails each time soon after it began waits until the others have read what was there when the session
+// began: none of that is kept before, and a new session would read it again.
+func TestCapture_BrokenRelationLetsOthersCatchUp_I10(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	db := testenv.Postgres(t)
+	testenv.Exec(t, db, "CREATE TABLE a (id int PRIMARY KEY, t text)", "CREATE TABLE b (id int PRIMARY KEY)")
+	conn := testenv.Conn(t, db)
+	a, b := newMemory(), newMemory()
+	capturing(t, db, wal.Options{HoldFor: time.Hour, RetryMax: 500 * time.Millisecond}, map[string]*memory{"a": a, "b": b})
+	beaten := func(m *memory) {
+		t.Helper()
+		testenv.Eventually(t, long, func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if len(m.beats) == 0 {
+				return errors.New("no heartbeat")
+			}
+			return nil
+		})
+	}
+	beaten(a)
+	beaten(b)
+	a.mu.Lock()
+	a.broken = errors.New("the broker is away")
+	a.mu.Unlock()
+	b.mu.Lock()
+	b.poisoned = "1"
+	b.mu.Unlock()
+	for _, sql := range []string{
+		"INSERT INTO b VALUES (1)",
+		// Sixteen times what the session takes at once.
+		"DO $$ BEGIN FOR i IN 1..1600 LOOP INSERT INTO a VALUES (i, repeat('x', 40000)); COMMIT; END LOOP; END $$",
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.awaitRefusal(t)
+	a.mu.Lock()
+	a.broken, a.beats, a.begins, a.slow = nil, nil, 0, 3*time.Millisecond // some seconds for all
+	a.mu.Unlock()
+	beaten(a)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.beganBy != 1 {
+		t.Errorf("%d sessions began before the backlog was read, want 1", a.beganBy)
+	}
+}
+
+// awaitRefusal waits until the session has met the broken sink.
+func (m *memory) awaitRefusal(t *testing.T) {
+	t.Helper()
+	testenv.Eventually(t, long, func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.refused == 0 {
+			return errors.New("nothing was refused")
+		}
+		return nil
+	})
 }

@@ -244,7 +244,7 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	h := f.at()
 	if f.task == taskNone && (h.lsn < f.ahead || f.withheld(now, s.c.opt.HeartbeatInterval)) { // until the next tick
 		f.nextHeartbeat = now
-		f.noteBehind()
+		f.noteWithheld()
 		return
 	}
 	f.nextHeartbeat = now.Add(s.c.opt.HeartbeatInterval)
@@ -276,14 +276,16 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 	f.r.metrics.Heartbeat(now, now, h.since)
 }
 
-// noteBehind says in the status how much is to be read before heartbeats can be
-// sent.
-func (f *feed) noteBehind() {
-	if f.pos < f.ahead {
-		f.r.update(func(st *health.Status) {
-			st.Note = fmt.Sprintf("reads what was written before it began: %d MB of WAL to go", (f.ahead-f.pos)>>20)
-		})
+// noteWithheld says in the status why no heartbeat is sent.
+func (f *feed) noteWithheld() {
+	note := "rows are looked at that the WAL does not tell"
+	switch {
+	case f.pos < f.ahead:
+		note = fmt.Sprintf("reads what was written before it began: %d MB of WAL to go", (f.ahead-f.pos)>>20)
+	case f.unsettled: // awaitRunning says more
+		return
 	}
+	f.r.update(func(st *health.Status) { st.Note = note })
 }
 
 // publish publishes a change. data is the row's JSON object, and old, if not nil,

@@ -41,6 +41,9 @@ type memory struct {
 	beats     []uint64 // the LSNs of heartbeats
 	asked     int
 	refused   int // calls while it was broken
+	begins    int // sessions that began, and those when the first of beats came
+	beganBy   int
+	slow      time.Duration // what a row takes
 	// onAnnounce, if not nil, is called first.
 	onAnnounce func(capture.Batch) error
 }
@@ -64,6 +67,7 @@ func (m *memory) Begin(_ context.Context, src capture.Source, _ func()) (pos cap
 			m.restart()
 		}
 		m.src, pos = src, m.pos
+		m.begins++
 	})
 	return pos, err
 }
@@ -89,12 +93,14 @@ func (m *memory) Announce(_ context.Context, b capture.Batch) error {
 
 func (m *memory) Row(_ context.Context, c capture.Change) error {
 	key := string(c.Key[0])
-	poisoned := false
+	poisoned, slow := false, time.Duration(0)
 	err := m.do(func() {
+		slow = m.slow
 		if poisoned = key == m.poisoned; !poisoned {
 			m.rows[key] = append([]byte(nil), c.Line...)
 		}
 	})
+	time.Sleep(slow)
 	if poisoned {
 		return errors.New("poisoned")
 	}
@@ -102,7 +108,13 @@ func (m *memory) Row(_ context.Context, c capture.Change) error {
 }
 
 func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
-	return m.do(func() { m.pos.Heartbeat, m.pos.Batch, m.stored, m.beats = &hb, nil, hb.LSN, append(m.beats, hb.LSN) })
+	return m.do(func() {
+		m.pos.Heartbeat, m.pos.Batch, m.stored = &hb, nil, hb.LSN
+		if len(m.beats) == 0 {
+			m.beganBy = m.begins
+		}
+		m.beats = append(m.beats, hb.LSN)
+	})
 }
 
 func (m *memory) Scan(_ context.Context, row func(capture.StoredRow) error) error {

@@ -204,12 +204,26 @@ func (s *session) tick(ctx context.Context) error {
 		}
 	}
 	s.confirm(now)
+	if s.behind() { // who comes back begins a new session, and what was read would be read again
+		return nil
+	}
 	for _, r := range s.c.relations {
 		if r.err != nil && !r.probing && now.After(r.retry) {
 			s.probe(ctx, r)
 		}
 	}
 	return nil
+}
+
+// behind says whether a relation has yet to read what the WAL held when the
+// session began: its position can't be kept before.
+func (s *session) behind() bool {
+	for _, f := range s.feeds {
+		if f.task == taskNone && f.pos < f.ahead {
+			return true
+		}
+	}
+	return false
 }
 
 // call has f run by run's goroutine, and returns when it did, or when the
