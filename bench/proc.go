@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -62,8 +63,8 @@ func treeCPU(pid int) (time.Duration, error) {
 				return 0, err
 			}
 			cs, err := readStat(child)
-			if errors.Is(err, os.ErrNotExist) {
-				continue // it ended meanwhile
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				continue // it ended before it was opened, or read
 			}
 			if err != nil {
 				return 0, err
