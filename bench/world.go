@@ -231,9 +231,7 @@ func stop(t testing.TB, p *testenv.Process) {
 func stopNATS(t testing.TB, s *testenv.ExternalNATS) {
 	t.Helper()
 	s.Kill()
-	if err := os.RemoveAll(s.StoreDir()); err != nil {
-		t.Fatal(err)
-	}
+	s.ReplaceStore("")
 }
 
 // startEdge starts an edge and returns it with its URL.

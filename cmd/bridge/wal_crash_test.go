@@ -3,7 +3,6 @@ package main_test
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -221,10 +220,7 @@ func TestWAL_BrokerGoesBack_I8(t *testing.T) {
 	f.converge(conn)
 	b.Kill()
 	broker.Stop()
-	copied := t.TempDir()
-	if err := os.CopyFS(copied, os.DirFS(broker.StoreDir())); err != nil {
-		t.Fatal(err)
-	}
+	copied := broker.CopyStore()
 	broker.Start()
 	b.start()
 	run(t, conn, "INSERT INTO t VALUES (2000, 'seen')")
@@ -243,9 +239,7 @@ func TestWAL_BrokerGoesBack_I8(t *testing.T) {
 	f.set(func() { shown = f.high })
 	b.Kill()
 	broker.Stop()
-	if err := errors.Join(os.RemoveAll(broker.StoreDir()), os.CopyFS(broker.StoreDir(), os.DirFS(copied))); err != nil {
-		t.Fatal(err)
-	}
+	broker.ReplaceStore(copied)
 	broker.Start()
 	b.start()
 	f = follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -278,10 +277,7 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 			w.stored(t, 6)
 			h := newHub(t, broker.URL(), replay.Options{})
 			broker.Stop()
-			older := t.TempDir()
-			if err := os.CopyFS(older, os.DirFS(broker.StoreDir())); err != nil {
-				t.Fatal(err)
-			}
+			older := broker.CopyStore()
 			broker.Start()
 			w.begin(t)
 			reader := open(t, h, request(0))
@@ -292,12 +288,7 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 			reader.until(t, 40)
 			lost := token{reader.since, reader.state}
 			broker.Kill()
-			if err := os.RemoveAll(broker.StoreDir()); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.CopyFS(broker.StoreDir(), os.DirFS(older)); err != nil {
-				t.Fatal(err)
-			}
+			broker.ReplaceStore(older)
 			broker.Start()
 			w.begin(t)
 			// The bridge reads again what is new since the heartbeat of 6, and more.
@@ -345,10 +336,7 @@ func TestReplay_NoHeartbeatOfThePast_I2(t *testing.T) {
 	w.stored(t, 6)
 	h := newHub(t, broker.URL(), replay.Options{Wait: 2 * time.Second})
 	broker.Stop()
-	older := t.TempDir()
-	if err := os.CopyFS(older, os.DirFS(broker.StoreDir())); err != nil {
-		t.Fatal(err)
-	}
+	older := broker.CopyStore()
 	broker.Start()
 	w.begin(t)
 	reader := open(t, h, request(0))
@@ -364,12 +352,7 @@ func TestReplay_NoHeartbeatOfThePast_I2(t *testing.T) {
 		return err
 	})
 	broker.Kill()
-	if err := os.RemoveAll(broker.StoreDir()); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(broker.StoreDir(), os.DirFS(older)); err != nil {
-		t.Fatal(err)
-	}
+	broker.ReplaceStore(older)
 	broker.Start()
 	if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
 		t.Fatalf("the open reader: %v, want ErrReset", err)
@@ -400,34 +383,22 @@ func TestReplay_GoesBackTwice(t *testing.T) {
 	broker := testenv.NATSProcess(t, testenv.NATSConfig{SyncInterval: "always"})
 	w := newWriter(t, broker.URL())
 	w.begin(t)
-	snapshot := func() string {
-		dir := t.TempDir()
-		if err := os.CopyFS(dir, os.DirFS(broker.StoreDir())); err != nil {
-			t.Fatal(err)
-		}
-		return dir
-	}
 	replace := func(by string) {
 		broker.Kill()
-		if err := os.RemoveAll(broker.StoreDir()); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.CopyFS(broker.StoreDir(), os.DirFS(by)); err != nil {
-			t.Fatal(err)
-		}
+		broker.ReplaceStore(by)
 		broker.Start()
 	}
 	w.row(t, 1, 5, "older")
 	w.heartbeat(t, 6)
 	w.stored(t, 6)
-	short := snapshot()
+	short := broker.CopyStore()
 	for range 50 {
 		w.heartbeat(t, 6)
 	}
 	w.row(t, 2, 6, "more")
 	w.heartbeat(t, 7)
 	w.stored(t, 7)
-	longer := snapshot() // of the same epoch
+	longer := broker.CopyStore() // of the same epoch
 	h := newHub(t, broker.URL(), replay.Options{})
 	reader := open(t, h, request(0))
 	w.row(t, 1, 8, "newer")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -187,24 +186,13 @@ func (w *World) KillEdge(i int) {
 // CopyStore copies the broker's files, while it does not run, and returns the copy's place.
 func (w *World) CopyStore() string {
 	w.T.Helper()
-	dir := w.T.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(w.NATS.StoreDir())); err != nil {
-		w.T.Fatal(err)
-	}
-	return dir
+	return w.NATS.CopyStore()
 }
 
 // ReplaceStore removes the broker's files, while it does not run, and puts a copy in their place; "" for none.
 func (w *World) ReplaceStore(from string) {
 	w.T.Helper()
-	if err := os.RemoveAll(w.NATS.StoreDir()); err != nil {
-		w.T.Fatal(err)
-	}
-	if from != "" {
-		if err := os.CopyFS(w.NATS.StoreDir(), os.DirFS(from)); err != nil {
-			w.T.Fatal(err)
-		}
-	}
+	w.NATS.ReplaceStore(from)
 	w.Note("replace the broker's files by %q", from)
 	w.lose()
 }

@@ -152,6 +152,31 @@ func (s *ExternalNATS) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", 
 // StoreDir is the directory of JetStream's files, which a test may remove or replace while the server does not run.
 func (s *ExternalNATS) StoreDir() string { return s.dir }
 
+// CopyStore copies JetStream's files and returns the copy's place, which lasts as long as the test. Who copies while the
+// server runs must know that what is wanted is on disk.
+func (s *ExternalNATS) CopyStore() string {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(s.dir)); err != nil {
+		s.t.Fatal(err)
+	}
+	return dir
+}
+
+// ReplaceStore removes JetStream's files, while the server does not run, and puts a copy in their place; "" for none.
+func (s *ExternalNATS) ReplaceStore(from string) {
+	s.t.Helper()
+	if err := os.RemoveAll(s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+	if from == "" {
+		return
+	}
+	if err := os.CopyFS(s.dir, os.DirFS(from)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // PID is the process's ID.
 func (s *ExternalNATS) PID() int { return s.proc.PID() }
 
