@@ -809,4 +809,11 @@ var mutants = []mutant{
 		new:  "if f.rel.Txid >= 0 {",
 		pkg:  "./cmd/bridge", test: "TestWAL_NullTxid_I10",
 	},
+	{
+		invariant: "I5", name: "watermarks-of-anybody",
+		file: "internal/wal/apply.go",
+		old:  "&& name == s.name",
+		new:  "&& (name == s.name || name == \"\")",
+		pkg:  "./cmd/bridge", test: "TestWAL_ForgedMessages_I5",
+	},
 }

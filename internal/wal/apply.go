@@ -35,7 +35,7 @@ func (s *session) apply(ctx context.Context, e *event) error {
 	case *pglogrepl.CommitMessage:
 		s.commit(uint64(m.TransactionEndLSN))
 	case *pglogrepl.LogicalDecodingMessage:
-		return s.message(ctx, m, e.lsn)
+		s.message(ctx, m, e.lsn)
 	case *pglogrepl.RelationMessage:
 		s.columns[m.RelationID] = m
 		delete(s.shapes, m.RelationID)
@@ -351,15 +351,11 @@ func (s *session) truncate(ctx context.Context, f *feed) error {
 	return nil
 }
 
-// message takes a message that this bridge wrote into the WAL.
-func (s *session) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessage, at uint64) error {
-	if m.Prefix != s.prefix() {
-		return nil
-	}
-	text, id, marked := strings.Cut(string(m.Content), " ")
-	xmin, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return fmt.Errorf("the watermark %q is not a transaction ID", m.Content)
+// message takes a watermark or marker that this session wrote into the WAL.
+func (s *session) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessage, at uint64) {
+	xmin, id, ok := s.own(m)
+	if !ok {
+		return
 	}
 	s.xidNear = xmin
 	for _, f := range s.feeds {
@@ -372,10 +368,19 @@ func (s *session) message(ctx context.Context, m *pglogrepl.LogicalDecodingMessa
 		}
 	}
 	s.passed(at)
-	if marked {
-		s.marked(ctx, id)
-	}
-	return nil
+	s.marked(ctx, id)
+}
+
+// own returns what a message says that this session wrote: a watermark, and
+// the name of the session or of a look. Every role may write messages of any
+// prefix, so what lacks the session's name says nothing, and is no fault. What
+// the sessions before wrote comes again and is not needed: the watermark goes on
+// from the stream's last heartbeat.
+func (s *session) own(m *pglogrepl.LogicalDecodingMessage) (xmin uint64, id string, ok bool) {
+	text, id, _ := strings.Cut(string(m.Content), " ")
+	xmin, err := strconv.ParseUint(text, 10, 64)
+	name, _, _ := strings.Cut(id, ".")
+	return xmin, id, err == nil && m.Prefix == s.prefix() && name == s.name
 }
 
 // prefix is that of the messages which this bridge writes into the WAL; other
@@ -412,7 +417,7 @@ func (s *session) watermarks(ctx context.Context) {
 // what that shows as ended has its commit record before the message.
 func (s *session) mark(ctx context.Context) error {
 	text, err := relation.QueryOne[string](ctx, s.c.pool, `
-SELECT pg_snapshot_xmax(sn)::text FROM pg_current_snapshot() sn, pg_logical_emit_message(false, $1, pg_snapshot_xmin(sn)::text)`, s.prefix())
+SELECT pg_snapshot_xmax(sn)::text FROM pg_current_snapshot() sn, pg_logical_emit_message(false, $1, pg_snapshot_xmin(sn)::text || ' ' || $2)`, s.prefix(), s.name)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,9 @@ package wal
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,7 +62,8 @@ type session struct {
 	// recent are the transactions read last, last the rows published last.
 	recent recent
 	last   lastRows
-	// name and looks name markers: those of other sessions may come again.
+	// name is in every message that the session writes into the WAL, and nobody
+	// can guess it; with looks it names markers. See own.
 	name  string
 	looks uint64
 
@@ -91,7 +91,7 @@ type session struct {
 
 func newSession(c *Capture) *session {
 	return &session{
-		c: c, name: strconv.FormatUint(rand.Uint64(), 36), inbox: newInbox(),
+		c: c, name: rand.Text(), inbox: newInbox(),
 		feeds: make(map[uint32]*feed), columns: make(map[uint32]*pglogrepl.RelationMessage), shapes: make(map[uint32]*shape),
 		calls: make(chan func(context.Context) error), wanted: make(chan struct{}, 1), rejoin: make(chan error, 1),
 	}

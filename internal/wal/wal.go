@@ -18,7 +18,8 @@
 // A row's since is min(txid, watermark). The watermark comes in band: the
 // bridge writes the xmin of a snapshot into the WAL (pg_logical_emit_message).
 // A transaction below that xmin had ended, so its commit stands before the
-// message; what comes behind it has a higher ID (I5).
+// message; what comes behind it has a higher ID (I5). Only messages with the
+// session's own random name count: any role may write others.
 //
 // # Looks
 //
