@@ -816,4 +816,11 @@ var mutants = []mutant{
 		new:  "&& (name == s.name || name == \"\")",
 		pkg:  "./cmd/bridge", test: "TestWAL_ForgedMessages_I5",
 	},
+	{
+		invariant: "I9", name: "silent-inside-a-transaction",
+		file: "internal/wal/receive.go",
+		old:  "\t\tcase <-t.C:\n\t\t\tif err := r.status(true);",
+		new:  "\t\tcase <-t.C:\n\t\t\tif err := ctx.Err();",
+		pkg:  "./internal/wal", test: "TestCapture_StatusFlowsInsideAHugeTransaction_I9",
+	},
 }

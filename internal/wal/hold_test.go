@@ -46,6 +46,8 @@ type memory struct {
 	slow      time.Duration // what a row takes
 	// onAnnounce, if not nil, is called first.
 	onAnnounce func(capture.Batch) error
+	// onRow, if not nil, is called first with a row's key.
+	onRow func(key string)
 }
 
 func newMemory() *memory { return &memory{rows: make(map[string][]byte)} }
@@ -93,6 +95,9 @@ func (m *memory) Announce(_ context.Context, b capture.Batch) error {
 
 func (m *memory) Row(_ context.Context, c capture.Change) error {
 	key := string(c.Key[0])
+	if m.onRow != nil {
+		m.onRow(key)
+	}
 	poisoned, slow := false, time.Duration(0)
 	err := m.do(func() {
 		slow = m.slow

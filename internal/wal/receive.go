@@ -24,11 +24,11 @@ const (
 	// inboxBytes and inboxEvents bound what was read and is not yet published.
 	inboxBytes  = 4 << 20
 	inboxEvents = 8192
-	// statusEvery is how often Postgres hears of a confirmed position that has
-	// changed; idleStatusEvery, of one that has not. It ends a connection that
-	// is silent for wal_sender_timeout, by default a minute.
-	statusEvery     = time.Second
-	idleStatusEvery = 10 * time.Second
+	// statusEvery is how often Postgres hears of the confirmed position, also of
+	// one that has not changed. It ends a connection that is silent for
+	// wal_sender_timeout, by default a minute, and what it asks before is read
+	// late where much stands before that.
+	statusEvery = time.Second
 )
 
 // inbox hands events from the goroutine that reads the connection to the one
@@ -108,7 +108,6 @@ type receiver struct {
 	inbox     *inbox
 	confirmed func() uint64
 
-	sent   uint64
 	sentAt time.Time
 }
 
@@ -214,7 +213,7 @@ func (r *receiver) awaitRoom(ctx context.Context) error {
 			return ctx.Err()
 		case <-r.inbox.room:
 		case <-t.C:
-			if err := r.status(false); err != nil {
+			if err := r.status(true); err != nil {
 				return err
 			}
 		}
@@ -224,14 +223,13 @@ func (r *receiver) awaitRoom(ctx context.Context) error {
 
 // status tells Postgres what is confirmed, if it is time to, or now.
 func (r *receiver) status(now bool) error {
-	at, since := r.confirmed(), time.Since(r.sentAt)
-	if !now && since < idleStatusEvery && (at == r.sent || since < statusEvery) {
+	if !now && time.Since(r.sentAt) < statusEvery {
 		return nil
 	}
-	r.sent, r.sentAt = at, time.Now()
+	r.sentAt = time.Now()
 	// pglogrepl puts the written position in the place of a flushed one that is
 	// 0: what is only received must never be confirmed.
-	p := pglogrepl.LSN(at)
+	p := pglogrepl.LSN(r.confirmed())
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), r.conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: p, WALFlushPosition: p, WALApplyPosition: p})
 	if err != nil {
 		return fmt.Errorf("confirm the WAL: %w", err)
