@@ -481,6 +481,20 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestWAL_ChangedColumns_I1",
 	},
 	{
+		invariant: "I1", name: "passed-shapes-behind-a-load",
+		file: "internal/wal/shape.go",
+		old:  "return f.task == taskLoad && f.verdict.after == nil && s.tx.commit < f.ahead",
+		new:  "return f.task == taskLoad",
+		pkg:  "./cmd/bridge", test: "TestWAL_ShapeCameAndWentInALoad_I1",
+	},
+	{
+		invariant: "I9", name: "partitions-judged-by-their-root",
+		file: "internal/wal/shape.go",
+		old:  "if f.rel.Kind == 'p' || f.task == taskCompare ||",
+		new:  "if f.task == taskCompare ||",
+		pkg:  "./cmd/bridge", test: "TestWAL_OnlyPartitionsHaveAnIdentity_I9",
+	},
+	{
 		invariant: "I10", name: "refused-after-it-was-published",
 		file: "internal/relation/load_wal.go",
 		old:  "if !slices.Contains(identity, o.Columns[i].Num) {",
@@ -693,8 +707,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "dropped-types-met-for-ever",
 		file: "internal/wal/shape.go",
-		old:  `mustCompare{"the WAL has rows of it with a type that was dropped: " + sentColumns(m)}`,
-		new:  `fmt.Errorf("%w: %s", errChanged, sentColumns(m))`,
+		old:  `mustCompare{"the WAL has rows of it " + why + ": " + sentColumns(m)}`,
+		new:  `fmt.Errorf("%w: %s", errChanged, why+sentColumns(m))`,
 		pkg:  "./cmd/bridge", test: "TestWAL_TypeDropped_I1",
 	},
 	{

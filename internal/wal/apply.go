@@ -109,7 +109,7 @@ func (s *session) taking(ctx context.Context, oid uint32) (*feed, *shape) {
 		}
 		s.shapes[oid] = sh
 	}
-	if sh.old { // read by SQL, all of it, after this
+	if sh.old {
 		return nil, nil
 	}
 	f.touchedBy = s.tx.xid

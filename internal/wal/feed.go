@@ -168,7 +168,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		if pos.Schema != nil && !relation.SameRows(pos.Schema, f.schema) {
 			f.r.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
 			if f.task != taskCompare { // which finds what was deleted, too
-				f.task, f.after = taskLoad, nil
+				f.task, f.after, f.verdict.after = taskLoad, nil, nil
 			}
 		}
 		if err := f.announce(ctx); err != nil {
@@ -355,8 +355,11 @@ func (f *feed) isSuspect(name string) bool {
 	return f.suspects[name] != nil || f.look != nil && f.look.wanted[name] != nil
 }
 
-// reloads says whether a load is under way over the rows of one before it.
-func (f *feed) reloads() bool { return f.task == taskLoad && f.position.Heartbeat != nil }
+// reloads says whether a load is under way over rows that sessions before this one
+// have published, which may be of another shape.
+func (f *feed) reloads() bool {
+	return f.task == taskLoad && (f.position.Heartbeat != nil || f.position.Batch != nil)
+}
 
 // settle lets looks begin, and with them the feed's task, once every transaction
 // has ended that runs now. What such a transaction wrote may be missing from the

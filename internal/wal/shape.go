@@ -28,8 +28,7 @@ type shape struct {
 	server []bool
 	// unchecked is the session's.
 	unchecked bool
-	// old is set where the columns are those of before a change that the
-	// relation's task makes good: rows of this shape need not be published.
+	// old is set where rows of this shape can't be published.
 	old bool
 
 	// The row: its values, or the JSON that stands for them, and its key.
@@ -66,14 +65,14 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	}
 	// The columns come again after each change of the relation; not all of what
 	// changes shows in them.
-	err := s.checkShape(ctx, f)
+	err := lostIdentity(f, s.checkShape(ctx, f))
 	if fits(f.rel, m) && !gone(err) {
 		return s.newShape(f.rel, f.form, m), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if f.task == taskNone {
+	if !s.overtaken(f) {
 		// It had them for a while, and they would be met again and again.
 		return nil, mustCompare{"the WAL has rows of it with columns that it had for a while: " + sentColumns(m)}
 	}
@@ -91,7 +90,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	for _, i := range f.rel.Key {
 		at := place(i)
 		if at < 0 {
-			return &shape{old: true}, nil
+			return f.unreadable("without its key column "+f.rel.Columns[i].Name, m)
 		}
 		rel.Key = append(rel.Key, at)
 	}
@@ -100,12 +99,8 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 		return nil, err
 	}
 	form, err := relation.NewForm(rel, types)
-	if errors.Is(err, relation.ErrStaleTypes) { // a type that was dropped
-		if f.task == taskCompare {
-			return &shape{old: true}, nil
-		}
-		// A load would not find what was deleted.
-		return nil, mustCompare{"the WAL has rows of it with a type that was dropped: " + sentColumns(m)}
+	if errors.Is(err, relation.ErrStaleTypes) {
+		return f.unreadable("with a type that was dropped", m)
 	}
 	if err != nil {
 		return nil, err
@@ -113,10 +108,30 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	return s.newShape(rel, form, m), nil
 }
 
+// overtaken says whether the feed's load reads every row again after all that the
+// transaction being read did, so that it matters little how its rows are
+// published: it began at the first key, behind what the WAL held by then.
+func (s *session) overtaken(f *feed) bool {
+	return f.task == taskLoad && f.verdict.after == nil && s.tx.commit < f.ahead
+}
+
+// unreadable is what comes of rows from before a load that can't be published. A
+// load does not find which rows they deleted; a log, which can't be compared,
+// goes on without them.
+func (f *feed) unreadable(why string, m *pglogrepl.RelationMessage) (*shape, error) {
+	if f.r.mirrors() {
+		return nil, mustCompare{"the WAL has rows of it " + why + ": " + sentColumns(m)}
+	}
+	f.r.log.Error().Msgf("the WAL has rows of the relation %s; they are missing from its log: %s", why, sentColumns(m))
+	return &shape{old: true}, nil
+}
+
 // unidentified returns a key column that the rows to come don't have of the row
 // before them, empty for none.
+// Of a partitioned table Postgres sends the root's identity, which no partition
+// has; see lostIdentity.
 func unidentified(f *feed, m *pglogrepl.RelationMessage) string {
-	if f.task == taskCompare || !f.r.does(lockstep.ActionUpdate) && !f.r.does(lockstep.ActionDelete) {
+	if f.rel.Kind == 'p' || f.task == taskCompare || !f.r.does(lockstep.ActionUpdate) && !f.r.does(lockstep.ActionDelete) {
 		return ""
 	}
 	for _, i := range f.rel.Key {
@@ -128,6 +143,17 @@ func unidentified(f *feed, m *pglogrepl.RelationMessage) string {
 		}
 	}
 	return ""
+}
+
+// lostIdentity returns mustCompare where a partitioned table can't be captured any
+// more: a partition's identity may lack the key, and an UPDATE that changes it
+// then does not say so.
+func lostIdentity(f *feed, err error) error {
+	var p *relation.Problem
+	if f.rel.Kind == 'p' && f.r.mirrors() && errors.As(err, &p) {
+		return mustCompare{err.Error()}
+	}
+	return err
 }
 
 // fits says whether the columns sent are the relation's.
