@@ -586,6 +586,13 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestCapture_BrokenRelationLetsOthersCatchUp_I10",
 	},
 	{
+		invariant: "I2", name: "incarnation-of-before-trusted",
+		file: "internal/replay/open.go",
+		old:  "if err != nil {\n\t\th.noteSetBack(",
+		new:  "if err != nil && info.Meta.Incarnation == p.incarnation {\n\t\th.noteSetBack(",
+		pkg:  "./internal/replay", test: "TestReplay_NoHeartbeatOfThePast_I2",
+	},
+	{
 		invariant: "I2", name: "heartbeats-of-the-past",
 		file: "internal/replay/open.go",
 		old:  "return min(end.seq, last) + 1",

@@ -325,8 +325,16 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 
 // TestReplay_NoHeartbeatOfThePast_I2: the broker's files are replaced by an older
 // copy, and the bridge is away. A client that holds more than the copy has, and
-// no newer position, is shown no heartbeat of it; one that holds nothing is.
+// no newer position, is shown no heartbeat of it; one that holds nothing is. So it
+// is where another incarnation had begun meanwhile.
 func TestReplay_NoHeartbeatOfThePast_I2(t *testing.T) {
+	t.Parallel()
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted=%t", restarted), func(t *testing.T) { noHeartbeatOfThePast(t, restarted) })
+	}
+}
+
+func noHeartbeatOfThePast(t *testing.T, restarted bool) {
 	t.Parallel()
 	broker := testenv.NATSProcess(t, testenv.NATSConfig{SyncInterval: "always"})
 	w := newWriter(t, broker.URL())
@@ -351,6 +359,16 @@ func TestReplay_NoHeartbeatOfThePast_I2(t *testing.T) {
 		}
 		return err
 	})
+	if restarted {
+		if err := w.Restart(t.Context(), "test", 0); err != nil {
+			t.Fatal(err)
+		}
+		w.begin(t)
+		w.row(t, 1, 7, "newer")
+		w.heartbeat(t, 8)
+		reader = open(t, h, request(0))
+		reader.until(t, 8)
+	}
 	broker.Kill()
 	broker.ReplaceStore(older)
 	broker.Start()

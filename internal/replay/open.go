@@ -99,10 +99,10 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 // epochs.
 func (h *Hub) sameStream(ctx context.Context, info Relation, lost <-chan struct{}) (stream.Epochs, error) {
 	if t := h.running(info.Layout); t != nil && !t.over() {
-		if seen := t.last(); seen.incarnation == info.Meta.Incarnation {
-			if err := h.verify(ctx, info, seen); err != nil {
-				return nil, err
-			}
+		seen := t.last()
+		err := h.verify(ctx, info, seen)
+		if err != nil && (seen.incarnation == info.Meta.Incarnation || !errors.Is(err, ErrReset)) {
+			return nil, err
 		}
 	}
 	epochs, err := h.epochs(ctx, info.Layout)
@@ -127,22 +127,22 @@ func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
 	if err != nil {
 		return err
 	}
-	if info.Meta.Incarnation != p.incarnation {
-		return fmt.Errorf("%w: another incarnation began", ErrReset)
-	}
 	epochs, err := h.epochs(ctx, rel.Layout)
 	if err != nil {
 		return err
 	}
-	if err := p.held(epochs, last); err != nil {
-		h.noteSetBack(info, newPlace(info, last, epochs), err)
-		return err
+	err = p.held(epochs, last)
+	if info.Meta.Incarnation != p.incarnation { // a new one, or one of before
+		err = fmt.Errorf("%w: it is another incarnation", ErrReset)
 	}
-	return nil
+	if err != nil {
+		h.noteSetBack(info, newPlace(info, last, epochs), err)
+	}
+	return err
 }
 
 // noteSetBack remembers where a stream ends that does not hold what was read of
-// it. Its last heartbeat is of a past that clients of this edge may be ahead of:
+// it. Its last heartbeat may be of a past that clients of this edge are ahead of:
 // who resumes is shown none before the bridge has written again.
 func (h *Hub) noteSetBack(info Relation, end place, err error) {
 	h.mu.Lock()
@@ -153,7 +153,7 @@ func (h *Hub) noteSetBack(info Relation, end place, err error) {
 		return
 	}
 	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.seq).
-		Msg("the stream has gone back; clients that resume get heartbeats again once the bridge has written to it")
+		Msg("the stream is not the one that was read; clients that resume get heartbeats again once the bridge has written to it")
 }
 
 // trusted returns the sequence from which on heartbeats hold for a client that
