@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,15 +58,6 @@ func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Write
 // capturing connects to the broker and to Postgres and captures every
 // relation.
 func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) error {
-	nc, closeBroker, err := connectBroker(ctx, cfg, ops, log)
-	if err != nil {
-		return err
-	}
-	defer closeBroker()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
-	}
 	relations := len(cfg.specs.List)
 	if cfg.specs.All {
 		relations = 0 // any number
@@ -75,6 +67,21 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 		return err
 	}
 	defer pool.Close()
+	fromWAL := wal.New(pool, wal.Options{
+		URL: cfg.DatabaseURL, Name: cfg.Name, HeartbeatInterval: cfg.heartbeatInterval,
+		ReconcileInterval: cfg.reconcileInterval, MaxLag: cfg.slotMaxLag,
+	}, wal.NewMetrics(ops.registry), log)
+	unwatch := watchSlot(ctx, cfg, fromWAL)
+	nc, closeBroker, err := connectBroker(ctx, cfg, ops, log)
+	unwatch()
+	if err != nil {
+		return err
+	}
+	defer closeBroker()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
 	specs, err := resolve(ctx, cfg, pool, ops, log)
 	if err != nil {
 		return err
@@ -83,10 +90,22 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
 		holder: holder(), published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
-		listener: poller.NewListener(pool, log),
+		listener: poller.NewListener(pool, log), fromWAL: fromWAL,
 	}
 	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
 	return c.run(ctx, specs)
+}
+
+// watchSlot has the slot watched until the function that it returns is called: its
+// limit holds also while the broker is away.
+func watchSlot(ctx context.Context, cfg *Config, fromWAL *wal.Capture) (stop func()) {
+	if !slices.ContainsFunc(cfg.specs.List, func(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }) {
+		return func() {} // what was left of it is not the bridge's to drop
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { fromWAL.WatchSlot(ctx) })
+	return func() { cancel(); wg.Wait() }
 }
 
 // captures is the parts that all relations of the process share.
@@ -101,6 +120,7 @@ type captures struct {
 	published *publish.Metrics
 	captured  *health.Metrics
 	listener  *poller.Listener
+	fromWAL   *wal.Capture
 }
 
 // run captures every relation until ctx ends. No relation's failure ends
@@ -111,10 +131,6 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	wg.Go(func() { _ = c.listener.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
-	fromWAL := wal.New(c.pool, wal.Options{
-		URL: c.cfg.DatabaseURL, Name: c.cfg.Name, HeartbeatInterval: c.cfg.heartbeatInterval,
-		ReconcileInterval: c.cfg.reconcileInterval, MaxLag: c.cfg.slotMaxLag,
-	}, wal.NewMetrics(c.ops.registry), c.log)
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
@@ -124,7 +140,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		}, c.published, c.log)
 		var by reconciler
 		if spec.Capture == relation.CaptureWAL {
-			r := fromWAL.Add(spec, pub, c.captured)
+			r := c.fromWAL.Add(spec, pub, c.captured)
 			c.ops.add(captured{spec.Name, r})
 			by = r
 		} else {
@@ -144,7 +160,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			}
 		})
 	}
-	wg.Go(func() { _ = fromWAL.Run(ctx) })
+	wg.Go(func() { _ = c.fromWAL.Run(ctx) })
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
 	<-ctx.Done()
 	return ctx.Err()

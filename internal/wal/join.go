@@ -44,13 +44,13 @@ func (s *session) open(ctx context.Context) error {
 		return s.c.foreign(sl, s.src)
 	}
 	if sl.PID != 0 {
-		return s.c.inUse(sl.PID)
+		return s.c.inUse(ctx, sl)
 	}
 	if err := s.loadAll(ctx); err != nil {
 		return err
 	}
 	if len(s.feeds) == 0 {
-		return s.forsake(ctx, sl)
+		return errNobody
 	}
 	if err := s.publish(ctx); err != nil {
 		return err
@@ -59,6 +59,9 @@ func (s *session) open(ctx context.Context) error {
 		if err := f.shape(ctx, s.c.pool); err != nil {
 			s.leave(f, err)
 		}
+	}
+	if len(s.feeds) == 0 { // nobody needs a slot
+		return errNobody
 	}
 	if err := s.claimSlot(ctx, sl); err != nil {
 		return err

@@ -118,13 +118,14 @@ func (s *session) run(ctx context.Context) error {
 		defer closeConn(s.conn)
 		(&receiver{conn: s.conn, inbox: s.inbox, confirmed: s.confirmed.Load}).run(ctx)
 	})
+	s.c.reading.Store(s)
+	defer s.c.reading.Store(nil)
 	if err := s.join(ctx); err != nil {
 		return err
 	}
 	s.c.metrics.sessions.Inc()
 	s.c.log.Info().Str("reason", s.c.opt.Name).Stringer("lsn", lsn(s.began.confirmed)).Int("relations", len(s.feeds)).Msg("reading the WAL")
 	s.work.Go(func() { s.watermarks(ctx) })
-	s.work.Go(func() { s.c.watchSlot(ctx, func() { s.again(errTooFar) }) })
 	s.work.Go(func() { s.watchShapes(ctx) })
 	return s.loop(ctx)
 }

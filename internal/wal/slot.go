@@ -21,14 +21,17 @@ type slot struct {
 	exists           bool
 	Plugin, Database string
 	PID              int64
-	Confirmed        uint64
-	Lost             bool
+	// Sender says that PID is a walsender's.
+	Sender    bool
+	Confirmed uint64
+	Lost      bool
 	// Kept is the WAL that Postgres keeps for it, Behind that since Confirmed.
 	Kept, Behind int64
 }
 
 const slotSQL = `
 SELECT COALESCE(plugin, '')::text, COALESCE(database, '')::text, COALESCE(active_pid, 0)::int8,
+       EXISTS (SELECT FROM pg_catalog.pg_stat_replication WHERE pid = active_pid),
        COALESCE(confirmed_flush_lsn - '0/0', 0)::int8, COALESCE(wal_status = 'lost', false),
        COALESCE(pg_current_wal_lsn() - restart_lsn, 0)::int8, COALESCE(pg_current_wal_lsn() - confirmed_flush_lsn, 0)::int8
   FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`
@@ -40,7 +43,7 @@ func (c *Capture) slot(ctx context.Context) (slot, error) {
 	}
 	var s slot
 	var confirmed int64
-	_, err = pgx.ForEachRow(rows, []any{&s.Plugin, &s.Database, &s.PID, &confirmed, &s.Lost, &s.Kept, &s.Behind}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&s.Plugin, &s.Database, &s.PID, &s.Sender, &confirmed, &s.Lost, &s.Kept, &s.Behind}, func() error {
 		s.exists, s.Confirmed = true, uint64(confirmed)
 		return nil
 	})
@@ -55,8 +58,12 @@ func (c *Capture) slot(ctx context.Context) (slot, error) {
 // errSlotInUse says that another connection reads the slot.
 var errSlotInUse = errors.New("the replication slot is in use")
 
-func (c *Capture) inUse(pid int64) error {
-	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting. If no heartbeats come to this broker, that bridge writes to another one: give one of the two another BRIDGE_NAME", errSlotInUse, c.opt.Name, pid)
+// inUse says who has the slot.
+func (c *Capture) inUse(ctx context.Context, sl slot) error {
+	if sl.beingMade() {
+		return fmt.Errorf("%w: the session with PID %d is still making slot %s, and %s; where that bridge is gone: SELECT pg_terminate_backend(%[2]d)", errSlotInUse, sl.PID, c.opt.Name, c.slotWaits(ctx, sl.PID))
+	}
+	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting. If no heartbeats come to this broker, that bridge writes to another one: give one of the two another BRIDGE_NAME", errSlotInUse, c.opt.Name, sl.PID)
 }
 
 // foreign says whose the slot is that has the bridge's name.
@@ -114,29 +121,19 @@ func (c *Capture) tooFar(sl slot) bool {
 	return sl.exists && c.opt.MaxLag > 0 && sl.Kept > c.opt.MaxLag
 }
 
-// forsake drops the slot if it keeps too much WAL for relations none of which
-// can be captured; it is made anew when one can.
-func (s *session) forsake(ctx context.Context, sl slot) error {
-	c := s.c
-	if !c.tooFar(sl) {
-		return errNobody
-	}
-	c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
-		Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG, and none of the relations can be captured: it is dropped")
-	if err := c.dropSlot(ctx); err != nil {
-		return err
-	}
-	return errNobody
-}
+// beingMade says whether a session that is no walsender has yet to find the
+// slot's beginning: a bridge's, also one that was killed meanwhile.
+func (sl slot) beingMade() bool { return sl.PID != 0 && !sl.Sender && sl.Confirmed == 0 }
 
+// dropSlot drops the slot, unless somebody, the watch or a rival, has just done
+// it.
 func (c *Capture) dropSlot(ctx context.Context) error {
-	if _, err := relation.QueryOne[any](ctx, c.pool, "SELECT pg_drop_replication_slot($1)", c.opt.Name); err != nil {
+	_, err := c.count(ctx, "SELECT pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1", c.opt.Name)
+	if err != nil {
 		return fmt.Errorf("drop slot %s: %w", c.opt.Name, err)
 	}
 	return nil
 }
-
-var errSlotWaits = errors.New("the replication slot waits for running transactions that have written to end; see pg_stat_activity and pg_prepared_xacts")
 
 // remedy says what to do about what Postgres says when it is asked for
 // replication, empty for nothing that is known.
@@ -166,19 +163,18 @@ func (s *session) createSlot(ctx context.Context) error {
 		return err
 	}
 	defer conn.Release()
+	waits := errSlotWaits
 	feeds, told := s.feedsByName(), make(chan struct{})
 	slow := time.AfterFunc(3*time.Second, func() {
 		defer close(told)
-		s.c.log.Warn().Str("reason", s.c.opt.Name).Msg(errSlotWaits.Error())
+		waits = s.c.slotWaits(ctx, int64(conn.Conn().PgConn().PID()))
+		if s.c.waits.isNews(waits.Error()) {
+			s.c.log.Warn().Str("reason", s.c.opt.Name).Msg(waits.Error())
+		}
 		for _, f := range feeds {
-			f.r.update(func(st *health.Status) { st.State, st.Err = health.StateStarting, errSlotWaits })
+			f.r.update(func(st *health.Status) { st.State, st.Err = health.StateStarting, waits })
 		}
 	})
-	defer func() {
-		if !slow.Stop() {
-			<-told
-		}
-	}()
 	var confirmed int64
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = 0"); err != nil {
@@ -186,9 +182,14 @@ func (s *session) createSlot(ctx context.Context) error {
 		}
 		return tx.QueryRow(ctx, "SELECT (lsn - '0/0')::int8 FROM pg_create_logical_replication_slot($1, 'pgoutput')", s.c.opt.Name).Scan(&confirmed)
 	})
+	if !slow.Stop() {
+		<-told
+	}
 	switch err = rival(err); {
 	case errors.Is(err, errRival):
 		return err
+	case isCanceled(err):
+		return fmt.Errorf("make replication slot %s: %w; it was given up, so that it keeps no more WAL than BRIDGE_SLOT_MAX_LAG", s.c.opt.Name, waits)
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w%s", s.c.opt.Name, err, remedy(err))
 	}
@@ -227,7 +228,7 @@ func (s *session) connect(ctx context.Context) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "55006" { // object_in_use
 		sl, _ := s.c.slot(ctx)
-		return s.c.inUse(sl.PID)
+		return s.c.inUse(ctx, sl)
 	}
 	if err != nil {
 		return fmt.Errorf("read slot %s: %w", s.c.opt.Name, err)
@@ -248,27 +249,6 @@ func closeConn(conn *pgconn.PgConn) {
 	defer cancel()
 	_ = conn.Close(ctx)
 }
-
-// watchSlot keeps an eye on the WAL that the slot keeps, until ctx ends. While no
-// session can be had, each try to open one looks at it; see session.open.
-func (c *Capture) watchSlot(ctx context.Context, tooFar func()) {
-	t := time.NewTicker(slotEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		sl, err := c.slot(ctx)
-		if err == nil && c.tooFar(sl) {
-			tooFar()
-		}
-	}
-}
-
-// slotEvery is how often the slot is looked at.
-const slotEvery = 5 * time.Second
 
 // unusedEvery is how often it is said that the slot is unused.
 const unusedEvery = time.Hour

@@ -45,6 +45,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bridge/internal/capture"
@@ -89,8 +90,13 @@ type Capture struct {
 	metrics   *Metrics
 	relations []*Relation
 
+	// reading is the session that reads the slot, nil for none.
+	reading atomic.Pointer[session]
+
 	// Owned by Run.
 
+	// waits is what was last logged of a slot that could not be made yet.
+	waits news
 	// begun is when Run was called.
 	begun time.Time
 	// unreadable is set where the slot stands before the publication was made:
@@ -150,6 +156,7 @@ func (c *Capture) Run(ctx context.Context) error {
 			wg.Go(func() { r.keeper.Run(ctx, c.opt.ReconcileInterval) })
 		}
 	}
+	wg.Go(func() { c.WatchSlot(ctx) })
 	return c.capture(ctx)
 }
 
@@ -157,8 +164,8 @@ func (c *Capture) Run(ctx context.Context) error {
 func (c *Capture) capture(ctx context.Context) error {
 	c.begun = time.Now()
 	backoff := backoffMin
-	var failing, lastLog time.Time
-	var lastErr string
+	var failing time.Time
+	var said news
 	for attempt := 1; ; attempt++ {
 		s, begun := newSession(c), time.Now()
 		err := s.run(ctx)
@@ -166,7 +173,7 @@ func (c *Capture) capture(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if s.live {
-			failing, lastErr = time.Time{}, "" // this is another failure, though it may read the same
+			failing, said = time.Time{}, news{} // this is another failure, though it may read the same
 		}
 		if s.live && time.Since(begun) > steadyAfter {
 			attempt, backoff = 1, backoffMin
@@ -185,8 +192,7 @@ func (c *Capture) capture(ctx context.Context) error {
 		case time.Since(failing) > yieldAfter:
 			c.yield(ctx)
 		}
-		if text := err.Error(); !errors.Is(err, errNobody) && (text != lastErr || time.Since(lastLog) > logEvery) {
-			lastErr, lastLog = text, time.Now()
+		if !errors.Is(err, errNobody) && said.isNews(err.Error()) {
 			c.log.Warn().Err(err).Int("attempt", attempt).Msg("the WAL is not being read, trying again")
 		}
 		select {
