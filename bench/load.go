@@ -111,7 +111,7 @@ func (w *world) loadByBridge(t testing.TB, template string, updates int, dump st
 	m.pids["bridge"], m.begun["bridge"] = p.PID(), 0
 	stored, seq := heartbeat(t, nc, "items", 0, patience)
 	run.Load = measured(t, m, w.opt.rows, stored.Sub(begun), seq)
-	peak = peakMB(t, p.PID())
+	peak = p.PeakMB(t)
 	if dump != "" {
 		writeDump(t, nc, dump, "items", 0, false)
 	}

@@ -79,13 +79,13 @@ func (w *world) peakOf(t testing.TB, tables, insert string, env ...string) peakR
 	p := w.startBridge(t, dsn, ns.URL(), tables, env...)
 	defer stop(t, p)
 	heartbeat(t, nc, "m", 0, time.Minute)
-	r := peakRun{idle: peakMB(t, p.PID())}
+	r := peakRun{idle: p.PeakMB(t)}
 	txid, committed := commit(t, dsn, nil, insert)
 	stored, _, err := awaitHeartbeat(t.Context(), nc, "m", txid, peakPatience)
 	if r.err = err; err == nil {
 		r.took = stored.Sub(committed)
 	}
-	r.peak, r.epochs = peakMB(t, p.PID()), float64(strings.Count(p.Stderr(), `"epoch begun"`))
+	r.peak, r.epochs = p.PeakMB(t), float64(strings.Count(p.Stderr(), `"epoch begun"`))
 	return r
 }
 
@@ -145,6 +145,6 @@ func (w *world) loadPeak(t testing.TB) peakRun {
 	defer stop(t, p)
 	stored, _, err := awaitHeartbeat(t.Context(), nc, "m", 0, peakPatience)
 	return peakRun{
-		peak: peakMB(t, p.PID()), epochs: float64(strings.Count(p.Stderr(), `"epoch begun"`)), took: stored.Sub(begun), err: err,
+		peak: p.PeakMB(t), epochs: float64(strings.Count(p.Stderr(), `"epoch begun"`)), took: stored.Sub(begun), err: err,
 	}
 }

@@ -75,26 +75,6 @@ func treeCPU(pid int) (time.Duration, error) {
 	return total, nil
 }
 
-// peakMB is a process's peak resident memory in megabytes (10^6 bytes).
-func peakMB(t testing.TB, pid int) float64 {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatalf("read peak memory: %v", err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if text, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 64)
-			if err != nil {
-				t.Fatalf("read peak memory: %v", err)
-			}
-			return kb * 1024 / 1e6
-		}
-	}
-	t.Fatalf("process %d shows no peak memory", pid)
-	return 0
-}
-
 // machineCPU is the CPU time that all processes, the kernel and, stolen by its
 // host, other machines have used since the start of this one.
 func machineCPU() (time.Duration, error) {

@@ -42,7 +42,7 @@ func benchReplay(t testing.TB, w *world) section {
 		edge, url := w.startEdge(t, ns.URL())
 		m := newMeter(t, map[string]int{"nats": ns.PID(), "edge": edge.PID()})
 		e := readEdge(t, url+"/items?since=0", w.opt.rows)
-		cpu, peak := m.seconds(t), peakMB(t, edge.PID())
+		cpu, peak := m.seconds(t), edge.PeakMB(t)
 		stop(t, edge)
 		m = newMeter(t, map[string]int{"nats": ns.PID()})
 		begun := time.Now()

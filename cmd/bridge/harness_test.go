@@ -62,25 +62,32 @@ func newTable(t *testing.T, db, name string, n int) {
 // bridge is a bridge process that can be killed and started again.
 type bridge struct {
 	*testenv.Process
-	t   *testing.T
-	env []string
+	t       *testing.T
+	program string
+	env     []string
 }
 
 // startBridge starts a bridge with fast polls and heartbeats. env comes last,
 // and wins.
 func startBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
 	t.Helper()
-	b := &bridge{t: t, env: append([]string{
-		"DATABASE_URL=" + db, "NATS_URL=" + nats, "BRIDGE_TABLES=" + tables, "BRIDGE_LISTEN=127.0.0.1:0",
-		"BRIDGE_POLL_INTERVAL=20ms", "BRIDGE_HEARTBEAT_INTERVAL=300ms",
-	}, env...)}
+	b := newBridge(t, db, nats, tables, env...)
 	b.start()
 	return b
 }
 
+// newBridge is startBridge that leaves the start to the test.
+func newBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
+	t.Helper()
+	return &bridge{t: t, program: testenv.Build(t, "./cmd/bridge"), env: append([]string{
+		"DATABASE_URL=" + db, "NATS_URL=" + nats, "BRIDGE_TABLES=" + tables, "BRIDGE_LISTEN=127.0.0.1:0",
+		"BRIDGE_POLL_INTERVAL=20ms", "BRIDGE_HEARTBEAT_INTERVAL=300ms",
+	}, env...)}
+}
+
 func (b *bridge) start() {
 	b.t.Helper()
-	b.Process = testenv.Start(b.t, testenv.Build(b.t, "./cmd/bridge"), b.env)
+	b.Process = testenv.Start(b.t, b.program, b.env)
 }
 
 // restart kills the process and starts another.

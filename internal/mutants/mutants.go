@@ -865,4 +865,18 @@ var mutants = []mutant{
 		new:  "\t\tcase <-t.C:\n\t\t\tif err := ctx.Err();",
 		pkg:  "./internal/wal", test: "TestCapture_StatusFlowsInsideAHugeTransaction_I9",
 	},
+	{
+		invariant: "I9", name: "inbox-without-bounds",
+		file: "internal/wal/receive.go",
+		old:  "full = b.bytes >= inboxBytes || len(b.events) >= inboxEvents",
+		new:  "full = false && len(b.events) > 0",
+		pkg:  "./cmd/bridge", test: "TestWAL_MillionRows_I9",
+	},
+	{
+		invariant: "I1", name: "partition-without-identity-trusted",
+		file: "internal/wal/shape.go",
+		old:  "if f.rel.Kind == 'p' && f.r.mirrors() && errors.As(err, &p) {",
+		new:  "if f.rel.Kind == 'p' && f.r.keepsAll() && errors.As(err, &p) {",
+		pkg:  "./cmd/bridge", test: "TestWAL_PartitionLosesItsIdentity_I1",
+	},
 }

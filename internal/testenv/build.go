@@ -17,27 +17,44 @@ import (
 // test itself has it, and returns the program's path. Later changes of the source do not change that program.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
-	prog, err := build(pkg, raceEnabled)
+	return mustBuild(t, pkg, raceEnabled)
+}
+
+// BuildPlain is Build without the race detector, for what it would distort: a process's memory or speed.
+func BuildPlain(t testing.TB, pkg string) string {
+	t.Helper()
+	return mustBuild(t, pkg, false)
+}
+
+func mustBuild(t testing.TB, pkg string, race bool) string {
+	t.Helper()
+	prog, err := build(pkg, race)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return prog
 }
 
+type program struct {
+	pkg  string
+	race bool
+}
+
 var builds struct {
 	sync.Mutex
-	byPkg map[string]func() (string, error)
+	once map[program]func() (string, error)
 }
 
 func build(pkg string, race bool) (string, error) {
+	what := program{pkg, race}
 	builds.Lock()
-	if builds.byPkg == nil {
-		builds.byPkg = map[string]func() (string, error){}
+	if builds.once == nil {
+		builds.once = map[program]func() (string, error){}
 	}
-	once := builds.byPkg[pkg]
+	once := builds.once[what]
 	if once == nil {
 		once = sync.OnceValues(func() (string, error) { return buildOnce(pkg, race) })
-		builds.byPkg[pkg] = once
+		builds.once[what] = once
 	}
 	builds.Unlock()
 	return once()

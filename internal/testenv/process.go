@@ -74,6 +74,22 @@ func (p *Process) Wait(timeout time.Duration) (int, error) {
 	}
 }
 
+// PeakMB is the most resident memory that the running process has had so far, in megabytes (10^6 bytes).
+func (p *Process) PeakMB(t testing.TB) float64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		t.Fatalf("read peak memory: %v", err)
+	}
+	_, rest, _ := strings.Cut(string(b), "\nVmHWM:")
+	text, _, ok := strings.Cut(rest, " kB\n")
+	kb, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	if !ok || err != nil {
+		t.Fatalf("process %d shows no peak memory", p.PID())
+	}
+	return kb * 1024 / 1e6
+}
+
 // Stdout is what the process has written to its standard output so far.
 func (p *Process) Stdout() string { return read(p.stdout) }
 
