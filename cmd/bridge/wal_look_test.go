@@ -267,14 +267,17 @@ func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 }
 
 // Rows that must be looked at come all the time, from before the first load on:
-// it has its turn all the same.
+// it has its turns all the same. It needs more than one, since the first may come
+// before such a row; and a look at the rows that are written takes so long that it
+// sees their writer stop for no moment of the machine's.
 func TestWAL_LoadAmongLooksWithoutEnd_I9(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
 	conn := connect(t, db)
 	run(t, conn, append(odderSQL(),
-		`CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.03); RETURN to_json('odd ' || $1::text); END$$`,
-		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, 'a' FROM generate_series(1, 10) g")...)
+		`CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS $$
+BEGIN IF $1 = 'a' THEN PERFORM pg_sleep(0.1); END IF; RETURN to_json('odd ' || $1::text); END$$`,
+		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, CASE WHEN g <= 10 THEN 'a' ELSE 'b' END::odder FROM generate_series(1, 300) g")...)
 	stop, done := make(chan struct{}), make(chan error, 1) // the writer sends once
 	go func() {
 		other := connect(t, db)
