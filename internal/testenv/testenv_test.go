@@ -191,7 +191,7 @@ func store(t *testing.T, url string, replicas int) {
 
 func TestStart_SignalsAndWaits(t *testing.T) {
 	needServers(t)
-	p := testenv.Start(t, "/bin/sh", []string{"GREETING=hello"}, "-c", `echo "$GREETING $1" >&2; trap 'exit 7' TERM; while :; do sleep 0.05; done`, "sh", "you")
+	p := testenv.Start(t, "/bin/sh", []string{"GREETING=hello"}, "-c", `trap 'exit 7' TERM; echo "$GREETING $1" >&2; while :; do sleep 0.05; done`, "sh", "you")
 	testenv.Eventually(t, 10*time.Second, func() error {
 		if got := p.Stderr(); got != "hello you\n" {
 			return fmt.Errorf("got stderr %q", got)
