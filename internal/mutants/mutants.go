@@ -453,6 +453,13 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestWAL_UnchangedTOAST_I12",
 	},
 	{
+		invariant: "I12", name: "reload-trusts-rows-of-before",
+		file: "internal/wal/feed.go",
+		old:  "return f.task == taskLoad && (f.position.Heartbeat",
+		new:  "return f.task == taskNone && (f.position.Heartbeat",
+		pkg:  "./cmd/bridge", test: "TestWAL_UnchangedWhileReadAgain_I12",
+	},
+	{
 		invariant: "I1", name: "old-keys-stay",
 		file: "internal/wal/apply.go",
 		old:  "if moved && !f.r.keepsAll() {",
