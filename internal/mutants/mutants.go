@@ -460,6 +460,13 @@ var mutants = []mutant{
 		pkg:  "./cmd/bridge", test: "TestWAL_UnchangedWhileReadAgain_I12",
 	},
 	{
+		invariant: "I9", name: "pauses-for-a-row-alone",
+		file: "internal/wal/pace.go",
+		old:  "p.napping = time.Since(p.since) < napWithin",
+		new:  "p.napping = time.Since(p.since) > 0",
+		pkg:  "./internal/wal", test: "TestPace_PausesOnlyUnderLoad",
+	},
+	{
 		invariant: "I1", name: "old-keys-stay",
 		file: "internal/wal/apply.go",
 		old:  "if moved && !f.r.keepsAll() {",

@@ -22,6 +22,14 @@ type Moment struct{ s seen }
 
 func (r *Recent) Unseen(then Moment, sn relation.Snapshot) bool { return r.r.unseen(then.s, sn) }
 
+// Pace is pace.
+type Pace struct{ p pace }
+
+func NewPace(nap func(), least, most int) *Pace {
+	return &Pace{pace{nap: nap, least: least, most: most}}
+}
+func (p *Pace) Rest(n int) { p.p.rest(n) }
+
 // MaxRecent is maxRecent.
 const MaxRecent = maxRecent
 

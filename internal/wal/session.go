@@ -149,7 +149,7 @@ func (s *session) loop(ctx context.Context) error {
 	beat := time.NewTimer(beatEvery)
 	defer beat.Stop()
 	var events []event
-	var pace pace
+	pace := publishPace()
 	var err error
 	for {
 		select {
@@ -173,7 +173,7 @@ func (s *session) loop(ctx context.Context) error {
 					return err
 				}
 			}
-			pace.rest(ctx, len(events))
+			pace.rest(len(events))
 		case <-beat.C:
 		case <-tick.C:
 			if err := s.tick(ctx); err != nil {

@@ -1,9 +1,11 @@
 package wal
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // slot is what Postgres says of the bridge's slot.
@@ -216,6 +219,9 @@ func (s *session) connect(ctx context.Context) error {
 		// Postgres would refuse to send what is no UTF-8, and the slot would be
 		// stuck; so the relation that has it is taken out here.
 		cfg.RuntimeParams["client_encoding"] = anyEncoding
+	}
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(newPacedReader(r), readBytes), w)
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
