@@ -189,7 +189,7 @@ func TestBridge_StopsWithin5s(t *testing.T) {
 	b := startBridge(t, db, broker.URL(), "t")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	testenv.Eventually(t, long, func() error {
-		if f.end() < big/4 {
+		if f.end() < big/8 {
 			return errors.New("the load has not begun")
 		}
 		return nil

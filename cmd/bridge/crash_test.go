@@ -40,7 +40,7 @@ func giveOutAgain(t *testing.T, c *testenv.Cluster, db string, f *follower) (sho
 		row = 2000 + try
 		run(t, conn, fmt.Sprintf("INSERT INTO t VALUES (%d, 'again')", row))
 		txid := query[uint64](t, conn, "SELECT max(txid) FROM t")
-		f.converge(conn)
+		f.convergeLate(conn)
 		if txid < hb.since {
 			return hb, row
 		}
@@ -104,7 +104,7 @@ func lose(t *testing.T, c *testenv.Cluster, db string, f *follower, commit func(
 		conn = connect(t, db)
 		lost := query[int](t, conn, "SELECT count(*) FROM t WHERE id = $1", id) == 0
 		run(t, conn, "INSERT INTO t VALUES (5000, 'after') ON CONFLICT (id) DO UPDATE SET v = 'again'")
-		f.converge(conn)
+		f.convergeLate(conn)
 		if lost {
 			return
 		}

@@ -347,6 +347,15 @@ func (f *follower) converge(conn *pgx.Conn) seen {
 	return hb
 }
 
+// convergeLate is converge where a heartbeat of before may cover what is visible
+// now: one from before a crash of Postgres, or from a bridge that could not see
+// what has changed.
+func (f *follower) convergeLate(conn *pgx.Conn) seen {
+	f.t.Helper()
+	testenv.Eventually(f.t, long, func() error { return f.differs(conn) })
+	return f.converge(conn)
+}
+
 // differs compares the subscriber's state with the relation.
 func (f *follower) differs(conn *pgx.Conn) error {
 	f.t.Helper()

@@ -12,7 +12,8 @@ import (
 // nothing happens, heartbeats that move on with Postgres.
 func TestBridge_LoadsThenFollows_I1(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	// Others' transactions would hold xmin back in a cluster that is shared.
+	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
 	newTable(t, db, "t", 2500)
 	conn := connect(t, db)
 	b := startBridge(t, db, broker.URL(), "t")

@@ -122,7 +122,7 @@ func TestBridge_AnnouncedDeltaKilledInItsMiddle_I7(t *testing.T) {
 	}
 	const updated = 50_000 / scale
 	run(t, conn, fmt.Sprintf("UPDATE t SET v = 'new' WHERE id <= %d", updated))
-	f.killAt(b, first.seq, updated/5)
+	f.killAt(b, first.seq, updated/10)
 	if n := len(f.messages(stream.KindRow, first.seq)); n >= updated {
 		t.Fatalf("all %d rows were stored before the kill", n)
 	}

@@ -51,7 +51,7 @@ func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 	if code, stdout, stderr := command(t, env, "adopt", "t"); code != 0 || !strings.Contains(stdout, "begins anew") {
 		t.Fatalf("bridge adopt: exit status %d\n%s%s", code, stdout, stderr)
 	}
-	f.converge(otherConn)
+	f.convergeLate(otherConn)
 	after, last := f.meta(), shown[len(shown)-1]
 	if after.Incarnation == before.Incarnation || after.Floor <= last.since || after.Floor <= last.high {
 		t.Errorf("got incarnation %s with floor %d, was %s and showed %d", after.Incarnation, after.Floor, before.Incarnation, last.high)

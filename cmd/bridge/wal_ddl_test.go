@@ -69,8 +69,9 @@ func TestWAL_TableMadeAgain_I10(t *testing.T) {
 	b.awaitReason("missing", "no such table")
 	run(t, conn, "DROP TABLE t", "UPDATE u SET v = 'meanwhile'")
 	g.converge(conn)
+	b.Kill() // a look at the catalog comes once a minute
 	newBare(t, db, "t", 5)
-	b.restart() // a look at the catalog comes once a minute
+	b.start()
 	f.converge(conn)
 	newBare(t, db, "missing", 5)
 	h := follow(t, nc, bare("missing"))

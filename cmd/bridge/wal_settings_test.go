@@ -29,6 +29,8 @@ func TestWAL_Encodings_I12(t *testing.T) {
 				run(t, admin, "ALTER DATABASE "+name+" SET "+set)
 			}
 			conn := connect(t, db)
+			// What they do to the bridge is the question.
+			run(t, conn, "SET statement_timeout = 0", "SET idle_in_transaction_session_timeout = 0")
 			if encoding != "SQL_ASCII" { // which knows no other
 				run(t, conn, "SET client_encoding = UTF8")
 			}

@@ -89,8 +89,7 @@ func (s *scene) whileAway(statements ...string) {
 // bridge a while to notice that it does not.
 func (s *scene) converge() {
 	s.t.Helper()
-	testenv.Eventually(s.t, long, func() error { return s.f.differs(s.conn) })
-	s.f.converge(s.conn)
+	s.f.convergeLate(s.conn)
 }
 
 func TestWAL_LoadsThenFollows_I1(t *testing.T) {

@@ -194,14 +194,20 @@ func TestHTTPEdge_BrokerComesLater(t *testing.T) {
 		if status, _, body := get(t, "http://"+addr+"/t?follow=0"); status != 200 || strings.Count(body, "\n") != 5 {
 			return fmt.Errorf("%d %s", status, body)
 		}
+		return nil
+	})
+	testenv.Eventually(t, 20*time.Second, func() error {
 		if status, _, body := get(t, "http://"+addr+"/readyz"); status != 200 {
 			return fmt.Errorf("readyz: %d %s", status, body)
 		}
 		return nil
 	})
-	if _, _, body := get(t, "http://"+addr+"/metrics"); !strings.Contains(body, "lockstep_edge_clients 0") || !strings.Contains(body, "lockstep_edge_sent_rows_total 3") {
-		t.Errorf("metrics:\n%s", body)
-	}
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if _, _, body := get(t, "http://"+addr+"/metrics"); !strings.Contains(body, "lockstep_edge_clients 0") || !strings.Contains(body, "lockstep_edge_sent_rows_total 3") {
+			return fmt.Errorf("metrics:\n%s", body)
+		}
+		return nil
+	})
 	if _, _, body := get(t, "http://"+addr+"/"); !strings.Contains(body, `"relation": "t"`) {
 		t.Errorf("the list: %s", body)
 	}

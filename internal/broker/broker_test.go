@@ -136,8 +136,8 @@ func TestConnect_EndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	_, err = broker.Connect(ctx, broker.Config{URL: l.Addr().String()}, zerolog.Nop(), nats.Timeout(time.Second))
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 900*time.Millisecond {
+	_, err = broker.Connect(ctx, broker.Config{URL: l.Addr().String()}, zerolog.Nop(), nats.Timeout(time.Minute))
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
 		t.Errorf("got %v after %v", err, time.Since(begin))
 	}
 }

@@ -193,7 +193,7 @@ const (
 	// maxWrite is the most that one write deadline covers.
 	maxWrite = 256 << 10
 	// drainWrite is how long a write may take while the server stops.
-	drainWrite = 2 * time.Second
+	drainWrite = 1500 * time.Millisecond
 )
 
 // write sends whole chunks. Where the client does not take them in time, the

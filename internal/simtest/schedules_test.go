@@ -1,6 +1,7 @@
 package simtest_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -149,10 +150,17 @@ func (s *scene) depose(update func() int64, rows int) (*simtest.Proc, time.Durat
 			continue
 		}
 		update() // what the stopped one has in its hands is now out of date
+		testenv.Eventually(s.t, time.Minute, func() error {
+			if s.writer() == writer {
+				return errors.New("no other bridge writes")
+			}
+			return nil
+		})
+		took := time.Since(paused)
 		s.await("a heartbeat of another bridge", func(e simtest.Event) bool {
 			return e.Kind == simtest.HeartbeatSeen && e.At > before.At && e.Cursor.Epoch != before.Cursor.Epoch
 		})
-		return writer, time.Since(paused)
+		return writer, took
 	}
 	s.t.Fatal("the writer was never stopped within a batch")
 	return nil, 0

@@ -17,7 +17,7 @@ func TestCapture_StatusFlowsInsideAHugeTransaction_I9(t *testing.T) {
 		t.Skip("needs servers")
 	}
 	t.Parallel()
-	const timeout, rows = 2 * time.Second, 30_000 // of 1 KB each: many times what the inbox takes
+	const timeout, rows = 4 * time.Second, 30_000 // of 1 KB each: many times what the inbox takes
 	db := testenv.Postgres(t)
 	u, err := url.Parse(db)
 	if err != nil {
