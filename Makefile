@@ -24,7 +24,7 @@ demo: deps ## run Postgres, the bridge, the edge and a writer, and show rows arr
 	@exec .cache/demo
 
 test: deps ## run all tests with the race detector, then each fuzz target for FUZZTIME (20s)
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -timeout 30m ./...
 	scripts/fuzz.sh $(FUZZTIME)
 
 test-pg: deps ## run the tests that depend most on Postgres against each version in PG (16 17 18), installing it

@@ -6,6 +6,6 @@ import "time"
 
 // The race detector makes everything some ten times slower.
 const (
-	long  = time.Minute
+	long  = 2 * time.Minute
 	scale = 5
 )

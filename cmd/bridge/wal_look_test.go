@@ -225,7 +225,7 @@ func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
 // Rows behind which a first load is already are looked at when the bridge is
 // killed: what they were looked at for comes again.
 func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
-	const n = 100_000
+	const n = 100_000 / min(scale, 2)
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL",
 		fmt.Sprintf("INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, %d) g", n))
 	lock := connect(t, s.db)

@@ -233,7 +233,7 @@ var mutants = []mutant{
 		file: "internal/replay/place.go",
 		old:  "case p.seq != 0 && p.epoch != \"\" && !epochs.Holds(p.epoch, p.seq, last):",
 		new:  "case p.seq != 0 && p.epoch == \"-\":",
-		pkg:  "./internal/replay", test: "TestReplay_StoreGoesBack",
+		pkg:  "./internal/replay", test: "TestPlace_Held|TestReplay_StoreGoesBack",
 	},
 	{
 		invariant: "I9", name: "ring-unbounded",

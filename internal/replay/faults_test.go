@@ -266,6 +266,31 @@ func TestReplay_CatchupsAreBounded(t *testing.T) {
 	}
 }
 
+// TestPlace_Held (I8): a stream that lost what was read is not gone on with, also
+// where it is longer by now.
+func TestPlace_Held(t *testing.T) {
+	t.Parallel()
+	a, b, c := stream.Epoch{ID: "a", First: 1}, stream.Epoch{ID: "b", First: 10}, stream.Epoch{ID: "c", First: 20}
+	for name, tc := range map[string]struct {
+		then, now stream.Epochs
+		seq, last uint64
+		held      bool
+	}{
+		"the same":                       {stream.Epochs{a, b}, stream.Epochs{a, b}, 15, 15, true},
+		"another epoch behind it":        {stream.Epochs{a, b}, stream.Epochs{a, b, c}, 15, 30, true},
+		"shorter":                        {stream.Epochs{a, b}, stream.Epochs{a, b}, 15, 14, false},
+		"another epoch before it":        {stream.Epochs{a, b}, stream.Epochs{a, b, {ID: "x", First: 14}}, 15, 30, false},
+		"another epoch in place of its":  {stream.Epochs{a, b}, stream.Epochs{a, {ID: "x", First: 10}}, 15, 30, false},
+		"older than the epochs known":    {stream.Epochs{b}, stream.Epochs{b, c}, 5, 30, true},
+		"nothing read, and another now":  {stream.Epochs{a}, stream.Epochs{{ID: "x", First: 1}}, 0, 3, true},
+		"its epoch began where it stood": {stream.Epochs{a, b}, stream.Epochs{a, b}, 10, 10, true},
+	} {
+		if err := replay.Held(tc.then, tc.now, tc.seq, tc.last); (err == nil) != tc.held || err != nil && !errors.Is(err, replay.ErrReset) {
+			t.Errorf("%s: %v, held should be %v", name, err, tc.held)
+		}
+	}
+}
+
 // TestReplay_StoreGoesBack (I8): the broker's files are replaced by an older
 // copy while a reader is open, and the bridge goes on from there. The reader
 // is cut rather than led past what it never got, and every since that was
