@@ -34,15 +34,16 @@ Example:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES='users,orders(capture=wal)' bridge check
 `},
 		{"sql", "[OPTIONS] RELATION", "print the SQL that prepares a table or view for capture", `
-It runs nothing: read it, then run it as the table's owner. Where the relation
-cannot be captured, it prints what must be done first, and the exit status is 1.
-RELATION may have options, as in BRIDGE_TABLES.
+It runs nothing: read it, then run it as the table's owner. Where it can prepare
+nothing, it prints what must be done first, and the exit status is 1. RELATION may
+have options, as in BRIDGE_TABLES; without any, it has those that BRIDGE_TABLES
+gives it.
 
   -role NAME       the role that the bridge logs in as (default lockstep)
   -no-tombstones   without the table of deleted rows' keys, where rows are never deleted
   -no-notify       without the trigger that wakes the bridge: it polls by the clock
 
-Settings: DATABASE_URL; with capture=wal also BRIDGE_NAME.
+Settings: DATABASE_URL, BRIDGE_TABLES; with capture=wal also BRIDGE_NAME.
 
 Examples:
   bridge sql orders | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
