@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
@@ -36,9 +37,12 @@ func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
 		return relation.Spec{}, fmt.Errorf("%w: name one relation, not %q", program.ErrUsage, args[0])
 	}
 	spec := specs.List[0]
+	if strings.HasSuffix(strings.TrimSpace(args[0]), ")") { // options; a name that ends so is in quotes
+		return spec, nil
+	}
 	if configured, err := relation.ParseSpecs(cfg.Tables); err == nil {
 		for _, c := range configured.List {
-			if c.Name == spec.Name && spec.String() == relation.NewSpec(spec.Name).String() {
+			if c.Name == spec.Name {
 				return c, nil
 			}
 		}

@@ -218,3 +218,20 @@ func (b *bridge) awaitReadyzAnswers() {
 		return err
 	})
 }
+
+// A relation that moves has the old options in BRIDGE_TABLES for a while: those
+// of the argument count, also where they are the defaults.
+func TestSQL_OptionsOfTheArgument(t *testing.T) {
+	needServers(t)
+	db := testenv.Postgres(t)
+	psql(t, db, "CREATE TABLE moves (id int PRIMARY KEY)")
+	for _, c := range []struct{ arg, want string }{
+		{"moves", "-- BRIDGE_TABLES='moves(capture=wal)'\n"},
+		{"moves(capture=poll)", "-- BRIDGE_TABLES=moves\n"},
+	} {
+		code, sql, stderr := command(t, []string{"DATABASE_URL=" + db, "BRIDGE_TABLES=moves(capture=wal)"}, "sql", "-no-tombstones", c.arg)
+		if code != 0 || !strings.HasSuffix(sql, c.want) {
+			t.Errorf("bridge sql %s: exit status %d, %s\n%s\nwant an end of %s", c.arg, code, stderr, sql, c.want)
+		}
+	}
+}
