@@ -164,6 +164,35 @@ func (r *running) awaitMetric(t *testing.T, name, label string, want float64) {
 	})
 }
 
+// awaitStall waits until the sockets take no more of what is sent, and returns
+// how many bytes they took.
+func (r *running) awaitStall(t *testing.T) (sent float64) {
+	t.Helper()
+	same := time.Now()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if n := r.metric(t, "lockstep_edge_sent_bytes_total", ""); n != sent || n == 0 {
+			sent, same = n, time.Now()
+		}
+		if time.Since(same) < 100*time.Millisecond {
+			return errors.New("the sockets still take something")
+		}
+		return nil
+	})
+	return sent
+}
+
+// awaitMoreSent waits until a write ends after sent bytes were counted: one
+// that ends at its deadline counts its own then.
+func (r *running) awaitMoreSent(t *testing.T, sent float64) {
+	t.Helper()
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if r.metric(t, "lockstep_edge_sent_bytes_total", "") == sent {
+			return errors.New("the deadline has not passed")
+		}
+		return nil
+	})
+}
+
 // conn is a client that speaks HTTP by hand.
 type conn struct {
 	net.Conn

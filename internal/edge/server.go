@@ -33,7 +33,7 @@ const (
 	// maxHeaderBytes is the limit of a request's head; net/http allows 4096
 	// bytes more than it is told.
 	maxHeaderBytes = 16<<10 - 4096
-	// drainTimeout bounds the wait for clients to take the chunk they are in.
+	// drainTimeout bounds the wait for requests that are being answered.
 	drainTimeout = 4 * time.Second
 )
 
@@ -47,6 +47,8 @@ type Server struct {
 	// drain is closed when the server stops; every stream then ends between
 	// two chunks.
 	drain chan struct{}
+	// drainBegun is when that was; it is read only once drain is closed.
+	drainBegun time.Time
 
 	streams sync.WaitGroup
 }
@@ -74,12 +76,12 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	go func() { served <- srv.Serve(l) }()
 	select {
 	case err := <-served:
-		close(s.drain)
+		s.beginDrain()
 		s.streams.Wait()
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	close(s.drain)
+	s.beginDrain()
 	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	err := srv.Shutdown(drainCtx)
@@ -92,6 +94,11 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("stop: %w", err)
 	}
 	return ctx.Err()
+}
+
+func (s *Server) beginDrain() {
+	s.drainBegun = time.Now()
+	close(s.drain)
 }
 
 // ServeHTTP implements http.Handler. It cleans no path and redirects nothing:

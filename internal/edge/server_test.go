@@ -266,24 +266,8 @@ func TestServer_SlowClientIsCutBetweenChunks(t *testing.T) {
 	r := serve(t, open(docs), edge.Options{WriteTimeout: 3 * time.Second})
 	c := get(t, r.addr, "/users")
 	// It takes nothing until the first deadline has passed, and then all.
-	var sent float64
-	same := time.Now()
-	testenv.Eventually(t, 10*time.Second, func() error {
-		if n := r.metric(t, "lockstep_edge_sent_bytes_total", ""); n != sent || n == 0 {
-			sent, same = n, time.Now()
-		}
-		if time.Since(same) < 100*time.Millisecond {
-			return errors.New("the sockets still take something")
-		}
-		return nil
-	})
-	// A write that ends at its deadline counts its bytes then.
-	testenv.Eventually(t, 20*time.Second, func() error {
-		if n := r.metric(t, "lockstep_edge_sent_bytes_total", ""); n == sent {
-			return errors.New("the deadline has not passed")
-		}
-		return nil
-	})
+	sent := r.awaitStall(t)
+	r.awaitMoreSent(t, sent)
 	c.mustCut(t)
 	r.awaitMetric(t, "lockstep_edge_streams_ended_total", "slow", 1)
 }
@@ -389,6 +373,48 @@ func TestServer_DrainEndsBetweenChunks(t *testing.T) {
 		t.Errorf("%v streams were ended by the drain, want 3", n)
 	}
 	_ = stalled
+}
+
+// TestServer_DrainFinishesTheChunk (I11): a server that stops finishes the
+// chunk that a slow client is in.
+func TestServer_DrainFinishesTheChunk(t *testing.T) {
+	t.Parallel()
+	docs := newFlood(300<<10, 5) // a document is larger than one write
+	r := serve(t, open(docs), edge.Options{})
+	c := get(t, r.addr, "/users")
+	sent := r.awaitStall(t)
+	r.stop()
+	r.awaitMoreSent(t, sent)
+	c.mustCut(t)
+	r.awaitMetric(t, "lockstep_edge_streams_ended_total", "drain", 1)
+}
+
+// TestServer_DrainIsBounded (I10): a client that takes a long document slowly,
+// but always something, does not keep a server that stops.
+func TestServer_DrainIsBounded(t *testing.T) {
+	t.Parallel()
+	docs := newFlood(40<<20, 1)
+	r := serve(t, open(docs), edge.Options{})
+	c := get(t, r.addr, "/users")
+	r.awaitStall(t)
+	begun := time.Now()
+	r.stop()
+	pace := time.NewTicker(100 * time.Millisecond)
+	defer pace.Stop()
+	for {
+		select {
+		case <-pace.C:
+			_, _ = io.CopyN(io.Discard, c.r, 256<<10)
+		case <-r.done:
+			if d := time.Since(begun); d > 5*time.Second {
+				t.Errorf("stopped after %s", d)
+			}
+			return
+		}
+		if time.Since(begun) > 10*time.Second {
+			t.Fatal("a slow client keeps the server from stopping")
+		}
+	}
 }
 
 // TestServer_ListenerFails: a server without a listener ends its streams too.

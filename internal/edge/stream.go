@@ -192,8 +192,11 @@ func (c *client) why(ctx context.Context, err error) (string, error) {
 const (
 	// maxWrite is the most that one write deadline covers.
 	maxWrite = 256 << 10
-	// drainWrite is how long a write may take while the server stops.
+	// drainWrite is how long, once the server stops, is written to a client.
 	drainWrite = 1500 * time.Millisecond
+	// drainChunk is how long, once the server stops, a client has to take the
+	// rest of the chunk that it is in.
+	drainChunk = 3 * time.Second
 )
 
 // write sends whole chunks. Where the client does not take them in time, the
@@ -202,11 +205,10 @@ const (
 func (c *client) write(b []byte) error {
 	sent := 0
 	for sent < len(b) {
-		n, err := c.writeSome(b[sent:min(len(b), sent+maxWrite)])
+		n, err := c.writeSome(b[sent:min(len(b), sent+maxWrite)], drainWrite)
 		sent += n
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			end := chunkEnd(b, sent)
-			_, finishErr := c.writeSome(b[sent:end])
+			_, finishErr := c.writeSome(b[sent:chunkEnd(b, sent)], drainChunk)
 			return errors.Join(err, finishErr)
 		}
 		if err != nil {
@@ -216,15 +218,20 @@ func (c *client) write(b []byte) error {
 	return nil
 }
 
-func (c *client) writeSome(b []byte) (int, error) {
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.s.opt.WriteTimeout)); err != nil {
+// writeSome writes b with one deadline, which is at most whileDraining after
+// the server began to stop.
+func (c *client) writeSome(b []byte, whileDraining time.Duration) (int, error) {
+	deadline := time.Now().Add(c.s.opt.WriteTimeout)
+	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return 0, err
 	}
 	// Looked at after the deadline was set: where the server stops only now,
 	// pump's own, shorter one comes later.
 	if c.s.draining() {
-		if err := c.conn.SetWriteDeadline(time.Now().Add(min(c.s.opt.WriteTimeout, drainWrite))); err != nil {
-			return 0, err
+		if by := c.s.drainBegun.Add(whileDraining); by.Before(deadline) {
+			if err := c.conn.SetWriteDeadline(by); err != nil {
+				return 0, err
+			}
 		}
 	}
 	n, err := c.conn.Write(b)

@@ -252,9 +252,23 @@ var mutants = []mutant{
 	{
 		invariant: "I11", name: "cut-within-a-chunk",
 		file: "internal/edge/stream.go",
-		old:  "\t\t\t_, finishErr := c.writeSome(b[sent:end])",
-		new:  "\t\t\tvar finishErr error\n\t\t\t_ = end",
+		old:  "_, finishErr := c.writeSome(b[sent:chunkEnd(b, sent)], drainChunk)",
+		new:  "var finishErr error",
 		pkg:  "./internal/edge", test: "TestServer_SlowClientIsCutBetweenChunks",
+	},
+	{
+		invariant: "I11", name: "no-time-for-the-chunk-while-stopping",
+		file: "internal/edge/stream.go",
+		old:  "chunkEnd(b, sent)], drainChunk)",
+		new:  "chunkEnd(b, sent)], drainWrite)",
+		pkg:  "./internal/edge", test: "TestServer_DrainFinishesTheChunk",
+	},
+	{
+		invariant: "I10", name: "slow-client-keeps-a-stopping-server",
+		file: "internal/edge/stream.go",
+		old:  "c.s.drainBegun.Add(whileDraining)",
+		new:  "time.Now().Add(whileDraining)",
+		pkg:  "./internal/edge", test: "TestServer_DrainIsBounded",
 	},
 	{
 		invariant: "I11", name: "final-chunk-at-a-cut",
