@@ -134,7 +134,7 @@ would need them, each with options in parentheses:
   capture=wal    read the write-ahead log instead of polling: hard deletes, nothing
                  to add to the table; needs wal_level=logical (bridge sql says all)
   actions=a+b    with capture=wal: of insert, update, delete, truncate, only these
-* is every relation of schema public that qualifies; -name takes one out.
+* is every table of schema public that qualifies; -name takes one out.
 
 Examples:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge

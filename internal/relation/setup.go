@@ -3,6 +3,7 @@ package relation
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -50,16 +51,49 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 	if spec.Capture == CaptureWAL {
 		return s.wal(ctx, q)
 	}
-	s.head()
 	if l.self.Kind == "v" {
+		s.head()
 		s.view()
 	} else {
-		s.table(l.self)
+		key := l.checkKey()
+		if key == nil { // most of what follows would serve nothing
+			return s.notYet("The bridge tells rows apart by a key, and does not know this table's.", l.problems)
+		}
+		s.head()
+		s.table(l.self, key)
 	}
 	s.part("The bridge's role: it may log in and read " + joinNames(s.read) + ", nothing else. " + s.passwordNote())
 	s.role()
 	s.foot()
 	return s.b.String(), nil
+}
+
+// notYet returns comments only, which say why there is no script yet and what
+// to do about each problem, each alternative on a line, or else, and the
+// problems as an error.
+func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, error) {
+	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge. There is nothing to run here yet.", why)
+	errs := make([]error, len(problems))
+	for i, p := range problems {
+		errs[i] = p
+		ways, one := p.ways, "."
+		if len(ways) == 0 {
+			ways = []string{p.Do}
+		}
+		if len(ways) > 1 {
+			one = ". One of these:"
+		}
+		s.part("What is wrong: " + p.What + one)
+		for _, way := range ways {
+			if strings.HasPrefix(way, "ALTER TABLE ") {
+				way += ";"
+			}
+			s.note("  " + way)
+		}
+	}
+	s.note(or...)
+	s.part("Then run bridge sql again, and what it prints: " + SetupCommand(s.l.spec))
+	return s.b.String(), errors.Join(errs...)
 }
 
 type setup struct {
@@ -96,20 +130,16 @@ func (s *setup) head() {
 }
 
 // table writes what a table needs, with tombstones and the feed.
-func (s *setup) table(o *object) {
+func (s *setup) table(o *object, key []int) {
 	s.use = s.l.spec
 	s.read = []Name{o.name()}
 	txid := s.stamp(o, s.l.spec.Txid)
-	key := s.l.checkKey()
-	if key == nil {
-		s.part("It has no key that the bridge could use. Give it one, and run bridge sql again:",
-			s.l.problems[len(s.l.problems)-1].Error())
-	} else if w := s.l.warnings(); len(w) > 0 {
+	if w := s.l.warnings(); len(w) > 0 {
 		s.part("The key: " + w[0].What + ". Consider: " + w[0].Do + ";")
 	}
 	s.index(o, txid, key)
 	switch {
-	case s.opt.NoTombstones || key == nil:
+	case s.opt.NoTombstones:
 	case s.l.checkDeleted() >= 0:
 		s.part("Deleted rows are marked in the table, so there is no tombstone table here.",
 			"A hard DELETE is not seen by polling.")

@@ -257,13 +257,12 @@ func TestSetupSQL_View(t *testing.T) {
 	}
 }
 
-// A table that has its own trigger and index is told so; one without a key
-// is told what to do; a kind that can't be polled is refused.
+// A table that has its own trigger and index is told so; a kind that can't be
+// polled is refused.
 func TestSetupSQL_Others(t *testing.T) {
-	conn := ready(t, `CREATE TABLE k (v text); CREATE MATERIALIZED VIEW m AS SELECT * FROM users`)
+	conn := ready(t, `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`)
 	for spec, wants := range map[string][]string{
 		"users": {"Trigger \"s\" stamps the rows already", "Index \"users_txid_idx\" serves", "Deleted rows are marked in the table", "BRIDGE_TABLES=users\n", `GRANT SELECT ON "public"."users" TO`},
-		"k":     {"It has no key", "ADD PRIMARY KEY", "ADD COLUMN IF NOT EXISTS"},
 	} {
 		script := setup(t, conn, spec)
 		for _, want := range wants {
@@ -279,6 +278,36 @@ func TestSetupSQL_Others(t *testing.T) {
 	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "users(key=name)").List[0], relation.SetupOptions{NoNotify: true, NoTombstones: true})
 	if err != nil || strings.Contains(script, "notify(") || !strings.Contains(script, "nothing makes its key unique") || !strings.Contains(script, `TO "lockstep"`) {
 		t.Errorf("got %v\n%s", err, script)
+	}
+}
+
+// TestSetupSQL_NoKey: a table without a key, or with a wrong one, gets comments
+// that say what to do, nothing that could be run, and an error.
+func TestSetupSQL_NoKey(t *testing.T) {
+	conn := ready(t, `CREATE TABLE k (v text)`)
+	for spec, want := range map[string]string{
+		"k":             "no primary key",
+		"k(key=w)":      "no column w",
+		"users(key=id)": "",
+	} {
+		script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List[0], relation.SetupOptions{})
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", spec, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(script, want) || strings.Contains(script, "BRIDGE_TABLES=") {
+			t.Errorf("%s: got %v\n%s", spec, err, script)
+		}
+		for line := range strings.Lines(script) {
+			if line != "\n" && !strings.HasPrefix(line, "-- ") {
+				t.Errorf("%s: has %q", spec, line)
+			}
+		}
+		if spec == "k" && (!strings.Contains(script, `ALTER TABLE "public"."k" ADD PRIMARY KEY (…);`) || !strings.Contains(script, "k(key=…)")) {
+			t.Errorf("does not say what to do:\n%s", script)
+		}
 	}
 }
 

@@ -2,9 +2,7 @@ package relation
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 )
 
 // publishesAllSQL says whether the publication has updates or deletes, as one
@@ -36,7 +34,14 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 		identity, unfit = unfit[0].Do, nil
 	}
 	if len(unfit) > 0 {
-		return s.walUnfit(unfit)
+		var or []string
+		if !l.needsIdentity() {
+			or = []string{
+				"Or, if the bridge is to have a publication of inserts alone, make that before:",
+				fmt.Sprintf("  CREATE PUBLICATION %s WITH (publish = 'insert', publish_via_partition_root = true);", sqlIdent(s.opt.Name)),
+			}
+		}
+		return s.notYet("The table is not fit for a publication, where its own UPDATE and DELETE could fail.", unfit, or...)
 	}
 	s.use, s.read = l.spec, []Name{l.self.name()}
 	s.walHead()
@@ -47,36 +52,6 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 	s.walRole()
 	s.foot()
 	return s.b.String(), nil
-}
-
-// walUnfit says what to do about each problem, each alternative on a line.
-func (s *setup) walUnfit(unfit []*Problem) (string, error) {
-	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge. There is nothing to run here yet: the table is not fit for a publication,",
-		"where its own UPDATE and DELETE could fail.")
-	errs := make([]error, len(unfit))
-	for i, p := range unfit {
-		errs[i] = p
-		ways, one := p.ways, "."
-		if len(ways) == 0 {
-			ways = []string{p.Do}
-		}
-		if len(ways) > 1 {
-			one = ". One of these:"
-		}
-		s.part("What is wrong: " + p.What + one)
-		for _, way := range ways {
-			if strings.HasPrefix(way, "ALTER TABLE ") {
-				way += ";"
-			}
-			s.note("  " + way)
-		}
-	}
-	if !s.l.needsIdentity() {
-		s.note("Or, if the bridge is to have a publication of inserts alone, make that before:",
-			fmt.Sprintf("  CREATE PUBLICATION %s WITH (publish = 'insert', publish_via_partition_root = true);", sqlIdent(s.opt.Name)))
-	}
-	s.part("Then run bridge sql again, and what it prints: " + SetupCommand(s.l.spec))
-	return s.b.String(), errors.Join(errs...)
 }
 
 func (s *setup) walHead() {
