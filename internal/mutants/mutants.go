@@ -558,8 +558,15 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestHeartbeats_WaitForSuspectKeys_I2",
 	},
 	{
+		invariant: "I2", name: "no-heartbeat-between-long-transactions",
+		file: "internal/wal/apply.go",
+		old:  "if time.Since(s.lastBeat) > tickEvery {",
+		new:  "if false {",
+		pkg:  "./internal/wal", test: "TestCapture_HeartbeatsBetweenLongTransactions_I2",
+	},
+	{
 		invariant: "I2", name: "heartbeat-of-a-silent-postgres",
-		file: "internal/wal/session.go",
+		file: "internal/wal/feed.go",
 		old:  " && s.heard.After(f.beatAt) {",
 		new:  " {",
 		pkg:  "./internal/wal", test: "TestCapture_NoHeartbeatsWhilePostgresIsSilent_I2",

@@ -33,7 +33,7 @@ func (s *session) apply(ctx context.Context, e *event) error {
 	case *pglogrepl.BeginMessage:
 		s.tx = &transaction{xid: s.fullXid(m.Xid), commit: uint64(m.FinalLSN)}
 	case *pglogrepl.CommitMessage:
-		s.commit(uint64(m.TransactionEndLSN))
+		s.commit(ctx, uint64(m.TransactionEndLSN))
 	case *pglogrepl.LogicalDecodingMessage:
 		s.message(ctx, m, e.lsn)
 	case *pglogrepl.RelationMessage:
@@ -79,7 +79,7 @@ func (s *session) passed(at uint64) {
 }
 
 // commit ends the transaction.
-func (s *session) commit(end uint64) {
+func (s *session) commit(ctx context.Context, end uint64) {
 	s.recent.add(s.tx.xid)
 	s.tx = nil
 	s.passed(end)
@@ -88,8 +88,13 @@ func (s *session) commit(end uint64) {
 		if f.dirty {
 			s.owed = true
 			signal(s.wanted)
-			return
+			break
 		}
+	}
+	// Where long transactions follow each other fast, what was taken at once, and
+	// so each tick, ends within one.
+	if time.Since(s.lastBeat) > tickEvery {
+		s.beat(ctx)
 	}
 }
 

@@ -227,12 +227,15 @@ func (f *feed) withheld(now time.Time, interval time.Duration) bool {
 	return held && !(endless && now.Sub(f.beatAt) > max(holdBeats, interval))
 }
 
-// beat sends the heartbeats that are owed, all for the same commit.
+// beat sends the heartbeats that are owed and those that are due by time, all
+// for the same commit. It is called between two transactions.
 func (s *session) beat(ctx context.Context) {
 	now := time.Now()
-	s.lastBeat, s.owed = now, false
+	s.owed = false
 	for _, f := range s.feeds {
-		if f.dirty {
+		// A watermark comes once in an interval, if Postgres is there.
+		if f.dirty || now.After(f.nextHeartbeat) && s.heard.After(f.beatAt) {
+			s.lastBeat = now
 			s.heartbeat(ctx, f, now)
 		}
 	}

@@ -68,7 +68,8 @@ type session struct {
 	looks uint64
 
 	// heard is when something last came from Postgres.
-	heard    time.Time
+	heard time.Time
+	// lastBeat is when the last heartbeats were sent.
 	lastBeat time.Time
 	// owed is set while a heartbeat is owed to some feed.
 	owed bool
@@ -197,12 +198,7 @@ func (s *session) loop(ctx context.Context) error {
 func (s *session) tick(ctx context.Context) error {
 	now := time.Now()
 	if s.tx == nil {
-		for _, f := range s.feeds {
-			// A watermark comes once in an interval, if Postgres is there.
-			if now.After(f.nextHeartbeat) && s.heard.After(f.beatAt) {
-				s.heartbeat(ctx, f, now)
-			}
-		}
+		s.beat(ctx)
 	}
 	s.confirm(now)
 	if s.behind() { // who comes back begins a new session, and what was read would be read again
