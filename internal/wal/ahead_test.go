@@ -91,19 +91,8 @@ func TestCapture_BrokenRelationLetsOthersCatchUp_I10(t *testing.T) {
 	conn := testenv.Conn(t, db)
 	a, b := newMemory(), newMemory()
 	capturing(t, db, wal.Options{HoldFor: time.Hour, RetryMax: 500 * time.Millisecond}, map[string]*memory{"a": a, "b": b})
-	beaten := func(m *memory) {
-		t.Helper()
-		testenv.Eventually(t, long, func() error {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if len(m.beats) == 0 {
-				return errors.New("no heartbeat")
-			}
-			return nil
-		})
-	}
-	beaten(a)
-	beaten(b)
+	a.awaitBeat(t)
+	b.awaitBeat(t)
 	a.mu.Lock()
 	a.broken = errors.New("the broker is away")
 	a.mu.Unlock()
@@ -123,12 +112,25 @@ func TestCapture_BrokenRelationLetsOthersCatchUp_I10(t *testing.T) {
 	a.mu.Lock()
 	a.broken, a.beats, a.begins, a.slow = nil, nil, 0, 3*time.Millisecond // some seconds for all
 	a.mu.Unlock()
-	beaten(a)
+	a.awaitBeat(t)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.beganBy != 1 {
 		t.Errorf("%d sessions began before the backlog was read, want 1", a.beganBy)
 	}
+}
+
+// awaitBeat waits for the first of beats.
+func (m *memory) awaitBeat(t *testing.T) {
+	t.Helper()
+	testenv.Eventually(t, long, func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.beats) == 0 {
+			return errors.New("no heartbeat")
+		}
+		return nil
+	})
 }
 
 // awaitRefusal waits until the session has met the broken sink.

@@ -91,8 +91,8 @@ func (s *session) commit(ctx context.Context, end uint64) {
 			break
 		}
 	}
-	// Where long transactions follow each other fast, what was taken at once, and
-	// so each tick, ends within one.
+	// Where long transactions follow each other fast, one is open after all that
+	// was taken at once, and at each tick.
 	if time.Since(s.lastBeat) > tickEvery {
 		s.beat(ctx)
 	}

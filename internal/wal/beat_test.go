@@ -44,14 +44,7 @@ func TestCapture_HeartbeatsBetweenLongTransactions_I2(t *testing.T) {
 		}
 	}
 	slot := capturing(t, db, wal.Options{}, map[string]*memory{"t": m})
-	testenv.Eventually(t, long, func() error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if len(m.beats) == 0 {
-			return errors.New("no heartbeat")
-		}
-		return nil
-	})
+	m.awaitBeat(t)
 	testenv.Exec(t, db, "INSERT INTO t VALUES (0)")
 	<-reached
 	for i := range transactions {

@@ -2,7 +2,6 @@ package wal_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -47,14 +46,7 @@ func TestCapture_WarnsOnceOfAPublication(t *testing.T) {
 	m := newMemory()
 	capturingTo(t, zerolog.New(&log), db, wal.Options{ShapeInterval: 50 * time.Millisecond}, map[string]*memory{"a": m, "b": newMemory()})
 	const warning = " leaves out its truncate: "
-	testenv.Eventually(t, long, func() error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.pos.Heartbeat == nil {
-			return errors.New("no heartbeat")
-		}
-		return nil
-	})
+	m.awaitBeat(t)
 	select {
 	case <-t.Context().Done():
 	case <-time.After(time.Second): // some looks

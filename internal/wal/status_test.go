@@ -38,14 +38,7 @@ func TestCapture_StatusFlowsInsideAHugeTransaction_I9(t *testing.T) {
 		}
 	}
 	name := capturing(t, db, wal.Options{}, map[string]*memory{"a": m})
-	testenv.Eventually(t, long, func() error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.pos.Heartbeat == nil {
-			return fmt.Errorf("no heartbeat")
-		}
-		return nil
-	})
+	m.awaitBeat(t)
 	// walsender returns the PID of the process that sends, 0 for none, and when it last heard of the bridge.
 	walsender := func() (pid int, heard time.Time) {
 		t.Helper()
