@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages=(./internal/poller/... ./internal/relation/... ./internal/wal/... ./internal/doctor/... ./internal/simtest/... ./cmd/bridge/...)
+packages=(./internal/poller/... ./internal/relation/... ./internal/wal/... ./internal/doctor/... ./internal/simtest/... ./internal/e2e/...)
 [ $# -gt 0 ] || set -- 16 17 18
 
 unset LOCKSTEP_TEST_DATABASE_URL

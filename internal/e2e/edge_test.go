@@ -1,0 +1,377 @@
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bridge/internal/capture"
+	"bridge/internal/publish"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+
+// start runs the edge and returns where it listens.
+func start(t *testing.T, natsURL string, env ...string) (*testenv.Process, string) {
+	t.Helper()
+	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), append([]string{"NATS_URL=" + natsURL, "HTTPEDGE_LISTEN=127.0.0.1:0"}, env...))
+	var addr string
+	testenv.Eventually(t, 20*time.Second, func() error {
+		for line := range strings.Lines(p.Stderr()) {
+			var entry struct{ Message, Remote string }
+			if json.Unmarshal([]byte(line), &entry) == nil && entry.Message == "listening" {
+				addr = entry.Remote
+				return nil
+			}
+		}
+		return errors.New("it does not listen")
+	})
+	return p, addr
+}
+
+// write fills the relation t with n rows and a heartbeat, and goes on with
+// heartbeats until the test ends.
+func write(t *testing.T, url string, n int) {
+	t.Helper()
+	writeTable(t, url, "t", time.Second, n)
+}
+
+// writeTable is write for any table, and for a writer that promises a heartbeat
+// at least at the interval. It returns what stops them.
+func writeTable(t *testing.T, url, table string, interval time.Duration, n int) (stop func()) {
+	t.Helper()
+	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := publish.New(nc, js, publish.Options{
+		Prefix: "lockstep", Schema: "public", Table: table, Holder: "test", HeartbeatInterval: interval,
+	}, publish.NewMetrics(nil), zerolog.Nop())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	if _, err := p.Begin(t.Context(), capture.Source{System: 7, Timeline: 1, Database: "app", OID: 42}, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		txid := uint64(i + 1)
+		line := lockstep.AppendRowTail(fmt.Appendf(lockstep.AppendRowHead(nil, txid, txid, false), `{"id":%d,"text":"é\n\"{}"}`, i))
+		if err := p.Row(t.Context(), capture.Change{Key: [][]byte{fmt.Append(nil, i)}, Txid: txid, Xmin: txid, High: txid, Line: line}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	beats := make(chan struct{})
+	beatCtx, stop := context.WithCancel(context.Background())
+	t.Cleanup(func() { stop(); <-beats })
+	go func() {
+		defer close(beats)
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			xmin := uint64(n + 1)
+			if err := p.Heartbeat(beatCtx, capture.Heartbeat{Snapshot: fmt.Sprintf("%d:%d:", xmin, xmin), Since: xmin, High: xmin}); err != nil {
+				return
+			}
+			select {
+			case <-beatCtx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return stop
+}
+
+// get returns a whole answer.
+func get(t *testing.T, url string) (status int, header http.Header, body string) {
+	t.Helper()
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("GET %s: %v behind %q", url, err, b)
+	}
+	return resp.StatusCode, resp.Header, string(b)
+}
+
+// TestHTTPEdge_CommandLine: help names every setting, the version comes, and
+// what it does not know ends with status 2.
+func TestHTTPEdge_CommandLine(t *testing.T) {
+	t.Parallel()
+	prog := testenv.Build(t, "./cmd/httpedge")
+	for _, c := range []struct {
+		args   []string
+		status int
+		out    []string
+	}{
+		{[]string{"--help"}, 0, []string{"NATS_URL", "HTTPEDGE_LISTEN", "127.0.0.1:8080", "HTTPEDGE_CACHE_BYTES", "LOG_LEVEL", "Examples:", "healthcheck"}},
+		{[]string{"--version"}, 0, []string{"httpedge ", "go1"}},
+		{[]string{"serve"}, 2, []string{`"serve"`, "--help"}},
+	} {
+		p := testenv.Start(t, prog, nil, c.args...)
+		status, err := p.Wait(20 * time.Second)
+		if err != nil || status != c.status {
+			t.Errorf("%v: status %d, %v, want %d", c.args, status, err, c.status)
+		}
+		for _, want := range c.out {
+			if !strings.Contains(p.Stdout()+p.Stderr(), want) {
+				t.Errorf("%v: no %q in %s%s", c.args, want, p.Stdout(), p.Stderr())
+			}
+		}
+	}
+}
+
+// TestHTTPEdge_BadConfiguration: everything that is wrong in one message, with
+// the variable's name and without a secret, and status 2.
+func TestHTTPEdge_BadConfiguration(t *testing.T) {
+	t.Parallel()
+	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), []string{
+		"NATS_URL=http://user:sesame@127.0.0.1:4222", "HTTPEDGE_LISTEN=nowhere", "HTTPEDGE_CACHE_BYTES=12", "HTTPEDGE_WRITE_TIMEOUT=fast",
+		"HTTPEDGE_KEEPALIVE_INTERVAL=0s", "HTTPEDGE_STREAM_PREFIX=a.b", "LOG_LEVEL=loud", "NATS_CREDS=/nonexistent/creds",
+	})
+	status, err := p.Wait(20 * time.Second)
+	if err != nil || status != 2 {
+		t.Errorf("status %d, %v, want 2", status, err)
+	}
+	for _, name := range []string{"NATS_URL", "HTTPEDGE_LISTEN", "HTTPEDGE_CACHE_BYTES", "HTTPEDGE_WRITE_TIMEOUT", "HTTPEDGE_KEEPALIVE_INTERVAL", "HTTPEDGE_STREAM_PREFIX", "LOG_LEVEL", "NATS_CREDS"} {
+		if strings.Count(p.Stderr(), name+": ") != 1 {
+			t.Errorf("%s is not named once in\n%s", name, p.Stderr())
+		}
+	}
+	if strings.Contains(p.Stderr(), "sesame") {
+		t.Errorf("a secret is shown:\n%s", p.Stderr())
+	}
+}
+
+// TestHTTPEdge_BrokerComesLater: without a broker the edge runs, says so, and
+// tells clients to come back after 10 s; once the broker is there they are
+// served.
+func TestHTTPEdge_BrokerComesLater(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATSProcess(t)
+	broker.Stop()
+	_, addr := start(t, broker.URL())
+	if status, _, _ := get(t, "http://"+addr+"/healthz"); status != 200 {
+		t.Errorf("healthz: %d", status)
+	}
+	if status, _, body := get(t, "http://"+addr+"/readyz"); status != 503 || !strings.Contains(body, "broker") {
+		t.Errorf("readyz: %d %s", status, body)
+	}
+	begun := time.Now()
+	status, header, body := get(t, "http://"+addr+"/t")
+	if d := time.Since(begun); status != 503 || header.Get("Retry-After") == "" || !strings.Contains(body, `"not_ready"`) || d < 5*time.Second || d > 15*time.Second {
+		t.Errorf("without a broker: %d %s after %s", status, body, d)
+	}
+	broker.Start()
+	write(t, broker.URL(), 3)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if status, _, body := get(t, "http://"+addr+"/t?follow=0"); status != 200 || strings.Count(body, "\n") != 5 {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		return nil
+	})
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if status, _, body := get(t, "http://"+addr+"/readyz"); status != 200 {
+			return fmt.Errorf("readyz: %d %s", status, body)
+		}
+		return nil
+	})
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if _, _, body := get(t, "http://"+addr+"/metrics"); !strings.Contains(body, "lockstep_edge_clients 0") || !strings.Contains(body, "lockstep_edge_sent_rows_total 3") {
+			return fmt.Errorf("metrics:\n%s", body)
+		}
+		return nil
+	})
+	if _, _, body := get(t, "http://"+addr+"/"); !strings.Contains(body, `"relation": "t"`) {
+		t.Errorf("the list: %s", body)
+	}
+}
+
+// TestHTTPEdge_ReadyByTheBridgesInterval: a relation is live for three of the
+// intervals that its bridge promised, whatever another's are.
+func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATS(t)
+	quick := writeTable(t, broker.URL(), "quick", time.Second, 1)
+	slow := writeTable(t, broker.URL(), "slow", time.Hour, 1)
+	_, addr := start(t, broker.URL())
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if status, _, body := get(t, "http://"+addr+"/readyz"); status != 200 {
+			return fmt.Errorf("readyz: %d %s", status, body)
+		}
+		return nil
+	})
+	quick()
+	slow()
+	testenv.Eventually(t, 20*time.Second, func() error {
+		status, _, body := get(t, "http://"+addr+"/readyz")
+		if strings.Contains(body, "slow") {
+			t.Fatalf("readyz: %d %s", status, body)
+		}
+		if status != 503 || !strings.Contains(body, "public.quick: its last heartbeat is") {
+			return fmt.Errorf("readyz: %d %s", status, body)
+		}
+		return nil
+	})
+}
+
+// TestHTTPEdge_Drain: SIGTERM cuts every stream between two chunks, and the
+// edge exits with 0 within 5 s, also with clients that take nothing.
+func TestHTTPEdge_Drain(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATS(t)
+	write(t, broker.URL(), 100)
+	p, addr := start(t, broker.URL())
+	var conns []net.Conn
+	for range 5 {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = io.WriteString(c, "GET /t HTTP/1.1\r\nHost: x\r\n\r\n")
+		conns = append(conns, c)
+	}
+	_ = conns[0].SetDeadline(time.Now().Add(20 * time.Second))
+	r := bufio.NewReader(conns[0])
+	for line := ""; !strings.Contains(line, "heartbeat"); {
+		var err error
+		if line, err = r.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	p.Signal(syscall.SIGTERM)
+	status, err := p.Wait(10 * time.Second)
+	if d := time.Since(begun); err != nil || status != 0 || d > 5*time.Second {
+		t.Errorf("status %d, %v, after %s", status, err, d)
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil || string(rest) != "\r\n" && !bytes.HasSuffix(rest, []byte("}\n\r\n")) {
+		t.Errorf("the stream ends with %q, %v", rest[max(0, len(rest)-40):], err)
+	}
+}
+
+// TestHTTPEdge_KillIsHarmless (I7): the edge keeps nothing; another in its
+// place serves a client from where it was.
+func TestHTTPEdge_KillIsHarmless(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATS(t)
+	write(t, broker.URL(), 100)
+	p, addr := start(t, broker.URL())
+	if _, _, body := get(t, "http://"+addr+"/t?follow=0"); strings.Count(body, "\n") != 102 {
+		t.Errorf("got %s", body)
+	}
+	p.Kill()
+	_, addr = start(t, broker.URL())
+	if _, _, body := get(t, "http://"+addr+"/t?follow=0&since=51"); strings.Count(body, "\n") != 52 || !strings.HasPrefix(body, `{"txid":51,`) {
+		t.Errorf("got %s", body)
+	}
+}
+
+// TestHTTPEdge_CutAnywhere (I11): a response that is cut at any of its bytes
+// gives a client only whole documents, and is never taken for a whole one.
+func TestHTTPEdge_CutAnywhere(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATS(t)
+	write(t, broker.URL(), 15)
+	_, addr := start(t, broker.URL())
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(c, "GET /t?follow=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+	whole, err := io.ReadAll(c)
+	_ = c.Close()
+	if err != nil || len(whole) < 1500 {
+		t.Fatalf("a response of %d bytes, %v", len(whole), err)
+	}
+	all, complete := documents(t, whole)
+	if len(all) != 17 || !complete {
+		t.Fatalf("%d documents, complete %v", len(all), complete)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	for n := range whole { // n bytes come, through a real connection
+		go func() {
+			conn, err := l.Accept()
+			if err == nil {
+				_, _ = conn.Write(whole[:n])
+				_ = conn.Close()
+			}
+		}()
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(conn)
+		_ = conn.Close()
+		if err != nil || len(got) != n {
+			t.Fatalf("%d bytes of %d came, %v", len(got), n, err)
+		}
+		docs, complete := documents(t, got)
+		if complete || len(docs) > len(all) {
+			t.Fatalf("cut at %d of %d bytes: %d documents, complete %v", n, len(whole), len(docs), complete)
+		}
+		for i := range docs {
+			if docs[i] != all[i] {
+				t.Fatalf("cut at %d: document %d is %q, want %q", n, i, docs[i], all[i])
+			}
+		}
+	}
+}
+
+// documents reads a response as a strict client does: each chunk that came
+// whole is one document, and must decode.
+func documents(t *testing.T, response []byte) (docs []string, complete bool) {
+	t.Helper()
+	_, body, ok := bytes.Cut(response, []byte("\r\n\r\n"))
+	for ok {
+		line, rest, found := bytes.Cut(body, []byte("\r\n"))
+		size, err := strconv.ParseUint(string(line), 16, 31)
+		if !found || len(rest) < int(size)+2 {
+			return docs, false
+		}
+		if err != nil || string(rest[size:size+2]) != "\r\n" {
+			t.Fatalf("no chunk: %q", body)
+		}
+		if size == 0 {
+			return docs, len(rest) == 2
+		}
+		doc := rest[:size]
+		if _, err := lockstep.Decode(doc); err != nil || bytes.IndexByte(doc, '\n') != len(doc)-1 {
+			t.Fatalf("not one document: %q, %v", doc, err)
+		}
+		docs = append(docs, string(doc))
+		body = rest[size+2:]
+	}
+	return docs, false
+}

@@ -1,0 +1,377 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bridge/internal/relation"
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// seen is one message of a stream.
+type seen struct {
+	seq      uint64
+	kind     stream.Kind
+	key      string // of a row: its subject and what a long key's header says
+	row      lockstep.Row
+	since    uint64
+	high     uint64
+	snapshot relation.Snapshot // of a heartbeat
+	durable  uint64
+	lsn      uint64
+	at       time.Time
+}
+
+// follower reads a stream as a NATS subscriber does: from its start, every
+// message in order, for as long as the test runs.
+type follower struct {
+	t      *testing.T
+	rel    table
+	layout stream.Layout
+	js     jetstream.JetStream
+
+	mu sync.Mutex
+	// Guarded by mu. rows is the state by key; all is every message.
+	rows        map[string]lockstep.Row
+	all         []seen
+	incarnation string
+	high, since uint64
+	heartbeats  relation.Snapshot // the last one's
+	faults      []string
+	// keep has every version of every row kept, with its document.
+	keep      bool
+	kept      []lockstep.Row
+	truncated int
+	// crashes allows a heartbeat's since to fall: Postgres crashes, and gives
+	// transaction IDs out again.
+	crashes bool
+	// repairs allows rows that an earlier heartbeat should have had: reconcile
+	// finds what no poll sees.
+	repairs bool
+}
+
+// follow begins to follow a stream as soon as it exists.
+func follow(t *testing.T, nc *nats.Conn, rel table) *follower {
+	t.Helper()
+	f := newFollower(t, nc, rel)
+	f.begin()
+	return f
+}
+
+func newFollower(t *testing.T, nc *nats.Conn, rel table) *follower {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &follower{t: t, rel: rel, layout: rel.layout(), js: js, rows: map[string]lockstep.Row{}}
+}
+
+func (f *follower) begin() {
+	f.t.Helper()
+	t := f.t
+	var c jetstream.Consumer
+	var err error
+	testenv.Eventually(t, long, func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		c, err = f.js.OrderedConsumer(ctx, f.layout.Stream, jetstream.OrderedConsumerConfig{})
+		return err
+	})
+	cc, err := c.Consume(f.take, jetstream.ConsumeErrHandler(func(jetstream.ConsumeContext, error) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cc.Stop()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for _, fault := range f.faults {
+			t.Errorf("stream %s: %s", f.layout.Stream, fault)
+		}
+	})
+}
+
+// take notes one message and checks what is true of every stream.
+func (f *follower) take(msg jetstream.Msg) {
+	s := seen{kind: f.layout.KindOf(msg.Subject()), at: time.Now()}
+	md, err := msg.Metadata()
+	if err == nil {
+		s.seq = md.Sequence.Stream
+		s.high, err = stream.High(msg.Headers())
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fault := func(format string, args ...any) {
+		f.faults = append(f.faults, fmt.Sprintf("message %d: ", s.seq)+fmt.Sprintf(format, args...))
+	}
+	if err != nil {
+		fault("%v", err)
+		return
+	}
+	switch s.kind {
+	case stream.KindFence:
+		inc := msg.Headers().Get(stream.IncarnationHeader)
+		if f.incarnation != "" && inc != f.incarnation { // the first may stand behind rows: older ones have gone
+			f.rows, f.high, f.since, f.heartbeats = map[string]lockstep.Row{}, 0, 0, relation.Snapshot{}
+		}
+		f.incarnation = inc
+	case stream.KindHeartbeat:
+		hb, err := stream.ParseHeartbeat(msg.Headers(), msg.Data())
+		if err == nil {
+			s.snapshot, err = relation.ParseSnapshot(hb.Snapshot)
+		}
+		if err != nil {
+			fault("%v", err)
+		}
+		s.lsn = hb.LSN
+		s.since, s.durable = hb.Since, durable(msg.Headers().Get(stream.DurableHeader))
+		if s.since < f.since && !f.crashes {
+			fault("I5: a heartbeat's since falls from %d to %d", f.since, s.since)
+		}
+		f.since, f.heartbeats = s.since, s.snapshot
+	case stream.KindRow:
+		m, err := lockstep.Decode(msg.Data())
+		if m.Control != nil && m.Control.Type == lockstep.Truncate {
+			f.rows = map[string]lockstep.Row{}
+			f.truncated++
+			break
+		}
+		if err != nil || m.Row == nil {
+			fault("not a row: %s (%v)", msg.Data(), err)
+			return
+		}
+		s.row, s.since = *m.Row, m.Row.Since
+		s.key = msg.Subject() + " " + msg.Headers().Get(stream.KeyHeader)
+		if s.since > s.high {
+			fault("I3: since %d of a row is above its High %d", s.since, s.high)
+		}
+		// What a heartbeat's snapshot shows stands before it; behind it are
+		// only repeats, and what a crash of Postgres undid.
+		if old := f.rows[s.key]; f.heartbeats.Xmax > 0 && f.heartbeats.Visible(s.row.Txid) && old.Txid != s.row.Txid && !s.row.Deleted && !f.crashes && !f.repairs {
+			fault("I2: a row of transaction %d comes behind a heartbeat with the snapshot %s", s.row.Txid, f.heartbeats)
+		}
+		if f.rows[s.key] = s.row; s.row.Deleted {
+			delete(f.rows, s.key)
+		}
+		if f.keep {
+			f.kept = append(f.kept, s.row)
+		}
+		s.row.Data = nil // kept in rows; all may be long
+	}
+	if s.high < f.high {
+		fault("I3: High falls from %d to %d", f.high, s.high)
+	}
+	f.high = s.high
+	f.all = append(f.all, s)
+}
+
+// durable is D, or the xmax of one that is a whole snapshot.
+func durable(text string) uint64 {
+	parts := strings.Split(text, ":")
+	n, _ := strconv.ParseUint(parts[min(1, len(parts)-1)], 10, 64)
+	return n
+}
+
+// messages returns those of one kind at or behind a sequence.
+func (f *follower) messages(kind stream.Kind, from uint64) []seen {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(f.all, from, func(s seen, seq uint64) int { return int(s.seq) - int(seq) })
+	return slices.DeleteFunc(slices.Clone(f.all[i:]), func(s seen) bool { return s.kind != kind })
+}
+
+// set changes what f.mu guards.
+func (f *follower) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// last is the highest sequence seen.
+func (f *follower) last() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.all) == 0 {
+		return 0
+	}
+	return f.all[len(f.all)-1].seq
+}
+
+// end is the stream's own last sequence.
+func (f *follower) end() uint64 {
+	f.t.Helper()
+	var last uint64
+	testenv.Eventually(f.t, long, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s, err := f.js.Stream(ctx, f.layout.Stream)
+		if err == nil {
+			last = s.CachedInfo().State.LastSeq
+		}
+		return err
+	})
+	return last
+}
+
+// floor is the oldest since that the stream honours.
+func (f *follower) floor() uint64 {
+	f.t.Helper()
+	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return meta.Floor
+}
+
+// caughtUp waits until everything stored now is read.
+func (f *follower) caughtUp() uint64 {
+	f.t.Helper()
+	last := f.end()
+	testenv.Eventually(f.t, long, func() error {
+		if got := f.last(); got < last {
+			return fmt.Errorf("read up to %d of %d", got, last)
+		}
+		return nil
+	})
+	return last
+}
+
+// await waits for a message that pleases, at or behind a sequence.
+func (f *follower) await(what string, from uint64, ok func(seen) bool) seen {
+	f.t.Helper()
+	return f.awaitWithin(long, what, from, ok)
+}
+
+// heartbeatFrom waits for a heartbeat at or behind a sequence.
+func (f *follower) heartbeatFrom(from uint64) seen {
+	f.t.Helper()
+	return f.await("heartbeat", from, func(s seen) bool { return s.kind == stream.KindHeartbeat })
+}
+
+func (f *follower) awaitWithin(within time.Duration, what string, from uint64, ok func(seen) bool) seen {
+	f.t.Helper()
+	var found seen
+	next := 0
+	testenv.Eventually(f.t, within, func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for ; next < len(f.all); next++ {
+			if s := f.all[next]; s.seq >= from && ok(s) {
+				found = s
+				return nil
+			}
+		}
+		return fmt.Errorf("no %s in stream %s from %d on", what, f.layout.Stream, from)
+	})
+	return found
+}
+
+// heartbeat waits for one under which all is visible that is visible now.
+func (f *follower) heartbeat(conn *pgx.Conn) seen {
+	f.t.Helper()
+	now := snapshot(f.t, conn)
+	return f.await("heartbeat that covers "+now.String(), 0, func(s seen) bool {
+		return s.kind == stream.KindHeartbeat && covers(s.snapshot, now)
+	})
+}
+
+// state returns what a subscriber holds: txid and document of each row.
+func (f *follower) state() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := make([]string, 0, len(f.rows))
+	for _, r := range f.rows {
+		if f.rel.txid == "" {
+			list = append(list, string(r.Data))
+			continue
+		}
+		list = append(list, fmt.Sprintf("%d %s", r.Txid, r.Data))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// versions returns the documents of every version whose document holds the
+// text.
+func (f *follower) versions(text string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var list []string
+	for _, r := range f.kept {
+		if strings.Contains(string(r.Data), text) {
+			list = append(list, string(r.Data))
+		}
+	}
+	return list
+}
+
+// awaitKept waits until n versions of rows were read, and returns them.
+func (f *follower) awaitKept(n int) []lockstep.Row {
+	f.t.Helper()
+	var kept []lockstep.Row
+	testenv.Eventually(f.t, long, func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if kept = slices.Clone(f.kept); len(kept) < n {
+			return fmt.Errorf("%d changes, want %d", len(kept), n)
+		}
+		return nil
+	})
+	return kept
+}
+
+// converge waits until a heartbeat covers what is visible now, and then
+// until the subscriber's state is the relation (I1). Nobody may write
+// meanwhile.
+func (f *follower) converge(conn *pgx.Conn) seen {
+	f.t.Helper()
+	hb := f.heartbeat(conn)
+	testenv.Eventually(f.t, 5*time.Second, func() error { return f.differs(conn) })
+	return hb
+}
+
+// convergeLate is converge where a heartbeat of before may cover what is visible
+// now: one from before a crash of Postgres, or from a bridge that could not see
+// what has changed.
+func (f *follower) convergeLate(conn *pgx.Conn) seen {
+	f.t.Helper()
+	testenv.Eventually(f.t, long, func() error { return f.differs(conn) })
+	return f.converge(conn)
+}
+
+// differs compares the subscriber's state with the relation.
+func (f *follower) differs(conn *pgx.Conn) error {
+	f.t.Helper()
+	got, want := f.state(), f.rel.rows(f.t, conn)
+	if slices.Equal(got, want) {
+		return nil
+	}
+	sample := func(of, without []string) string {
+		var list []string
+		for _, s := range of {
+			if _, found := slices.BinarySearch(without, s); !found && len(list) < 5 {
+				list = append(list, s)
+			}
+		}
+		return strings.Join(list, "\n  ")
+	}
+	return fmt.Errorf("I1: %d rows in the stream, %d in Postgres\nonly in the stream:\n  %s\nonly in Postgres:\n  %s",
+		len(got), len(want), sample(got, want), sample(want, got))
+}

@@ -1,0 +1,91 @@
+package e2e_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+)
+
+// Postgres away at the start, restarted, and killed.
+func TestBridge_RidesOutPostgres_I7(t *testing.T) {
+	needServers(t)
+	c := testenv.NewCluster(t)
+	db, broker := c.Database(), testenv.NATS(t)
+	newTable(t, db, "t", 1500)
+	c.Stop()
+	b := startBridge(t, db, broker.URL(), "t")
+	b.awaitReason("t", "connect")
+	c.Start()
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.set(func() { f.crashes = true })
+	f.converge(connect(t, db))
+	for i, end := range []func(){func() { c.Restart() }, func() { c.Kill(); c.Start() }, func() { c.Kill(); b.awaitReason("t", "connect"); c.Start() }} {
+		run(t, connect(t, db), fmt.Sprintf("UPDATE t SET v = 'before %d' WHERE id <= 3", i))
+		end()
+		conn := connect(t, db)
+		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'after %d' WHERE id IN (1, 4)", i))
+		f.converge(conn)
+		b.running()
+		b.awaitReady()
+	}
+	if n := f.repeats(1500, 0); n > 100 {
+		t.Errorf("%d rows more than the relation has were sent, for some 20 changes", n)
+	}
+	if strings.Contains(b.Stderr(), "sesame") {
+		t.Error("the log holds the password")
+	}
+}
+
+// The broker away at the start, restarted, and killed, while rows change.
+func TestBridge_RidesOutTheBroker_I8(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
+	newTable(t, db, "t", 5000)
+	conn := connect(t, db)
+	broker.Kill()
+	b := startBridge(t, db, broker.URL(), "t")
+	b.awaitReason("", "broker")
+	broker.Start()
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	for i, end := range []func(){broker.Kill, broker.Stop, broker.Kill} {
+		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'before %d' WHERE id <= 2000", i))
+		end()
+		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'meanwhile %d' WHERE id BETWEEN 1000 AND 3000", i))
+		b.awaitReason("", "broker")
+		broker.Start()
+		// The server may have lost what it had stored: read from the start.
+		f = follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+		f.converge(conn)
+		b.running()
+		b.awaitReady()
+	}
+}
+
+// A query that takes longer than the 10 s after which the server drops a
+// silent batch does not end the epoch.
+func TestBridge_SlowQueryKeepsTheEpoch_I6(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	testenv.Exec(t, db, "CREATE TABLE slow (until timestamptz)", `CREATE FUNCTION wait() RETURNS boolean STABLE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM pg_sleep(extract(epoch FROM max(until) - clock_timestamp())) FROM slow; RETURN true; END$$`,
+		"CREATE VIEW lazy AS SELECT * FROM t WHERE wait()")
+	conn := connect(t, db)
+	b := startBridge(t, db, broker.URL(), "lazy(key=id)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("lazy"))
+	first := f.converge(conn)
+	run(t, conn, "INSERT INTO slow VALUES (now() + interval '12 s')", "UPDATE t SET v = 'slow' WHERE id = 1")
+	begun := first.at
+	hb := f.converge(conn)
+	if took := hb.at.Sub(begun).Seconds(); took < 11 {
+		t.Fatalf("the query took %.1f s", took)
+	}
+	if n := len(f.messages(stream.KindFence, 0)); n != 1 {
+		t.Errorf("got %d epochs, want 1", n)
+	}
+	b.awaitReady()
+}

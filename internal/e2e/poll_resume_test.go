@@ -1,0 +1,139 @@
+package e2e_test
+
+import (
+	"fmt"
+	"testing"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+	"bridge/lockstep"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// resent is how many rows may be sent again after a kill.
+const resent = 5000
+
+// killAt kills a bridge as soon as the stream's end is n messages behind from,
+// and returns when the stream has been read to its end. The stream itself is
+// asked: a subscriber is behind.
+func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {
+	f.t.Helper()
+	testenv.Eventually(f.t, long, func() error {
+		if got := f.end(); got < from+n {
+			return fmt.Errorf("the stream ends at %d, want %d", got, from+n)
+		}
+		return nil
+	})
+	b.Kill()
+	return f.caughtUp()
+}
+
+// repeats is how many more rows were sent, from a sequence on, than there are.
+func (f *follower) repeats(rows int, from uint64) int {
+	return len(f.messages(stream.KindRow, from)) - rows
+}
+
+// big is a table that takes a second or so to load.
+const big = 60_000 / scale
+
+// bigTable makes a table whose rows all share one txid.
+func bigTable(t *testing.T, n int) (db string, broker *testenv.ExternalNATS, conn *pgx.Conn) {
+	t.Helper()
+	db, broker = testenv.Postgres(t), testenv.NATSProcess(t)
+	newTable(t, db, "t", n)
+	conn = connect(t, db)
+	if n := query[int](t, conn, "SELECT count(DISTINCT txid) FROM t"); n != 1 {
+		t.Fatalf("the table has %d transaction IDs, want 1", n)
+	}
+	return db, broker, conn
+}
+
+// A first load killed between its announcement and its first row.
+func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {
+	needServers(t)
+	db, broker, conn := bigTable(t, big)
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.await("announcement", 0, func(s seen) bool { return s.kind == stream.KindBatch })
+	b.restart()
+	b.logged("standing by") // until the dead one's lease ends
+	// What was stored in the moment before the kill goes, so that this is
+	// the crash right behind the announcement, whatever the timing.
+	s, err := f.js.Stream(t.Context(), f.layout.Stream)
+	if err == nil {
+		err = s.Purge(t.Context(), jetstream.WithPurgeSubject(f.layout.Rows()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.set(func() { f.rows, f.high = map[string]lockstep.Row{}, 0 })
+	f.converge(conn)
+	b.logged(`"whole":true`, `"begun":false`, "continuing the batch")
+}
+
+// A first load whose rows all share one txid, killed twice in its middle: it
+// goes on behind the last row that was stored.
+func TestBridge_AnnouncedBatchKilledInItsMiddleTwice_I7(t *testing.T) {
+	needServers(t)
+	const rows = 200_000 / scale
+	db, broker, conn := bigTable(t, rows)
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	for range 2 {
+		f.killAt(b, f.end(), rows/4)
+		if hb := f.messages(stream.KindHeartbeat, 0); len(hb) > 0 {
+			t.Fatalf("a heartbeat stands at %d, before the first load is complete", hb[0].seq)
+		}
+		if got := len(f.state()); got >= rows {
+			t.Fatalf("all %d rows were stored before the kill", got)
+		}
+		// A change of a row that was sent, and of one that was not.
+		run(t, conn, "UPDATE t SET v = v || '!' WHERE id IN (1, 39999)")
+		b.start()
+		b.logged(`"whole":true`, `"begun":true`, "continuing the batch")
+	}
+	f.converge(conn)
+	if n := f.repeats(rows, 0); n > resent {
+		t.Errorf("%d rows were sent again, want at most %d", n, resent)
+	}
+	if n := len(f.messages(stream.KindBatch, 0)); n != 1 {
+		t.Errorf("got %d announcements, want 1", n)
+	}
+}
+
+// A delta of one transaction that updates 50,000 rows, killed in its middle
+// while a transaction of before holds xmin back.
+func TestBridge_AnnouncedDeltaKilledInItsMiddle_I7(t *testing.T) {
+	needServers(t)
+	c := testenv.NewCluster(t)
+	db, broker := c.Database(), testenv.NATSProcess(t)
+	newTable(t, db, "t", big)
+	conn, open := connect(t, db), connect(t, db)
+	run(t, open, "BEGIN", "INSERT INTO t VALUES (0, 'late')")
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	first := f.converge(conn)
+	f.heartbeatFrom(f.heartbeatFrom(first.seq+1).seq + 1)
+	first.seq = f.caughtUp()
+	if n := f.repeats(big, 0); n > resent {
+		t.Errorf("%d rows of the first load were sent again", n)
+	}
+	const updated = 50_000 / scale
+	run(t, conn, fmt.Sprintf("UPDATE t SET v = 'new' WHERE id <= %d", updated))
+	f.killAt(b, first.seq, updated/10)
+	if n := len(f.messages(stream.KindRow, first.seq)); n >= updated {
+		t.Fatalf("all %d rows were stored before the kill", n)
+	}
+	run(t, conn, fmt.Sprintf("UPDATE t SET v = 'newer' WHERE id IN (1, %d, %d)", updated, big))
+	run(t, open, "COMMIT")
+	b.start()
+	b.logged(`"whole":false`, `"begun":true`, "continuing the batch")
+	f.converge(conn)
+	// The rows from the oldest open transaction on are read again after any
+	// connect; what was read under the announcement is not.
+	if n := f.repeats(updated, first.seq); n > 2*updated+resent {
+		t.Errorf("%d rows were sent again", n)
+	}
+}

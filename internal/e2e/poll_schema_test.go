@@ -1,0 +1,399 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+)
+
+// A changed shape is seen without a restart, and the whole relation is
+// published again in the same incarnation, though no txid has changed.
+func TestBridge_ChangedColumnsArePublishedAnew_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 2000)
+	conn := connect(t, db)
+	startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	life := f.meta().Incarnation
+	for _, change := range []string{
+		"ALTER TABLE t ADD COLUMN c int DEFAULT 7",
+		"ALTER TABLE t RENAME v TO w",
+		"ALTER TABLE t ALTER COLUMN c TYPE numeric(10, 2) USING c + 0.25",
+		"ALTER TABLE t DROP COLUMN w",
+	} {
+		end := f.caughtUp()
+		run(t, conn, change)
+		f.converge(conn)
+		if n := f.repeats(2000, end+1); n < 0 || n > resent {
+			t.Errorf("%s: %d rows more than the relation has were sent", change, n)
+		}
+		if len(f.messages(stream.KindSchema, end+1)) == 0 {
+			t.Errorf("%s: no schema was stored", change)
+		}
+		run(t, conn, "UPDATE t SET id = id WHERE id = 5")
+		f.converge(conn)
+	}
+	if got := f.meta().Incarnation; got != life {
+		t.Errorf("incarnation is %s, want %s still", got, life)
+	}
+}
+
+// What is committed before ALTER TABLE writes the table anew arrives, though the
+// poll that should find it waits for the change to end: a snapshot from before
+// sees the new table empty.
+func TestBridge_RewrittenTableLosesNothing_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=500ms")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	watcher := connect(t, db)
+	for _, change := range []string{"SET UNLOGGED", "SET LOGGED", "ALTER COLUMN v TYPE text USING v || ''"} {
+		f.heartbeatFrom(f.caughtUp() + 1)
+		run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 7", "BEGIN", "ALTER TABLE t "+change)
+		changed := query[time.Time](t, watcher, "SELECT clock_timestamp()")
+		testenv.Eventually(t, long, func() error {
+			const polls = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database() AND query_start > $1"
+			if query[int](t, watcher, polls, changed) == 0 {
+				return errors.New("no poll meets the change")
+			}
+			return nil
+		})
+		run(t, conn, "COMMIT")
+		f.converge(conn)
+	}
+}
+
+// A view that is replaced by one with the same columns is another: rows that
+// come with it have old txids.
+func TestBridge_ReplacedViewIsPublishedAnew_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	run(t, conn, "CREATE VIEW below AS SELECT * FROM t WHERE id < 10", "CREATE VIEW v AS SELECT * FROM below")
+	b := startBridge(t, db, broker.URL(), "v(key=id)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("v"))
+	f.converge(conn)
+	f.set(func() { f.crashes = true }) // rows of old transactions come behind heartbeats
+	// A running bridge looks at the catalog every minute.
+	b.Kill()
+	run(t, conn, "CREATE OR REPLACE VIEW below AS SELECT * FROM t")
+	b.start()
+	f.converge(conn)
+}
+
+// Another key begins another incarnation: the stream has the rows under the
+// old one.
+func TestBridge_ChangedKeyBeginsAnew_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	run(t, conn, "ALTER TABLE t ADD u uuid NOT NULL UNIQUE DEFAULT gen_random_uuid()")
+	rel := named("t")
+	b := startBridge(t, db, broker.URL(), "t(key=v)")
+	run(t, conn, "ALTER TABLE t ALTER v SET NOT NULL", "ALTER TABLE t ADD UNIQUE (v)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), rel)
+	f.converge(conn)
+	life := f.meta()
+	b.env = append(b.env, "BRIDGE_TABLES=t(key=u)")
+	b.Kill()
+	run(t, conn, "UPDATE t SET v = v || '!'")
+	b.start()
+	f.converge(conn)
+	if now := f.meta(); now.Incarnation == life.Incarnation || now.Floor <= life.Floor {
+		t.Errorf("incarnation %s with floor %d, was %s with %d", now.Incarnation, now.Floor, life.Incarnation, life.Floor)
+	}
+	b.awaitReady()
+}
+
+// Relations that others have locked, more than there are connections, keep
+// nothing from the rest, and say what they wait for.
+func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "free", 5)
+	tables, locked := "free", []string{}
+	for i := range 10 {
+		name := fmt.Sprint("t", i)
+		testenv.Exec(t, db, tableSQL(name, 5)...)
+		tables, locked = tables+","+name, append(locked, name)
+	}
+	for i := range 30 {
+		testenv.Exec(t, db, fmt.Sprintf("CREATE VIEW v%d AS SELECT * FROM t%d", i, i%len(locked)))
+		tables += fmt.Sprintf(",v%d(key=id)", i)
+	}
+	conn, holder := connect(t, db), connect(t, db)
+	b := startBridge(t, db, broker.URL(), tables)
+	nc := testenv.NATSConn(t, broker.URL())
+	free, one := follow(t, nc, named("free")), follow(t, nc, named("t3"))
+	free.converge(conn)
+	one.converge(conn)
+	b.awaitReady()
+	const waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database() AND wait_event_type = 'Lock'"
+	updates := func() {
+		t.Helper()
+		waiting := 0
+		for range 40 {
+			run(t, conn, "UPDATE free SET v = v || '!' WHERE id = 2")
+			free.converge(conn)
+			waiting += query[int](t, conn, waits)
+		}
+		if waiting > 0 {
+			t.Errorf("I10: a connection of the bridge's was found to wait for a lock %d times", waiting)
+		}
+	}
+	run(t, holder, "BEGIN", "LOCK TABLE "+strings.Join(locked, ", ")+" IN ACCESS EXCLUSIVE MODE")
+	b.awaitReason("t3", "locked")
+	// New connections have nothing prepared, and a new bridge has looked at nothing.
+	run(t, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database()")
+	updates()
+	b.restart()
+	b.awaitReason("t3", "locked")
+	updates()
+	run(t, holder, "UPDATE t3 SET v = 'after' WHERE id = 1", "COMMIT")
+	one.converge(conn)
+	b.awaitReady()
+}
+
+// A lock that can only be waited for, because LOCK TABLE does not ask for it, as
+// that of an index, is not waited for long.
+func TestBridge_IndexesLocked_I10(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "free", 5)
+	conn, holder := connect(t, db), connect(t, db)
+	tables, reindex := "free", []string{"BEGIN"}
+	for i := range 30 {
+		name := fmt.Sprint("t", i)
+		testenv.Exec(t, db, tableSQL(name, 5)...)
+		tables, reindex = tables+","+name, append(reindex, "REINDEX TABLE "+name)
+	}
+	b := startBridge(t, db, broker.URL(), tables)
+	free := follow(t, testenv.NATSConn(t, broker.URL()), named("free"))
+	free.converge(conn)
+	b.awaitReady()
+	updates := func() time.Duration {
+		begun := time.Now()
+		for n := 0; n < 40 && time.Since(begun) < time.Minute; n++ {
+			run(t, conn, "UPDATE free SET v = v || '!' WHERE id = 2")
+			free.converge(conn)
+		}
+		return time.Since(begun)
+	}
+	before := updates()
+	run(t, holder, reindex...)
+	b.awaitReason("t3", "locked")
+	during := updates()
+	run(t, holder, "COMMIT")
+	b.awaitReady()
+	after := updates() // other tests may have come
+	if during >= 4*max(before, after)+5*time.Second {
+		t.Errorf("I10: updates of a free table took %s and %s, and %s while others' indexes were locked", before, after, during)
+	}
+}
+
+// Rows that row level security hid for a while are not passed over.
+func TestBridge_HiddenRowsComeWhenTheyMay_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 20)
+	conn := connect(t, db)
+	role := "reader_" + query[string](t, conn, "SELECT current_database()")
+	run(t, conn, "CREATE ROLE "+role+" LOGIN PASSWORD 'reader'", "GRANT SELECT ON t TO "+role)
+	defer run(t, conn, "DROP OWNED BY "+role, "DROP ROLE "+role)
+	u, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(role, "reader")
+	b := startBridge(t, u.String(), broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	run(t, conn, "CREATE POLICY half ON t FOR SELECT TO "+role+" USING (id > 10)", "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+		"UPDATE t SET v = 'hidden' WHERE id < 10")
+	b.awaitReason("t", "row level security")
+	run(t, conn, "ALTER TABLE t DISABLE ROW LEVEL SECURITY")
+	f.converge(conn)
+	b.awaitReady()
+}
+
+// A changed shape is seen although the next poll runs on a new connection,
+// where no statement was prepared for the old one.
+func TestBridge_ChangedColumnsBehindANewConnection_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 100)
+	conn := connect(t, db)
+	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=3s")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	f.heartbeatFrom(f.last() + 1) // a poll has just been; the next comes in 3 s
+	const ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database() AND state = 'idle'"
+	run(t, conn, "BEGIN", "ALTER TABLE t ADD COLUMN c int DEFAULT 7, DROP COLUMN v")
+	if n := query[int](t, conn, ended); n == 0 {
+		t.Fatal("the bridge has no idle connection")
+	}
+	run(t, conn, "COMMIT", "UPDATE t SET c = 8 WHERE id = 3")
+	f.converge(conn)
+}
+
+// What changes rows and leaves columns' names and types as they are is seen,
+// too: by a running bridge where it reads rows, and at its start. New labels
+// are stored before rows that have them, and leave the other rows alone.
+func TestBridge_ChangedTypesArePublishedAnew_I1(t *testing.T) {
+	needServers(t)
+	const n = 2000
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", n)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TYPE pair AS (a int, m mood)", "CREATE TYPE pairs AS (p pair[])",
+		"ALTER TABLE t ADD m mood DEFAULT 'ok', ADD p pairs DEFAULT ROW(ARRAY[ROW(1, 'sad')::pair]), ADD c int DEFAULT 7")
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	life := f.meta().Incarnation
+	const update = "UPDATE t SET id = id WHERE id = 5"
+	for _, c := range []struct {
+		changes []string
+		away    bool // the bridge does not run meanwhile
+		labels  bool // only labels are added
+	}{
+		{changes: []string{"BEGIN", "ALTER TABLE t DROP c", "ALTER TABLE t ADD c int DEFAULT 8", "COMMIT"}},
+		{changes: []string{"ALTER TYPE pair ADD ATTRIBUTE z int CASCADE", update}},
+		{changes: []string{"ALTER TYPE pair DROP ATTRIBUTE z CASCADE", update}},
+		{changes: []string{"ALTER TYPE pair RENAME ATTRIBUTE a TO b"}, away: true},
+		{changes: []string{"ALTER TYPE pair DROP ATTRIBUTE b", "ALTER TYPE pair ADD ATTRIBUTE b int"}, away: true},
+		{changes: []string{"ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'"}, away: true},
+		{changes: []string{"ALTER TYPE mood ADD VALUE 'glad'", "UPDATE t SET m = 'glad' WHERE id = 6"}, away: true, labels: true},
+		{changes: []string{"BEGIN", "ALTER TABLE t DROP c", "ALTER TABLE t ADD c int DEFAULT 9", "COMMIT"}, away: true},
+	} {
+		end := f.caughtUp()
+		if c.away {
+			b.stop()
+		}
+		run(t, conn, c.changes...)
+		if c.away {
+			b.start()
+		}
+		schema := f.await("schema", end+1, func(s seen) bool { return s.kind == stream.KindSchema })
+		f.heartbeatFrom(schema.seq)
+		f.converge(conn)
+		rows := f.messages(stream.KindRow, end+1)
+		if c.labels && (len(rows) > n/2 || rows[0].seq < schema.seq) {
+			t.Errorf("%s: %d rows were sent, the first at %d; want the one that changed, behind the schema at %d", c.changes, len(rows), rows[0].seq, schema.seq)
+		}
+		if !c.labels && (len(rows) < n || len(rows) > n+resent) {
+			t.Errorf("%s: %d rows were sent, want the relation's %d", c.changes, len(rows), n)
+		}
+	}
+	if got := f.meta().Incarnation; got != life {
+		t.Errorf("incarnation is %s, want %s still", got, life)
+	}
+}
+
+// meta is what the stream's configuration says.
+func (f *follower) meta() stream.Meta {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s, err := f.js.Stream(ctx, f.layout.Stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	m, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+// A relation that is dropped stops alone, and says so; made again it comes
+// back by itself, with a floor above whatever was shown.
+func TestBridge_DroppedRelationStopsAloneAndComesBack_I10(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	testenv.Exec(t, db, tableSQL("u", 10)...)
+	conn := connect(t, db)
+	b := startBridge(t, db, broker.URL(), "t,u")
+	nc := testenv.NATSConn(t, broker.URL())
+	f, u := follow(t, nc, named("t")), follow(t, nc, named("u"))
+	f.converge(conn)
+	u.converge(conn)
+	before := f.meta()
+	run(t, conn, "DROP TABLE t", "INSERT INTO u VALUES (11)")
+	b.awaitReason("t", "no such table")
+	u.converge(conn)
+	testenv.Eventually(t, long, func() error {
+		r, err := b.readyz()
+		if err == nil && !r.Relations["u"].Ready {
+			err = fmt.Errorf("got %+v, want u live", r)
+		}
+		return err
+	})
+	high := f.messages(stream.KindHeartbeat, 0)
+	for _, s := range tableSQL("t", 5) {
+		run(t, conn, s)
+	}
+	f.converge(conn)
+	b.awaitReady()
+	after := f.meta()
+	if last := high[len(high)-1]; after.Incarnation == before.Incarnation || after.Floor <= last.high || after.Floor <= last.since {
+		t.Errorf("got incarnation %s with floor %d, was %s and showed %d", after.Incarnation, after.Floor, before.Incarnation, last.high)
+	}
+	run(t, conn, "INSERT INTO t VALUES (6)")
+	f.converge(conn)
+}
+
+// What makes a relation unusable stops it until it is mended.
+func TestBridge_UnusableRelationComesBackWhenMended_I10(t *testing.T) {
+	needServers(t)
+	c := testenv.NewCluster(t)
+	db, broker := c.Database(), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	testenv.Exec(t, db, tableSQL("u", 10)...)
+	conn := connect(t, db)
+	run(t, conn, "CREATE ROLE reader LOGIN PASSWORD 'reader'", "GRANT SELECT ON t, u TO reader")
+	as, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as.User = url.UserPassword("reader", "reader")
+	b := startBridge(t, as.String(), broker.URL(), "t,u")
+	nc := testenv.NATSConn(t, broker.URL())
+	f, u := follow(t, nc, named("t")), follow(t, nc, named("u"))
+	f.converge(conn)
+	u.converge(conn)
+	for _, broken := range []struct{ harm, heal, reason string }{
+		{"REVOKE SELECT ON t FROM reader", "GRANT SELECT ON t TO reader", "SELECT"},
+		{"ALTER TABLE t RENAME txid TO x", "ALTER TABLE t RENAME x TO txid", "txid"},
+		{"ALTER TABLE t DROP CONSTRAINT t_pkey", "ALTER TABLE t ADD PRIMARY KEY (id)", "key"},
+		{"ALTER TABLE t DROP COLUMN txid", "ALTER TABLE t ADD COLUMN txid bigint NOT NULL DEFAULT txid_current()", "txid"},
+	} {
+		run(t, conn, broken.harm)
+		if broken.reason != "key" { // a primary key that goes is seen at the next look at the catalog
+			b.awaitReason("t", broken.reason)
+		}
+		run(t, conn, "INSERT INTO u SELECT max(id) + 1 FROM u")
+		u.converge(conn)
+		run(t, conn, broken.heal)
+		if broken.harm != "ALTER TABLE t DROP COLUMN txid" {
+			run(t, conn, "INSERT INTO t SELECT max(id) + 1 FROM t")
+		}
+		f.converge(conn)
+		b.awaitReady()
+	}
+}

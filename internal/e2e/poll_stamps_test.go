@@ -1,0 +1,60 @@
+package e2e_test
+
+import (
+	"fmt"
+	"testing"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+)
+
+// Rows without a txid are reported with their number and what to run, and
+// come once they are stamped.
+func TestBridge_RowsWithoutTxidAreReported_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text, txid bigint)", "CREATE INDEX ON t (txid)",
+		"INSERT INTO t VALUES (1, 'stamped', txid_current()), (2, 'not', NULL), (3, 'not', NULL), (4, 'not', NULL)")
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	b.logged(`"level":"warn"`, `"rows":3`, "UPDATE", "txid IS NULL")
+	f.heartbeat(conn)
+	if got := f.state(); len(got) != 1 {
+		t.Errorf("got %q, want the stamped row", got)
+	}
+	run(t, conn, "UPDATE t SET txid = txid_current() WHERE txid IS NULL")
+	f.converge(conn)
+}
+
+// Rows of a restored dump have txids ahead of the cluster's: they come once,
+// raise no position, and are not sent again at every look or start.
+func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
+	needServers(t)
+	// xmin is cluster-wide: other tests' transactions would hold D back.
+	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	conn := connect(t, db)
+	const ahead, restored = 1_000_000_000, 2500
+	run(t, conn, "SET session_replication_role = replica", fmt.Sprintf("INSERT INTO t SELECT g, 'restored', %d + g FROM generate_series(100, %d) g", ahead, 100+restored-1), "RESET session_replication_role")
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	b.logged(`"level":"warn"`, fmt.Sprintf(`"rows":%d`, restored), "UPDATE")
+	for range 2 {
+		run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 1")
+		hb := f.converge(conn)
+		if hb.high >= ahead || hb.since >= ahead {
+			t.Errorf("the restored rows raised High to %d, since to %d", hb.high, hb.since)
+		}
+		b.stop()
+		b.start()
+		f.heartbeatFrom(f.await("fence", hb.seq, func(s seen) bool { return s.kind == stream.KindFence }).seq)
+	}
+	run(t, conn, "UPDATE t SET v = 'stamped anew' WHERE id = 100")
+	f.converge(conn)
+	if n := f.repeats(10+restored, 0); n > 100 {
+		t.Errorf("%d rows were sent again", n)
+	}
+	f.heartbeatFrom(f.caughtUp() + 1)
+}

@@ -1,0 +1,237 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// psql feeds a script to psql, as users do, and fails at its first error.
+func psql(t *testing.T, db, script string) {
+	t.Helper()
+	cmd := exec.Command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", db)
+	cmd.Stdin = strings.NewReader(script)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("psql: %v\n%s\n%s", err, out, script)
+	}
+}
+
+// listens says whether the bridge's listener has come up.
+func listens(t *testing.T, conn *pgx.Conn) error {
+	t.Helper()
+	if !query[bool](t, conn, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN lockstep')") {
+		return errors.New("the bridge does not listen")
+	}
+	return nil
+}
+
+func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
+	t.Parallel()
+	const secret = "hunter2"
+	code, stdout, stderr := command(t, []string{
+		"DATABASE_URL=postgres://app:" + secret + "@host:port/db", "NATS_URL=http://nats:" + secret + "@127.0.0.1", "BRIDGE_TABLES=a(b", "LOG_LEVEL=loud",
+		"BRIDGE_POLL_INTERVAL=10", "BRIDGE_HEARTBEAT_INTERVAL=2h", "BRIDGE_LISTEN=nowhere", "BRIDGE_STREAM_PREFIX=A.b", "BRIDGE_STREAM_REPLICAS=3x",
+		"BRIDGE_RECONCILE_INTERVAL=0.5s", "BRIDGE_SLOT_MAX_LAG=10",
+	})
+	if code != 2 || stdout != "" {
+		t.Errorf("exit status %d, want 2; stdout %q", code, stdout)
+	}
+	for _, name := range []string{
+		"DATABASE_URL", "NATS_URL", "BRIDGE_TABLES", "LOG_LEVEL", "BRIDGE_POLL_INTERVAL", "BRIDGE_HEARTBEAT_INTERVAL", "BRIDGE_LISTEN",
+		"BRIDGE_STREAM_PREFIX", "BRIDGE_STREAM_REPLICAS", "BRIDGE_RECONCILE_INTERVAL", "BRIDGE_SLOT_MAX_LAG",
+	} {
+		if !strings.Contains(stderr, name+":") {
+			t.Errorf("%s is not named", name)
+		}
+	}
+	if strings.Contains(stderr, secret) {
+		t.Error("the message holds a password")
+	}
+	if t.Failed() {
+		t.Log(stderr)
+	}
+	for _, c := range []struct {
+		env  []string
+		args []string
+	}{
+		{[]string{"DATABASE_URL=", "BRIDGE_TABLES="}, nil},
+		{nil, []string{"frobnicate"}},
+		{nil, []string{"tail"}},
+		{nil, []string{"reconcile"}},
+		{nil, []string{"sql", "a,b"}},
+	} {
+		if code, _, stderr := command(t, c.env, c.args...); code != 2 || stderr == "" {
+			t.Errorf("%q %q: exit status %d, want 2: %s", c.env, c.args, code, stderr)
+		}
+	}
+}
+
+// A limit below what Postgres keeps anyhow, a segment, would have the slot
+// dropped without end.
+func TestBridge_SlotMaxLagIsASegmentOrMore(t *testing.T) {
+	t.Parallel()
+	for value, refused := range map[string]bool{"10": true, "16777215": true, "15MiB": true, "16777216": false, "16MiB": false, "0": false, "10GiB": false} {
+		_, _, stderr := command(t, []string{"DATABASE_URL=", "BRIDGE_TABLES=t", "BRIDGE_SLOT_MAX_LAG=" + value})
+		if got := strings.Contains(stderr, "BRIDGE_SLOT_MAX_LAG: "); got != refused {
+			t.Errorf("%s: refused is %t: %s", value, got, stderr)
+		}
+		for _, part := range []string{`"` + value + `"`, "16MiB", "without a unit it is bytes", "0 for no limit"} {
+			if refused && !strings.Contains(stderr, part) {
+				t.Errorf("%s: no %q in %s", value, part, stderr)
+			}
+		}
+	}
+}
+
+// bridge sql of a table that can't be in a publication yet has nothing for psql
+// to run, and says so where the pipe does not hide it.
+func TestBridge_SQLOfAnUnfitTable(t *testing.T) {
+	needServers(t)
+	db := testenv.Postgres(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE events (v text)")
+	code, sql, stderr := command(t, []string{"DATABASE_URL=" + db, "BRIDGE_NAME=" + slotOf(db)}, "sql", "events(capture=wal)")
+	if code != 1 || !strings.Contains(stderr, "events: it has no primary key") || !strings.Contains(sql, "ADD PRIMARY KEY") {
+		t.Errorf("exit status %d, stderr %q of\n%s", code, stderr, sql)
+	}
+	psql(t, db, sql)
+	if n := query[int](t, conn, "SELECT count(*)::int FROM pg_publication"); n != 0 {
+		t.Errorf("%d publications", n)
+	}
+}
+
+func TestBridge_HelpAndVersion(t *testing.T) {
+	t.Parallel()
+	code, help, _ := command(t, nil, "--help")
+	for _, word := range []string{
+		"DATABASE_URL", "NATS_URL", "BRIDGE_TABLES", "BRIDGE_POLL_INTERVAL", "LOG_LEVEL", "100ms", "bridge sql", "bridge check", "Examples",
+		"bridge sql orders | psql -v ON_ERROR_STOP=1", "bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1",
+	} {
+		if code != 0 || !strings.Contains(help, word) {
+			t.Errorf("--help: exit status %d, and %s is missing", code, word)
+		}
+	}
+	for _, c := range []string{"check", "sql", "tail", "reconcile", "adopt", "healthcheck"} {
+		if !strings.Contains(help, "\n  bridge "+c) {
+			t.Errorf("--help: %s is missing", c)
+		}
+		code, own, _ := command(t, nil, c, "--help")
+		_, same, _ := command(t, nil, "help", c)
+		if code != 0 || !strings.HasPrefix(own, "Usage: bridge "+c) || !strings.Contains(own, "Settings:") || same != own {
+			t.Errorf("%s --help: exit status %d, %q", c, code, own)
+		}
+	}
+	if code, _, stderr := command(t, nil, "verify", "--help"); code != 2 || !strings.Contains(stderr, `no command "verify"`) {
+		t.Errorf("help of no command: exit status %d, %q", code, stderr)
+	}
+	if code, version, _ := command(t, nil, "--version"); code != 0 || !strings.HasPrefix(version, "bridge ") {
+		t.Errorf("--version: exit status %d, %q", code, version)
+	}
+}
+
+// What bridge sql prints prepares a bare table, which then is captured with
+// its deletes; bridge tail prints the rows; a misspelt variable is a warning.
+func TestBridge_SQLPreparesATable_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, `CREATE TABLE "Bare" (id int PRIMARY KEY, v text)`, `INSERT INTO "Bare" SELECT g, 'v' FROM generate_series(1, 10) g`)
+	code, sql, stderr := command(t, []string{"DATABASE_URL=" + db}, "sql", `"Bare"`)
+	if code != 0 {
+		t.Fatalf("bridge sql: exit status %d\n%s", code, stderr)
+	}
+	psql(t, db, sql)
+	psql(t, db, sql) // it may be run again
+	_, tables, ok := strings.Cut(sql, "BRIDGE_TABLES=")
+	if !ok {
+		t.Fatalf("no BRIDGE_TABLES in\n%s", sql)
+	}
+	tables = strings.Trim(strings.TrimSpace(strings.SplitN(tables, "\n", 2)[0]), "'")
+	b := startBridge(t, db, broker.URL(), tables, "BRIDGE_POLL_INTERVALL=1s")
+	b.logged(`"level":"warn"`, "BRIDGE_POLL_INTERVALL", "BRIDGE_POLL_INTERVAL")
+	rel := table{schema: "public", name: "Bare_lockstep", txid: "txid", deleted: "deleted"}
+	f := follow(t, testenv.NATSConn(t, broker.URL()), rel)
+	f.converge(conn)
+	run(t, conn, `DELETE FROM "Bare" WHERE id = 3`, `UPDATE "Bare" SET id = 100 WHERE id = 4`, `INSERT INTO "Bare" VALUES (11, 'new')`)
+	f.converge(conn)
+	run(t, conn, `TRUNCATE "Bare"`)
+	f.converge(conn)
+	if got := f.state(); len(got) != 0 {
+		t.Errorf("after TRUNCATE: %q", got)
+	}
+	b.awaitReady()
+
+	tail := testenv.Start(t, testenv.Build(t, "./cmd/bridge"), []string{"NATS_URL=" + broker.URL(), "DATABASE_URL=" + db}, "tail", `"Bare_lockstep"`)
+	run(t, conn, `INSERT INTO "Bare" VALUES (12, 'for the tail')`)
+	testenv.Eventually(t, long, func() error {
+		if out := tail.Stdout(); !strings.Contains(out, "for the tail") || !strings.Contains(out, `"type":"heartbeat"`) {
+			return fmt.Errorf("bridge tail printed %q", out)
+		}
+		return nil
+	})
+	if strings.Contains(b.Stderr()+tail.Stderr(), "sesame") {
+		t.Error("the log holds the password")
+	}
+}
+
+// SIGTERM ends a bridge at once, also in the middle of a load, and where
+// nothing answers.
+func TestBridge_StopsWithin5s(t *testing.T) {
+	needServers(t)
+	db, broker, conn := bigTable(t, big)
+	b := startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	testenv.Eventually(t, long, func() error {
+		if f.end() < big/8 {
+			return errors.New("the load has not begun")
+		}
+		return nil
+	})
+	b.stop()
+	if n := len(f.messages(2, 0)); n > 0 {
+		t.Error("the load had ended")
+	}
+	begun := time.Now()
+	b.start()
+	b.awaitReady()
+	t.Logf("live again after %s", time.Since(begun))
+	f.converge(conn)
+	b.stop()
+	for _, env := range []string{"NATS_URL=nats://127.0.0.1:9", "DATABASE_URL=postgres://127.0.0.1:9/db?sslmode=disable"} {
+		b := startBridge(t, db, broker.URL(), "t", env)
+		b.awaitReadyzAnswers()
+		b.stop()
+	}
+}
+
+func (b *bridge) awaitReadyzAnswers() {
+	b.t.Helper()
+	testenv.Eventually(b.t, long, func() error {
+		_, err := b.readyz()
+		return err
+	})
+}
+
+// A relation that moves has the old options in BRIDGE_TABLES for a while: those
+// of the argument count, also where they are the defaults.
+func TestSQL_OptionsOfTheArgument(t *testing.T) {
+	needServers(t)
+	db := testenv.Postgres(t)
+	psql(t, db, "CREATE TABLE moves (id int PRIMARY KEY)")
+	for _, c := range []struct{ arg, want string }{
+		{"moves", "-- BRIDGE_TABLES='moves(capture=wal)'\n"},
+		{"moves(capture=poll)", "-- BRIDGE_TABLES=moves\n"},
+	} {
+		code, sql, stderr := command(t, []string{"DATABASE_URL=" + db, "BRIDGE_TABLES=moves(capture=wal)"}, "sql", "-no-tombstones", c.arg)
+		if code != 0 || !strings.HasSuffix(sql, c.want) {
+			t.Errorf("bridge sql %s: exit status %d, %s\n%s\nwant an end of %s", c.arg, code, stderr, sql, c.want)
+		}
+	}
+}

@@ -1,0 +1,41 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"bridge/internal/testenv"
+)
+
+// Every metric that the documents and the dashboard name is there, also before
+// anything went wrong.
+func TestBridge_MetricsThatAreNamed(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	newBare(t, db, "w", 10)
+	conn := connect(t, db)
+	b := startWAL(t, db, broker.URL(), "t,w(capture=wal)")
+	nc := testenv.NATSConn(t, broker.URL())
+	follow(t, nc, named("t")).converge(conn)
+	follow(t, nc, bare("w")).converge(conn)
+	metrics := b.metrics()
+	for _, file := range []string{"README.md", "docs/operations.md", "deploy/grafana/lockstep.json"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", filepath.FromSlash(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := regexp.MustCompile(`lockstep_bridge_\w+`).FindAllString(string(text), -1)
+		if len(names) == 0 && file != "README.md" {
+			t.Errorf("%s names no metric", file)
+		}
+		for _, name := range names {
+			if !strings.Contains(metrics, "\n# TYPE "+strings.TrimSuffix(name, "_bucket")+" ") {
+				t.Errorf("%s: there is no metric %s", file, name)
+			}
+		}
+	}
+}

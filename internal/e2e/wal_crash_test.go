@@ -1,0 +1,251 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// writeOn changes rows of t(id, v) without pause until stop is called: it
+// inserts, changes and deletes keys of the lower half and new ones.
+func writeOn(t *testing.T, db string, n int) (stop func()) {
+	t.Helper()
+	conn := connect(t, db)
+	var done atomic.Bool
+	ended := make(chan error, 1)
+	go func() {
+		for i := 0; !done.Load(); i++ {
+			_, err := conn.Exec(t.Context(), fmt.Sprintf(`BEGIN; UPDATE t SET v = 'u%[1]d' WHERE id IN (%[2]d, %[3]d); DELETE FROM t WHERE id = %[4]d;
+				INSERT INTO t VALUES (%[4]d, 'again %[1]d'), (%[5]d, 'new'); COMMIT; DELETE FROM t WHERE id = %[6]d`,
+				i, i*7%n+1, i*13%n+1, i*11%n+1, 10_000_000+i, i*17%n+1))
+			if err != nil {
+				var pg interface{ SQLState() string }
+				if errors.As(err, &pg) && pg.SQLState() == "23505" {
+					_, _ = conn.Exec(t.Context(), "ROLLBACK")
+					continue
+				}
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	return func() {
+		done.Store(true)
+		if err := <-ended; err != nil && t.Context().Err() == nil {
+			t.Errorf("writer: %v", err)
+		}
+	}
+}
+
+// A bridge that is killed again and again while it reads a relation that is
+// being written goes on where it was, and misses nothing.
+func TestWAL_KilledInTheMiddleOfItsLoad_I7(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	const n = 60_000
+	newBare(t, db, "t", n)
+	conn := connect(t, db)
+	stop := writeOn(t, db, n)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	for i := 1; i <= 4; i++ {
+		f.await(fmt.Sprintf("announcement %d", i), f.last()+1, func(s seen) bool { return s.kind == stream.KindBatch })
+		f.await("row", f.last()+2000, func(s seen) bool { return s.kind == stream.KindRow })
+		b.restart()
+	}
+	b.awaitReady()
+	stop()
+	f.converge(conn)
+	if n := len(f.messages(stream.KindHeartbeat, 0)); n == 0 {
+		t.Error("no heartbeat was seen")
+	}
+}
+
+// SIGTERM and kill -9 at many points of a transaction of many rows lose
+// nothing: the slot is confirmed only up to what the stream holds.
+func TestWAL_EndedInTheMiddleOfATransaction_I7(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newBare(t, db, "t", 10)
+	conn := connect(t, db)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	for i := range 6 {
+		end := f.caughtUp()
+		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'before %d' WHERE id = 1", i), fmt.Sprintf("INSERT INTO t SELECT g, 'v' FROM generate_series(%d, %d) g", 100_000*(i+1), 100_000*(i+1)+10_000),
+			fmt.Sprintf("UPDATE t SET v = 'after %d' WHERE id = 2", i))
+		f.await("row in the middle", end+uint64(1+1900*i), func(s seen) bool { return s.kind == stream.KindRow })
+		if i%2 == 0 {
+			b.Signal(syscall.SIGTERM)
+			if _, err := b.Wait(20 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			b.Kill()
+		}
+		b.start()
+	}
+	f.converge(conn)
+	b.Signal(syscall.SIGTERM)
+	if _, err := b.Wait(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	run(t, conn, "DELETE FROM t WHERE id < 5")
+	b.start()
+	f.converge(conn)
+}
+
+// What the slot was confirmed up to is in the stream, at any moment.
+func TestWAL_SlotIsNeverAheadOfTheStream_I7(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newBare(t, db, "t", 10)
+	newBare(t, db, "quiet", 10)
+	conn := connect(t, db)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal),quiet(capture=wal)")
+	nc := testenv.NATSConn(t, broker.URL())
+	f, g := follow(t, nc, bare("t")), follow(t, nc, bare("quiet"))
+	f.converge(conn)
+	g.converge(conn)
+	stop := writeOn(t, db, 10)
+	begun := confirmed(t, conn, db)
+	for range 8 {
+		at := begun
+		testenv.Eventually(t, long, func() error { // the slot moves
+			if now := confirmed(t, conn, db); now == at {
+				return fmt.Errorf("the slot stays at %d", at)
+			}
+			return nil
+		})
+		at = confirmed(t, conn, db)
+		begun = at
+		for _, f := range []*follower{f, g} {
+			f.caughtUp()
+			if hb := f.messages(stream.KindHeartbeat, 0); hb[len(hb)-1].lsn < at {
+				t.Fatalf("the slot is at %d, stream %s at %d", at, f.layout.Stream, hb[len(hb)-1].lsn)
+			}
+		}
+	}
+	stop()
+	// It does move, for an idle database too.
+	end := query[int64](t, conn, "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
+	testenv.Eventually(t, long, func() error {
+		if at := confirmed(t, conn, db); at < uint64(end) {
+			return fmt.Errorf("the slot is at %d, want %d", at, end)
+		}
+		return nil
+	})
+	b.running()
+}
+
+func confirmed(t *testing.T, conn *pgx.Conn, db string) uint64 {
+	t.Helper()
+	return uint64(query[int64](t, conn, "SELECT COALESCE((SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = $1), 0)", slotOf(db)))
+}
+
+// Postgres restarted and killed, its walsender terminated, the broker killed:
+// everything heals by itself.
+func TestWAL_RidesOutEverything_I7(t *testing.T) {
+	needServers(t)
+	c, broker := testenv.NewCluster(t), testenv.NATSProcess(t)
+	db := c.Database()
+	newBare(t, db, "t", 2000)
+	newBare(t, db, "u", 10)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal),u(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(connect(t, db))
+	terminate := func() {
+		conn := connect(t, db)
+		if !query[bool](t, conn, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", slotOf(db)) {
+			t.Fatal("no walsender was terminated")
+		}
+	}
+	faults := []func(){terminate, func() { c.Restart() }, func() { c.Kill(); c.Start() }, func() { broker.Kill(); broker.Start() }, b.restart, terminate}
+	for i, fault := range faults {
+		b.awaitReady()
+		run(t, connect(t, db), fmt.Sprintf("UPDATE t SET v = 'before %d' WHERE id <= 1000", i), fmt.Sprintf("DELETE FROM t WHERE id = %d", i+1))
+		fault()
+		run(t, connect(t, db), fmt.Sprintf("UPDATE t SET v = 'after %d' WHERE id BETWEEN 500 AND 1500", i), fmt.Sprintf("DELETE FROM t WHERE id = %d", i+1501))
+		if i == 3 { // the broker may have lost what it had stored: read from the start
+			f = follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+		}
+		f.converge(connect(t, db))
+	}
+	if strings.Contains(b.Stderr(), "sesame") {
+		t.Error("the log holds the password")
+	}
+}
+
+// Two bridges of one name: one reads the slot and writes every stream, the
+// other stands by, says so with the PID, and takes over.
+func TestWAL_StandbyTakesOver_I6(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newBare(t, db, "t", 100)
+	conn := connect(t, db)
+	a := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	b.logged("is read by the session with PID", "another bridge")
+	b.awaitReady()
+	a.Kill()
+	run(t, conn, "DELETE FROM t WHERE id < 50", "INSERT INTO t VALUES (101, 'for the standby')")
+	f.converge(conn)
+	if n := len(f.messages(stream.KindFence, 0)); n != 2 {
+		t.Errorf("got %d fences, want 2", n)
+	}
+}
+
+// An older copy of the broker's files lacks what clients have seen, deletes
+// among it: the slot is ahead of the stream, and a new incarnation begins.
+func TestWAL_BrokerGoesBack_I8(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
+	newBare(t, db, "t", 1000)
+	conn := connect(t, db)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	b.Kill()
+	broker.Stop()
+	copied := broker.CopyStore()
+	broker.Start()
+	b.start()
+	run(t, conn, "INSERT INTO t VALUES (2000, 'seen')")
+	f = follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	run(t, conn, "DELETE FROM t WHERE id IN (2000, 3)")
+	f.converge(conn)
+	end := query[int64](t, conn, "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
+	testenv.Eventually(t, long, func() error {
+		if at := confirmed(t, conn, db); at < uint64(end) {
+			return fmt.Errorf("the slot is at %d, want %d", at, end)
+		}
+		return nil
+	})
+	var shown uint64
+	f.set(func() { shown = f.high })
+	b.Kill()
+	broker.Stop()
+	broker.ReplaceStore(copied)
+	broker.Start()
+	b.start()
+	f = follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	if floor := f.floor(); floor < shown {
+		t.Errorf("the floor is %d, and %d was shown: a client that saw row 2000 would keep it", floor, shown)
+	}
+	b.logged("new incarnation", "after the stream's end")
+}

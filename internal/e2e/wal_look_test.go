@@ -1,0 +1,355 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// odderSQL makes a type whose JSON only the server knows: what has it is looked
+// at by SQL.
+func odderSQL() []string {
+	return []string{
+		"CREATE TYPE odder AS ENUM ('a', 'b')",
+		`CREATE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE sql AS $$SELECT to_json('odd ' || $1::text)$$`,
+		"CREATE CAST (odder AS json) WITH FUNCTION odd_json(odder)",
+	}
+}
+
+// A type whose JSON only the server knows is looked at by SQL; and what is
+// written between such a look and its place in the WAL is never replaced by
+// what the look saw (I4).
+func TestWAL_LookNeverReplacesWhatIsNewer_I4(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn, lock := connect(t, db), connect(t, db)
+	run(t, conn, append(heldSQL(),
+		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, NULL FROM generate_series(1, 9) g")...)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := followAll(t, broker.URL(), bare("t"))
+	f.converge(conn)
+	run(t, lock, "SELECT pg_advisory_lock(7)")
+	for i := 1; i <= 6; i++ {
+		run(t, conn, fmt.Sprintf("UPDATE t SET o = 'a' WHERE id = %d", i))
+	}
+	awaitHeld(t, conn) // the look has its snapshot
+	run(t, conn, "UPDATE t SET o = NULL, n = 1 WHERE id = 1", "DELETE FROM t WHERE id = 2", "UPDATE t SET id = 30, o = NULL WHERE id = 3", "UPDATE t SET id = 3 WHERE id = 9",
+		"DELETE FROM t WHERE id = 4", "INSERT INTO t VALUES (4, 4, NULL)", "UPDATE t SET n = 5 WHERE id = 5")
+	run(t, lock, "SELECT pg_advisory_unlock(7)")
+	f.converge(conn)
+	// Each key's versions come in the order in which they were written.
+	ns := f.versions(`"id":1,`)
+	if want := `{"id":1,"n":1,"o":null}`; ns[len(ns)-1] != want || strings.Count(strings.Join(ns, ""), want) != 1 {
+		t.Errorf("row 1 had the versions %s", ns)
+	}
+	b.running()
+}
+
+// heldSQL makes odderSQL's type, of which a look has its snapshot and then waits
+// while somebody has advisory lock 7: not for the lock itself, which the bridge
+// would give up.
+func heldSQL() []string {
+	return append(odderSQL(), `CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS
+		$$BEGIN WHILE NOT pg_try_advisory_xact_lock_shared(7) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN to_json('odd ' || $1::text); END$$`)
+}
+
+// awaitHeld waits until a look waits.
+func awaitHeld(t *testing.T, conn *pgx.Conn) {
+	t.Helper()
+	testenv.Eventually(t, long, func() error {
+		if query[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'") == 0 {
+			return errors.New("no look waits")
+		}
+		return nil
+	})
+}
+
+// While a row is looked at, the stream has a version before the one that is
+// looked at: what an UPDATE leaves alone is not there.
+func TestWAL_UnchangedWhileLookedAt_I12(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(heldSQL(), "CREATE TABLE t (id int PRIMARY KEY, a text, o odder)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
+		fmt.Sprintf("INSERT INTO t SELECT 1, "+wide+", NULL", 1))...)
+	s.f.converge(s.conn)
+	lock := connect(t, s.db)
+	run(t, lock, "SELECT pg_advisory_lock(7)")
+	s.run(fmt.Sprintf("UPDATE t SET o = 'a', a = "+wide, 2))
+	awaitHeld(t, s.conn)
+	s.run("UPDATE t SET o = NULL")
+	run(t, lock, "SELECT pg_advisory_unlock(7)")
+	s.f.converge(s.conn)
+}
+
+// While rows are read again because a column's type changed, the stream has
+// their values in the old type.
+func TestWAL_UnchangedWhileReadAgain_I12(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(heldSQL(), "CREATE TABLE t (id int PRIMARY KEY, n int, a text, o odder)",
+		fmt.Sprintf("INSERT INTO t SELECT g, 0, to_json("+wide+")::text, CASE WHEN g = 2 THEN 'a'::odder END FROM generate_series(1, 2) g", 1))...)
+	s.f.converge(s.conn)
+	lock := connect(t, s.db)
+	run(t, lock, "SELECT pg_advisory_lock(7)")
+	s.whileAway("ALTER TABLE t ALTER a TYPE jsonb USING a::jsonb")
+	awaitHeld(t, s.conn)
+	s.run("UPDATE t SET n = 1 WHERE id = 1")
+	run(t, lock, "SELECT pg_advisory_unlock(7)")
+	s.f.converge(s.conn)
+}
+
+// A look begins in the middle of a transaction that its snapshot does not show,
+// because its commit waits for a standby: what the transaction did before was
+// not noted, and the look would bring back the row as it was before.
+func TestWAL_LookInTheMiddleOfACommit_I4(t *testing.T) {
+	needServers(t)
+	c, broker := testenv.NewCluster(t, "synchronous_standby_names=nobody", "synchronous_commit=local"), testenv.NATS(t)
+	db := c.Database()
+	conn, other := connect(t, db), connect(t, db)
+	run(t, conn, append(odderSQL(), "CREATE TABLE t (id int PRIMARY KEY, o odder)", "INSERT INTO t VALUES (1, 'a')")...)
+	run(t, other, "SET synchronous_commit = on")
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := followAll(t, broker.URL(), bare("t"))
+	f.converge(conn)
+	before := b.looks("done") + b.looks("again")
+	done := make(chan error, 1) // the writer sends once; it may do so when the test has failed
+	go func() {
+		_, err := other.Exec(t.Context(), "UPDATE t SET o = 'b' WHERE id = 1")
+		done <- err
+	}()
+	testenv.Eventually(t, long, func() error {
+		if query[int](t, conn, "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == 0 {
+			return errors.New("no commit waits")
+		}
+		return nil
+	})
+	testenv.Eventually(t, long, func() error { // void, as it should be, or believed
+		if b.looks("done")+b.looks("again") == before {
+			return errors.New("no look came to its end while the commit waits")
+		}
+		return nil
+	})
+	run(t, conn, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") // it has committed here
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, long, func() error { return f.differs(conn) })
+	f.converge(conn)
+}
+
+// looks returns how many looks had a result, as the metrics have it.
+func (b *bridge) looks(result string) int {
+	b.t.Helper()
+	return b.metric(`lockstep_bridge_wal_looks_total{result="` + result + `"}`)
+}
+
+// metric returns the value of a metric, 0 where there is none.
+func (b *bridge) metric(name string) (n int) {
+	b.t.Helper()
+	_, rest, ok := strings.Cut(b.metrics(), name+" ")
+	if !ok {
+		return 0
+	}
+	text, _, _ := strings.Cut(rest, "\n")
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+// A transaction that stays open keeps since from moving, and shows.
+func TestWAL_OpenTransactionShowsAsLag(t *testing.T) {
+	s := newScene(t, 3)
+	run(t, connect(t, s.db), "BEGIN", "SELECT pg_current_xact_id()")
+	const others = 20
+	for range others {
+		run(t, s.conn, "SELECT pg_current_xact_id()")
+	}
+	testenv.Eventually(t, long, func() error {
+		if n := s.b.metric(`lockstep_bridge_lag_transactions{relation="public.t"}`); n < others {
+			return fmt.Errorf("%d transactions are missing in since, and it says %d", others, n)
+		}
+		return nil
+	})
+}
+
+// Rows that must be looked at come all the time: each look would hold the
+// position for the next, and the slot, and since, would stand still as long.
+func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(odderSQL(),
+		// No look ends before the next change has come.
+		`CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS $$BEGIN PERFORM pg_sleep(0.03); RETURN to_json('odd ' || $1::text); END$$`,
+		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, 'a' FROM generate_series(1, 10) g")...)
+	s.f.converge(s.conn)
+	const writers = 4
+	stop, done := make(chan struct{}), make(chan error, writers) // each writer sends once
+	for w := range writers {
+		other := connect(t, s.db)
+		go func() {
+			for i := w; ; i += writers {
+				select {
+				case <-stop:
+					done <- nil
+					return
+				default:
+				}
+				if _, err := other.Exec(t.Context(), "UPDATE t SET n = n + 1 WHERE id = $1", i%10+1); err != nil {
+					done <- err
+					return
+				}
+			}
+		}()
+	}
+	for i := range 3 { // the first may be what was there before
+		from := confirmed(t, s.conn, s.db)
+		testenv.Eventually(t, long, func() error {
+			if confirmed(t, s.conn, s.db) == from {
+				return fmt.Errorf("the slot has moved %d times, and stays at %d", i, from)
+			}
+			return nil
+		})
+	}
+	close(stop)
+	for range writers {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.f.converge(s.conn)
+}
+
+// Rows behind which a first load is already are looked at when the bridge is
+// killed: what they were looked at for comes again.
+func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
+	const n = 100_000 / min(scale, 2)
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL",
+		fmt.Sprintf("INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, %d) g", n))
+	lock := connect(t, s.db)
+	pid := query[int](t, lock, "SELECT pg_backend_pid()")
+	testenv.Eventually(t, long, func() error {
+		if end := s.f.end(); end < 8000 {
+			return fmt.Errorf("the stream ends at %d", end)
+		}
+		return nil
+	})
+	// From here on no look can read the table: the locks follow each other.
+	s.run("BEGIN", "LOCK TABLE t", "UPDATE t SET id = 3 - id WHERE id < 3")
+	done := make(chan error, 1) // the locker sends once; it may do so when the test has failed
+	go func() {
+		_, err := lock.Exec(t.Context(), "BEGIN; LOCK TABLE t")
+		done <- err
+	}()
+	testenv.Eventually(t, long, func() error {
+		if query[int](t, s.conn, "SELECT count(*)::int FROM pg_locks WHERE pid = $1 AND NOT granted", pid) == 0 {
+			return errors.New("the second lock is not waited for")
+		}
+		return nil
+	})
+	s.run("COMMIT")
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	at := s.f.end()
+	if at > n {
+		t.Fatal("the load has ended")
+	}
+	for range 4 { // the first may be of before the swap was read
+		at = s.f.await("announcement", at+1, func(s seen) bool { return s.kind == stream.KindBatch }).seq
+	}
+	s.b.Kill()
+	run(t, lock, "ROLLBACK")
+	s.b.start()
+	s.f.converge(s.conn)
+}
+
+// Rows that must be looked at come all the time, from before the first load on:
+// it has its turns all the same. It needs more than one, since the first may come
+// before such a row; and a look at the rows that are written takes so long that it
+// sees their writer stop for no moment of the machine's.
+func TestWAL_LoadAmongLooksWithoutEnd_I9(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, append(odderSQL(),
+		`CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS $$
+BEGIN IF $1 = 'a' THEN PERFORM pg_sleep(0.1); END IF; RETURN to_json('odd ' || $1::text); END$$`,
+		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)", "INSERT INTO t SELECT g, 0, CASE WHEN g <= 10 THEN 'a' ELSE 'b' END::odder FROM generate_series(1, 300) g")...)
+	stop, done := make(chan struct{}), make(chan error, 1) // the writer sends once
+	go func() {
+		other := connect(t, db)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+			}
+			if _, err := other.Exec(t.Context(), "UPDATE t SET n = n + 1 WHERE id = $1", i%10+1); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := followAll(t, broker.URL(), bare("t"))
+	b.awaitReady()
+	close(stop)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	f.converge(conn)
+}
+
+// There are no arrays of arrays: keys of an array type can't be asked for as
+// keys of other types are.
+func TestWAL_ArrayKey_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (k int[] PRIMARY KEY, v text)", "INSERT INTO t VALUES ('{1,2}', 'old'), ('{3,NULL}', 'old')")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("DELETE FROM t WHERE k = '{1,2}'", "UPDATE t SET v = 'new'")
+	dropSlot(t, s.conn, s.db)
+	s.b.start()
+	s.converge()
+}
+
+// Rows swap their keys within a statement: the second row's new key would be
+// removed as the first row's old one.
+func TestWAL_KeysSwapped_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET id = 3 - id WHERE id < 3")
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET id = id + 1")
+	s.f.converge(s.conn)
+	s.run("BEGIN", "INSERT INTO t VALUES (3, 'again')", "DELETE FROM t WHERE id = 3 AND v <> 'again'", "COMMIT")
+	s.f.converge(s.conn)
+}
+
+// The key becomes one that rows can swap, and they do before the next look at the
+// catalog.
+func TestWAL_KeysBecomeDeferrable_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET v = 'new' WHERE id = 4")
+	s.f.converge(s.conn)
+	s.run("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id) DEFERRABLE INITIALLY DEFERRED", "UPDATE t SET id = 3 - id WHERE id < 3")
+	s.converge()
+}
+
+// Rows take each other's keys and keep long values, which the WAL then does not
+// have: what was published last under a key may be another row's.
+func TestWAL_KeysOfLongRowsSwapped_I12(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, o int NOT NULL, a text)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
+		"CREATE UNIQUE INDEX t_both ON t (id, o)", "ALTER TABLE t REPLICA IDENTITY USING INDEX t_both", fmt.Sprintf("INSERT INTO t SELECT g, g, "+wide+" || g FROM generate_series(1, 4) g", 1))
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET o = o + 10") // the rows are asked for, and kept
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET id = 3 - id WHERE id < 3")
+	s.f.converge(s.conn)
+	s.run("UPDATE t SET id = id + 1")
+	s.f.converge(s.conn)
+}

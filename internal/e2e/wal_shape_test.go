@@ -1,0 +1,131 @@
+package e2e_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+)
+
+// A column comes and goes again while the bridge is away: the WAL has rows of a
+// shape that the catalog does not have any more, and at each restart they would
+// be met again.
+func TestWAL_ColumnCameAndWent_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (3, 'old')", "CREATE TABLE u (id int PRIMARY KEY)")
+	s.f.converge(s.conn)
+	s.whileAway("ALTER TABLE t ADD COLUMN x int", "INSERT INTO t VALUES (2, 'new', 3)", "DELETE FROM t WHERE id = 3", "ALTER TABLE t DROP COLUMN x")
+	s.converge()
+}
+
+// So it does while the bridge reads, in the same transaction.
+func TestWAL_ColumnCameAndWentWhileRead_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 2000) g")
+	s.f.converge(s.conn)
+	for i := range 5 {
+		s.run("BEGIN", "ALTER TABLE t ADD COLUMN x int", fmt.Sprintf("UPDATE t SET v = 'x %d' WHERE id < 1000", i), "ALTER TABLE t DROP COLUMN x", "COMMIT")
+	}
+	s.converge()
+}
+
+// A composite type gets an attribute while the bridge is away: the values in the
+// WAL have fewer than the type has, and would be met again and again.
+func TestWAL_CompositeGrew_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE pair AS (a int, b text)", "CREATE TABLE t (id int PRIMARY KEY, p pair)", "INSERT INTO t VALUES (1, (1, 'a')), (2, (2, 'b'))")
+	s.f.converge(s.conn)
+	s.whileAway("UPDATE t SET p = (3, 'c') WHERE id = 1", "DELETE FROM t WHERE id = 2", "ALTER TYPE pair ADD ATTRIBUTE c int")
+	s.converge()
+}
+
+// The slot is gone, and a column was added: read again for its new columns, the
+// relation would not show which rows were deleted meanwhile.
+func TestWAL_GapAndAnotherShape_I7(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 10) g")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("DELETE FROM t WHERE id = 2", "ALTER TABLE t ADD COLUMN x int DEFAULT 7")
+	dropSlot(t, s.conn, s.db)
+	s.b.start()
+	s.converge()
+}
+
+// A row is deleted, and then a column and its type are dropped, while the bridge
+// is away: the delete in the WAL is of a shape whose type is not known any more.
+func TestWAL_TypeDropped_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a')", "CREATE TABLE t (id int PRIMARY KEY, m mood)", "INSERT INTO t SELECT g, 'a' FROM generate_series(1, 10) g")
+	s.f.converge(s.conn)
+	s.whileAway("DELETE FROM t WHERE id = 2", "ALTER TABLE t DROP COLUMN m", "DROP TYPE mood")
+	s.converge()
+}
+
+// A label of an enum that is a key gets another name: no row of the WAL says so,
+// and the stream would have each such row under its old key, too.
+func TestWAL_EnumKeyRenamed_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a', 'b')", "CREATE TABLE t (k mood PRIMARY KEY, v text)", "INSERT INTO t VALUES ('a', 'x'), ('b', 'y')")
+	s.f.converge(s.conn)
+	s.whileAway("ALTER TYPE mood RENAME VALUE 'a' TO 'c'")
+	s.converge()
+}
+
+// A key column has another name for a while, or a column comes and goes, while the
+// bridge is away in the middle of its first load: the load goes on behind the keys
+// that it has read, and never comes back to rows that the WAL tells in a shape
+// that can't be published, or not as they are now.
+func TestWAL_ShapeCameAndWentInALoad_I1(t *testing.T) {
+	needServers(t)
+	for name, changes := range map[string][]string{
+		"key column renamed and back": {
+			"ALTER TABLE t RENAME COLUMN id TO old_id", "DELETE FROM t WHERE old_id = 1",
+			"UPDATE t SET v = 'new' WHERE old_id = 2", "ALTER TABLE t RENAME COLUMN old_id TO id",
+		},
+		"column came and went": {
+			"ALTER TABLE t ADD COLUMN x int", "UPDATE t SET v = 'new', x = 7 WHERE id <= 3", "ALTER TABLE t DROP COLUMN x",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, broker := testenv.Postgres(t), testenv.NATS(t)
+			newBare(t, db, "t", 60_000)
+			conn := connect(t, db)
+			b := startWAL(t, db, broker.URL(), "t(capture=wal)")
+			f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+			f.await("announcement", f.last()+1, func(s seen) bool { return s.kind == stream.KindBatch })
+			f.await("row", f.last()+2000, func(s seen) bool { return s.kind == stream.KindRow })
+			b.Kill()
+			run(t, conn, changes...)
+			b.start()
+			f.converge(conn)
+		})
+	}
+}
+
+// The root of a partitioned table has no replica identity, its partition has, as
+// bridge sql advises: changes come from the WAL, not by one comparison after the
+// other.
+func TestWAL_OnlyPartitionsHaveAnIdentity_I9(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int NOT NULL, v text) PARTITION BY RANGE (id)",
+		"CREATE UNIQUE INDEX t_id ON t (id)", "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)",
+		"ALTER TABLE t1 REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 100) g")
+	s.f.converge(s.conn)
+	for i := range 3 { // each with its columns sent again
+		s.run("ANALYZE t1", fmt.Sprintf("UPDATE t SET v = 'a%d' WHERE id = 1", i), fmt.Sprintf("UPDATE t SET id = id + 1000 WHERE id = %d", 10+i), fmt.Sprintf("DELETE FROM t WHERE id = %d", 20+i))
+		s.f.converge(s.conn)
+	}
+	if log := s.b.Stderr(); strings.Contains(log, "compared with") {
+		t.Errorf("the relation was compared:\n%s", log)
+	}
+}
+
+// A partition's replica identity loses the key while the bridge reads: an UPDATE
+// that changes the key does not say which row it was before.
+func TestWAL_PartitionLosesItsIdentity_I1(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL) PARTITION BY RANGE (id)",
+		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)", "CREATE UNIQUE INDEX t1_v ON t1 (v)",
+		"INSERT INTO t SELECT g, g FROM generate_series(1, 100) g")
+	s.f.converge(s.conn)
+	s.run("ALTER TABLE t1 REPLICA IDENTITY USING INDEX t1_v", "UPDATE t SET id = id + 1000 WHERE id <= 5")
+	s.b.awaitReason("t", "REPLICA IDENTITY")
+	s.run("ALTER TABLE t1 REPLICA IDENTITY DEFAULT")
+	s.converge()
+}
