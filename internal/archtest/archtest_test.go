@@ -25,7 +25,10 @@ type home struct {
 
 // aids are the packages that are not shipped: they drive the whole system from outside and may import anything.
 func aids() []string {
-	return []string{"internal/testenv", "internal/simtest", "internal/demo", "internal/mutants", "internal/archtest", "internal/e2e", "bench"}
+	return []string{
+		"internal/testenv", "internal/simtest", "internal/demo", "internal/mutants", "internal/archtest", "internal/doctest",
+		"internal/e2e", "bench",
+	}
 }
 
 func homes() []home {

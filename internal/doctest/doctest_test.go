@@ -1,0 +1,154 @@
+// Package doctest holds the documents of this module to its code and to each other. It needs no servers.
+//
+//   - Every name in back-ticks that the rules of names_test.go take for a name of Go must be declared. This holds for
+//     DESIGN.md, CONTRIBUTING.md, docs/design and docs/adr.
+//   - Every test that a document names must exist.
+//   - Every relative link must lead to a file of the repository, and its anchor to a heading.
+//   - A document with a limit must not be longer.
+//
+// Markdown in blocks of code is not checked, except for names of tests.
+package doctest_test
+
+import (
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// limits are the longest that a document may be, in lines. A longer one is no overview any more: move a part of it to
+// a document of its own.
+func limits() map[string]int {
+	return map[string]int{"DESIGN.md": 400}
+}
+
+func TestDocuments_NamesAreDeclared(t *testing.T) {
+	t.Parallel()
+	repo := readRepo(t)
+	code := parse(t, repo)
+	for _, doc := range repo.documents() {
+		if !namesCode(doc) {
+			continue
+		}
+		for i, line := range prose(repo.text[doc]) {
+			if strings.Count(line, "`")%2 != 0 {
+				t.Errorf("%s:%d: a span in back-ticks goes on in another line, where this test can't read it", doc, i+1)
+			}
+		}
+		for _, span := range spans(repo.text[doc]) {
+			if why := code.stale(span.text, repo); why != "" {
+				t.Errorf("%s:%d: `%s`: %s", doc, span.line, span.text, why)
+			}
+		}
+	}
+}
+
+func TestDocuments_TestsExist(t *testing.T) {
+	t.Parallel()
+	repo := readRepo(t)
+	code := parse(t, repo)
+	for _, doc := range repo.documents() {
+		for _, name := range testNames(repo.text[doc]) {
+			if !code.tests[name.text] {
+				t.Errorf("%s:%d: no test is called %s", doc, name.line, name.text)
+			}
+		}
+	}
+}
+
+func TestDocuments_LinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	repo := readRepo(t)
+	for _, doc := range repo.documents() {
+		for _, l := range links(repo.text[doc]) {
+			if why := repo.broken(doc, l.text); why != "" {
+				t.Errorf("%s:%d: link to %s: %s", doc, l.line, l.text, why)
+			}
+		}
+	}
+}
+
+func TestDocuments_KeepTheirLength(t *testing.T) {
+	t.Parallel()
+	repo := readRepo(t)
+	for doc, limit := range limits() {
+		text, ok := repo.text[doc]
+		if !ok {
+			t.Errorf("%s does not exist", doc)
+		}
+		if n := strings.Count(text, "\n"); n > limit {
+			t.Errorf("%s has %d lines, more than %d", doc, n, limit)
+		}
+	}
+}
+
+// namesCode tells whether a document's back-ticks are checked. Documents for users quote JSON, SQL and shells, where
+// few words are names of Go.
+func namesCode(doc string) bool {
+	return doc == "DESIGN.md" || doc == "CONTRIBUTING.md" || path.Dir(doc) == "docs/design" || path.Dir(doc) == "docs/adr"
+}
+
+// located is a piece of a document.
+type located struct {
+	text string
+	line int
+}
+
+// repo is the files of the module, by their slash-separated paths below its root.
+type repo struct {
+	files map[string]bool
+	dirs  map[string]bool
+	text  map[string]string // of Go and Markdown files
+}
+
+// documents are the paths of all Markdown files.
+func (r *repo) documents() []string {
+	var docs []string
+	for name := range r.text {
+		if path.Ext(name) == ".md" {
+			docs = append(docs, name)
+		}
+	}
+	return docs
+}
+
+func readRepo(t *testing.T) *repo {
+	t.Helper()
+	root := "../.."
+	r := &repo{files: map[string]bool{}, dirs: map[string]bool{".": true}, text: map[string]string{}}
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		name := filepath.ToSlash(rel)
+		switch {
+		case d.IsDir() && strings.HasPrefix(d.Name(), ".") && name != "." && name != ".ci", d.IsDir() && name == "data":
+			return filepath.SkipDir // of git, caches, and an embedded broker
+		case d.IsDir():
+			r.dirs[name] = true
+			return nil
+		}
+		r.files[name] = true
+		if ext := path.Ext(name); ext == ".go" || ext == ".md" {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			r.text[name] = string(b)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.files["go.mod"] || len(r.documents()) < 2 {
+		t.Fatalf("no module in %s", root)
+	}
+	return r
+}
