@@ -19,9 +19,9 @@ import (
 // requestTimeout bounds one request to the broker.
 const requestTimeout = 5 * time.Second
 
-// errOvertaken says that another writer stored something between our look at
-// the stream's end and our fence.
-var errOvertaken = errors.New("another writer was faster")
+// errOvertaken says that another writer stored a message after we read the
+// stream's end and before our fence.
+var errOvertaken = errors.New("another writer stored a message first")
 
 // Begin implements capture.Sink.
 func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func()) (capture.Position, error) {
@@ -37,7 +37,7 @@ func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func(
 		if !errors.Is(err, errOvertaken) {
 			return pos, err
 		}
-		p.log.Info().Msg("another writer was faster, looking again")
+		p.log.Info().Msg("another writer stored a message first, trying again")
 		select {
 		case <-ctx.Done():
 			return capture.Position{}, ctx.Err()
@@ -46,8 +46,8 @@ func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func(
 	}
 }
 
-// Pauses between two tries to store a fence: a broker that can't store, for want
-// of room, also says that the sequence is wrong.
+// Pauses between two tries to store a fence. They are needed because a broker
+// without room to store a message also answers that the sequence is wrong.
 const (
 	beginPause    = 20 * time.Millisecond
 	maxBeginPause = 2 * time.Second
@@ -63,7 +63,7 @@ func (p *Publisher) end(ctx context.Context) {
 	}
 }
 
-// tail is the end of a stream as its leader has it.
+// tail is the end of a stream as the stream's leader has it.
 type tail struct {
 	last       uint64
 	high       uint64
@@ -71,15 +71,14 @@ type tail struct {
 	heartbeats uint64 // the sequence of heartbeat
 	fence      uint64 // the sequence of the last fence
 	epochs     stream.Epochs
-	// incarnation is the one that the last fence or heartbeat named.
+	// incarnation is the one that the newer of last fence and heartbeat names.
 	incarnation string
-	// foreign says what stands in the stream that no bridge has written, if so:
-	// it may have taken the place of a row.
+	// foreign describes a message that no bridge wrote, and is empty without
+	// one. Such a message may have replaced a row.
 	foreign string
 }
 
-// beginEpoch stores the fence, reads the position behind it and opens the
-// batch.
+// beginEpoch stores the fence, then reads the position and opens the batch.
 func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture.Position, error) {
 	meta, err := p.ensureStream(ctx, src)
 	if err != nil {
@@ -123,11 +122,11 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	if err != nil {
 		return capture.Position{}, err
 	}
-	// When it was stored is not known: schemaAt stays zero, and a log gets it
-	// again with the first heartbeat.
+	// We don't know when the schema was stored. schemaAt stays zero, so a log
+	// gets it again with the first heartbeat.
 	e.schema = pos.Schema
-	// The first message waits for the server's answer: a batch it would not
-	// open is noticed here.
+	// The first message waits for the server's answer. So we learn here if the
+	// server refuses to open the batch.
 	if err := e.add(stream.NewAlive(p.layout), 0); err != nil {
 		e.close(ctx)
 		return capture.Position{}, err
@@ -140,8 +139,8 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	return pos, nil
 }
 
-// readTail reads the stream's end. The result is what the stream held only if
-// a fence that expects t.last is stored afterwards.
+// readTail reads the stream's end. It makes several requests, so its result is
+// certain only once a fence is stored that expects tail.last.
 func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -176,16 +175,16 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 	return t, nil
 }
 
-// takeHeartbeat reads the last heartbeat, and what it says of epochs where it
-// is newer than the last fence, which a log may have let expire.
+// takeHeartbeat reads the last heartbeat. Where it is newer than the last fence,
+// the epochs are taken from it too: in a log the fence may have expired.
 func (t *tail) takeHeartbeat(msg *nats.Msg, seq uint64) error {
 	hb, err := stream.ParseHeartbeat(msg.Header, msg.Data)
 	if err != nil {
-		return fmt.Errorf("heartbeat %d: %w", seq, err)
+		return fmt.Errorf("parse heartbeat %d: %w", seq, err)
 	}
 	incarnation, err := stream.Incarnation(msg)
 	if err != nil {
-		return fmt.Errorf("heartbeat %d: %w", seq, err)
+		return fmt.Errorf("parse heartbeat %d: %w", seq, err)
 	}
 	if seq > t.fence {
 		if err := t.take(msg, seq); err != nil {
@@ -197,11 +196,13 @@ func (t *tail) takeHeartbeat(msg *nats.Msg, seq uint64) error {
 	return nil
 }
 
-// maxForeign bounds the search for a message of a bridge's behind others.
+// maxForeign is how many foreign messages at the stream's end takeEnd passes
+// over in its search for a bridge's message.
 const maxForeign = 1000
 
-// takeEnd takes High from the last message that a bridge has written: it has the
-// highest of all. There may be none (purged by hand).
+// takeEnd takes High from the last message that a bridge wrote, which has the
+// highest of all. There may be no such message, for example after a purge by
+// hand.
 func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
 	for seq := t.last; seq > 0 && seq+maxForeign > t.last; seq-- {
 		end, err := p.lastMessage(ctx, seq)
@@ -213,7 +214,7 @@ func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
 			t.high = max(t.high, high)
 			return nil
 		}
-		t.foreign = fmt.Sprintf("message %d is not a bridge's: %v", seq, err)
+		t.foreign = fmt.Sprintf("no bridge wrote message %d: %v", seq, err)
 	}
 	return nil
 }
@@ -222,14 +223,15 @@ func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
 func (t *tail) take(msg *nats.Msg, seq uint64) error {
 	high, err := stream.High(msg.Header)
 	if err != nil {
-		return fmt.Errorf("message %d: %w", seq, err)
+		return fmt.Errorf("parse message %d: %w", seq, err)
 	}
 	t.high = max(t.high, high)
 	t.epochs, err = stream.ParseEpochs(msg.Header.Get(stream.EpochsHeader))
 	return err
 }
 
-// fence stores the fence of the last of the epochs, or returns errOvertaken.
+// fence stores the fence of the last epoch in epochs. It returns errOvertaken
+// where the stream no longer ends directly before that fence.
 func (p *Publisher) fence(ctx context.Context, incarnation string, epochs stream.Epochs, high uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -250,8 +252,8 @@ func (p *Publisher) fence(ctx context.Context, incarnation string, epochs stream
 	return nil
 }
 
-// position reads, behind the stored fence, what a capture needs to go on. It
-// returns errOvertaken where the stream is not the one that t was read from.
+// position reads what a capture needs to go on, once the fence is stored. It
+// returns errOvertaken where the stream's last heartbeat is not the one in t.
 func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -263,7 +265,7 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	if (msg != nil) != (t.heartbeat != nil) || msg != nil && seq != t.heartbeats {
 		return capture.Position{}, errOvertaken
 	}
-	if pos.Loose, err = p.rowsBehind(ctx, t.heartbeats, t.last); err != nil {
+	if pos.Loose, err = p.rowsAfter(ctx, t.heartbeats, t.last); err != nil {
 		return capture.Position{}, err
 	}
 	if msg, _, err = p.last(ctx, p.layout.SchemaSubject()); err != nil {
@@ -278,7 +280,7 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	}
 	b, err := stream.ParseBatch(msg.Data)
 	if err != nil {
-		return capture.Position{}, fmt.Errorf("announcement in stream %s: %w", p.layout.Stream, err)
+		return capture.Position{}, fmt.Errorf("parse announcement of stream %s: %w", p.layout.Stream, err)
 	}
 	pos.Batch = &b
 	if b.LSN != 0 { // it says itself how far it came
@@ -288,8 +290,9 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	return pos, err
 }
 
-// rowsBehind says whether there is a row behind sequence after, up to last.
-func (p *Publisher) rowsBehind(ctx context.Context, after, last uint64) (bool, error) {
+// rowsAfter says whether the stream has a row after the sequence after, up to
+// last.
+func (p *Publisher) rowsAfter(ctx context.Context, after, last uint64) (bool, error) {
 	if after >= last {
 		return false, nil
 	}
@@ -303,11 +306,12 @@ func (p *Publisher) rowsBehind(ctx context.Context, after, last uint64) (bool, e
 	return seq <= last, nil
 }
 
-// lastRow returns the place of the last row behind sequence after, nil for
-// none. It probes from the end in growing steps and then halves the distance:
-// a wildcard's last message would make the server look through all subjects.
+// lastRow returns the place of the last row after the sequence after, or nil if
+// there is none. It probes from the end in growing steps and then halves the
+// distance. Asking for the last message of a wildcard would be simpler, but the
+// server would then look through all subjects.
 func (p *Publisher) lastRow(ctx context.Context, after, last uint64) (*capture.RowPosition, error) {
-	lo, hi := after, last+1 // rows from lo on are possible; none from hi on
+	lo, hi := after, last+1 // the last row is at lo or later, and before hi
 	var found *nats.Msg
 	probe := func(from uint64) (bool, error) {
 		msg, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.Rows(), from)
@@ -349,7 +353,7 @@ func (p *Publisher) lastRow(ctx context.Context, after, last uint64) (*capture.R
 	return &capture.RowPosition{Txid: txid, Key: key}, nil
 }
 
-// last is stream.Last with nil for no message.
+// last is stream.Last, but returns nil if there is no message.
 func (p *Publisher) last(ctx context.Context, subject string) (*nats.Msg, uint64, error) {
 	msg, seq, err := stream.Last(ctx, p.nc, p.layout.Stream, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

@@ -17,21 +17,21 @@ import (
 )
 
 const (
-	// flowMessages and outstandingAcks bound what is in flight: the server
-	// acknowledges every flowMessages (500 is its most), and the client waits
-	// once that many acknowledgements are owed.
+	// flowMessages and outstandingAcks bound what is in flight. The server
+	// acknowledges every flowMessages messages (it allows 500 at most). The
+	// client waits once outstandingAcks acknowledgements are missing.
 	flowMessages    = 500
 	outstandingAcks = 3
-	// ackTimeout bounds that wait; it is below the server's 10 s after which a
-	// silent batch is dropped.
+	// ackTimeout bounds that wait. It is below the 10 s of silence after which
+	// the server drops a batch.
 	ackTimeout = 4 * time.Second
-	// windowBytes is how much is sent before what was sent before that must be
-	// stored; twice as much is in flight at most.
+	// windowBytes is the size of a window. When a window is full, the one before
+	// it must be stored before more is sent. So at most two are in flight.
 	windowBytes = 32 << 20
 )
 
-// epoch is one writer's run. Its fields but err are guarded by
-// Publisher.mu.
+// epoch is one uninterrupted run of one writer. Publisher.mu guards all its
+// fields except err.
 type epoch struct {
 	id          string
 	incarnation string
@@ -44,37 +44,39 @@ type epoch struct {
 	// seq is the sequence of the last message sent, high its HighHeader.
 	seq, high uint64
 	lastSent  time.Time
-	// windowSeq is the sequence that must be stored before more than
-	// windowBytes are sent behind it; unconfirmed counts them.
+	// windowSeq is the last sequence of the window before this one. unconfirmed
+	// counts the bytes sent after it.
 	windowSeq   uint64
 	unconfirmed int
 
-	// stored is the highest sequence known to be stored, marks are those behind
-	// it that say how far in the WAL the stream has come, and storedLSN is what
-	// the last mark that is stored says.
+	// stored is the highest sequence known to be stored. marks are later
+	// messages that say how far in the WAL the stream has come. storedLSN is the
+	// LSN of the last stored mark.
 	stored, storedLSN uint64
 	marks             []mark
-	// unsettled are the subjects of rows sent since everything sent was known
-	// to be stored, while tracked is set; nil before the first Get.
+	// unsettled holds, while tracked is set, the subjects of the rows that were
+	// sent since everything sent was last known to be stored. It is nil before
+	// the first Get.
 	unsettled map[string]struct{}
 	tracked   bool
 
-	// schema is the last one stored; schemaAt and schemaBytes say when, and
-	// how much was sent since. A log must not let it expire.
+	// schema is the last one stored. schemaAt says when that was, schemaBytes
+	// how much was sent since. In a log the schema must not expire.
 	schema      []byte
 	schemaAt    time.Time
 	schemaBytes int64
 
-	// The row's message, used again for each: publishing copies it.
+	// row is the message of a row. It is reused for each, because publishing
+	// copies it.
 	row     nats.Msg
 	subject []byte
 	keyText []byte
-	// expected and highText are the values of the headers of row.
+	// expected, highText and key are the values of row's headers.
 	expected, highText, key [1]string
 
-	// err is set once, by whoever sees the first fault: a method, Run, or the
-	// batch's error handler, which runs on a goroutine of nats.go that holds
-	// the batch's lock.
+	// err is the first fault, and is set once. The fault is seen by a method, by
+	// Run, or by the batch's error handler. That handler runs on a goroutine of
+	// nats.go which holds the batch's lock, so it must not wait for mu.
 	err atomic.Pointer[error]
 }
 
@@ -96,7 +98,7 @@ func (e *epoch) fail(err error) {
 	e.err.CompareAndSwap(nil, &err)
 }
 
-// fault returns what ended the epoch, nil while it goes on.
+// fault returns what ended the epoch, or nil while it goes on.
 func (e *epoch) fault() error {
 	if err := e.err.Load(); err != nil {
 		return *err
@@ -104,7 +106,7 @@ func (e *epoch) fault() error {
 	return nil
 }
 
-// add sends a control message. high raises the stream's, 0 leaves it.
+// add sends a control message. high raises the stream's High, if it is higher.
 func (e *epoch) add(msg *nats.Msg, high uint64) error {
 	e.high, e.highText[0] = max(e.high, high), ""
 	msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(e.seq, 10)}
@@ -115,15 +117,16 @@ func (e *epoch) add(msg *nats.Msg, high uint64) error {
 type tooLargeError struct{ bytes, limit int64 }
 
 func (t *tooLargeError) Error() string {
-	return fmt.Sprintf("a message of %d bytes, the broker takes %d", t.bytes, t.limit)
+	return fmt.Sprintf("message of %d bytes is too large, the broker takes %d", t.bytes, t.limit)
 }
 
-// headerRoom bounds the headers of a row without its key: both names, two
-// numbers of 20 digits, and what frames them.
+// headerRoom bounds the size of a row's headers without the key's: two names, two
+// numbers of 20 digits, and the framing around them.
 const headerRoom = 160
 
-// addRow sends a row, or the control row in its place. It returns a
-// *tooLargeError, and sends nothing, where the broker would refuse it.
+// addRow sends line, the document of c or the oversize control row that replaces
+// it. If the broker would refuse the message, it sends nothing and returns a
+// *tooLargeError.
 func (e *epoch) addRow(c capture.Change, line []byte) error {
 	var needsKey bool
 	e.subject, needsKey = e.layout.AppendRowSubject(e.subject[:0], c.Key)
@@ -155,7 +158,7 @@ func (e *epoch) addRow(c capture.Change, line []byte) error {
 
 func (e *epoch) addMsg(msg *nats.Msg) error {
 	if e.seq == math.MaxUint64 {
-		panic("publish: I6 violated: a stream without a sequence left")
+		panic("publish: I6 violated: the stream has no sequence left")
 	}
 	if _, err := e.fp.AddMsg(msg); err != nil {
 		return fmt.Errorf("publish: %w", err)
@@ -167,7 +170,6 @@ func (e *epoch) addMsg(msg *nats.Msg) error {
 	return nil
 }
 
-// addSchema sends the relation's columns.
 func (e *epoch) addSchema(schema []byte) error {
 	if err := e.add(stream.NewSchema(e.layout, schema), 0); err != nil {
 		return err
@@ -176,7 +178,7 @@ func (e *epoch) addSchema(schema []byte) error {
 	return nil
 }
 
-// keepSchema sends the schema again well before a log lets it expire.
+// keepSchema sends the schema again, long before a log lets it expire.
 func (e *epoch) keepSchema(lim stream.Limits) error {
 	old := lim.MaxAge > 0 && time.Since(e.schemaAt) > lim.MaxAge/4 ||
 		lim.MaxBytes > 0 && e.schemaBytes > lim.MaxBytes/4
@@ -186,12 +188,12 @@ func (e *epoch) keepSchema(lim stream.Limits) error {
 	return e.addSchema(e.schema)
 }
 
-// close ends the batch, so that the server need not wait for its time-out and
-// gives the next one its full flow at once.
+// close ends the batch. Otherwise the server would keep it until its timeout,
+// and would not give the next batch its full flow immediately.
 func (e *epoch) close(ctx context.Context) {
 	e.fail(errNoEpoch)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	// What it returns changes nothing: the next Begin asks the stream itself.
+	// The result does not matter: the next Begin asks the stream itself.
 	_, _ = e.fp.Close(ctx)
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// ensureStream makes the stream where there is none, and returns what it says
-// of itself. It returns capture.ErrOtherSource where its rows are of another
+// ensureStream creates the stream if it does not exist, and returns its metadata.
+// It returns capture.ErrOtherSource where the stream's rows come from another
 // system or database.
 func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (stream.Meta, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -30,7 +30,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 		if err == nil {
 			p.log.Info().Str("incarnation", meta.Incarnation).Int("replicas", limits.Replicas).Msg("stream created")
 		}
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another bridge was faster
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another bridge created it first
 			s, err = p.js.Stream(ctx, p.layout.Stream)
 		}
 	}
@@ -42,7 +42,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 		return stream.Meta{}, err
 	}
 	if meta.Source.System != src.System || meta.Source.Database != src.Database {
-		return stream.Meta{}, fmt.Errorf("%w: stream %s holds rows of database %q of system %d, DATABASE_URL leads to database %q of system %d; if that is meant, run: bridge adopt %s.%s",
+		return stream.Meta{}, fmt.Errorf("%w: stream %s holds rows of database %q of system %d, but DATABASE_URL points to database %q of system %d; correct DATABASE_URL or NATS_URL, or, to replace the stream's rows, run: bridge adopt %s.%s",
 			capture.ErrOtherSource, p.layout.Stream, meta.Source.Database, meta.Source.System, src.Database, src.System, p.opt.Schema, p.opt.Table)
 	}
 	return meta, nil
@@ -55,13 +55,14 @@ func (p *Publisher) newMeta(src capture.Source, floor uint64) stream.Meta {
 	}
 }
 
-// foreign says why the stream of a source can't be continued, if so.
+// foreign returns the reason why the stream can't be continued with this source
+// and history option, or "" if it can.
 func foreign(meta stream.Meta, src capture.Source, log bool) string {
 	switch {
 	case meta.Source.Timeline != src.Timeline:
 		return fmt.Sprintf("Postgres is on timeline %d, the stream on %d: transactions may have been undone", src.Timeline, meta.Source.Timeline)
 	case meta.Source.OID != src.OID:
-		return "the relation was dropped and made again: deletes may have been lost"
+		return "the relation was dropped and created again: deletes may have been missed"
 	case meta.Log != log:
 		return "the relation's history option was changed"
 	}
@@ -82,18 +83,18 @@ func (p *Publisher) Restart(ctx context.Context, reason string, shown uint64) er
 	return err
 }
 
-// Adopt begins a new incarnation of the stream for another source, as a person
-// decided. It needs no lease: the writer, if there is one, stopped when it saw
-// the other source.
+// Adopt begins a new incarnation of the stream for another source. Only a person
+// decides this. Adopt needs no lease: a writer that saw the other source has
+// stopped.
 func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 	_, err := p.newIncarnation(ctx, src, "adopted from another source", 0)
 	return err
 }
 
-// updateLimits brings the stream's limits up to date. Only the lease's holder
-// calls it: a standby may have others. More replicas than the broker has
-// servers for at the moment are asked for again by the next epoch: the stream
-// is as good as it was.
+// updateLimits applies the configured limits to the stream. Only the holder of
+// the lease calls it, because a standby may be configured with other limits. If
+// the broker has too few servers for the replicas at the moment, the stream
+// keeps those it has, and the next epoch asks again.
 func (p *Publisher) updateLimits(ctx context.Context) error {
 	change := func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Limits) bool {
 		sameBytes := want.MaxBytes == have.MaxBytes || want.MaxBytes <= 0 && have.MaxBytes <= 0
@@ -103,25 +104,25 @@ func (p *Publisher) updateLimits(ctx context.Context) error {
 	}
 	err := p.changeConfig(ctx, p.opt.Limits, change)
 	if tooFewServers(err) {
-		p.log.Info().Err(err).Msg("the stream keeps the replicas it has: the broker has too few servers for more")
+		p.log.Info().Err(err).Msg("stream keeps its number of replicas: the broker has too few servers for more")
 		err = p.changeConfig(ctx, p.unchanged(), change)
 	}
 	return err
 }
 
-// unchanged are the limits with the replicas that the stream has.
+// unchanged returns the limits, with the number of replicas left as it is.
 func (p *Publisher) unchanged() stream.Limits {
 	limits := p.opt.Limits
 	limits.Replicas = keepReplicas
 	return limits
 }
 
-// keepReplicas, as Limits.Replicas, leaves a stream's as they are.
+// keepReplicas as Limits.Replicas means that the stream keeps the number it has.
 const keepReplicas = -1
 
-// changeConfig reads the stream's configuration and writes it with the
-// metadata that change made, if that says so. Replicas that nobody set are
-// never lowered.
+// changeConfig reads the stream's configuration and passes its metadata to
+// change. If change returns true, changeConfig writes the configuration back. It
+// never lowers the number of replicas unless one is configured.
 func (p *Publisher) changeConfig(ctx context.Context, limits stream.Limits, change func(*stream.Meta, jetstream.StreamConfig, stream.Limits) bool) error {
 	p.config.Lock()
 	defer p.config.Unlock()
@@ -151,12 +152,15 @@ func (p *Publisher) changeConfig(ctx context.Context, limits stream.Limits, chan
 	return nil
 }
 
-// newIncarnation ends the stream's life. First a fence of the old incarnation
-// stops whoever still writes it, so that nothing is shown above what is known
-// here. Then the new incarnation, whose floor is above every position that the
-// old one may have shown, is written to the stream's configuration; what the
-// stream holds is purged by the next epoch, which sees that the last fence
-// names another incarnation. In this order a crash in between loses neither.
+// newIncarnation begins a new incarnation of the stream, in three steps. In this
+// order a crash between two of them loses nothing:
+//
+//  1. A fence of the old incarnation stops any bridge that still writes it. So
+//     no position is shown above the High that is known here.
+//  2. The new incarnation is written to the stream's configuration. Its floor is
+//     above every position that the old one may have shown.
+//  3. The next epoch sees that the last fence names another incarnation, and
+//     purges the stream.
 func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reason string, shown uint64) (stream.Meta, error) {
 	t, err := p.readTail(ctx)
 	if err != nil {
@@ -179,11 +183,11 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 		return stream.Meta{}, err
 	}
 	p.log.Warn().Str("incarnation", meta.Incarnation).Str("reason", reason).Uint64("floor", meta.Floor).
-		Msg("new incarnation: positions below the floor are void, clients begin anew")
+		Msg("new incarnation: positions below the floor are void, clients must read everything again")
 	return meta, nil
 }
 
-// purge removes what an earlier incarnation left, up to the sequence last.
+// purge removes an earlier incarnation's messages, up to the sequence last.
 func (p *Publisher) purge(ctx context.Context, last uint64) (tail, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -191,7 +195,7 @@ func (p *Publisher) purge(ctx context.Context, last uint64) (tail, error) {
 	if err != nil {
 		return tail{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
-	// Never what came later: another writer may have been faster.
+	// Later messages stay: they may be of another writer that began first.
 	if err := s.Purge(limited, jetstream.WithPurgeSequence(last+1)); err != nil {
 		return tail{}, fmt.Errorf("purge stream %s: %w", p.layout.Stream, err)
 	}

@@ -19,30 +19,32 @@ const (
 	leaseRetry = 400 * time.Millisecond
 )
 
-// lease decides which of several bridges writes a stream. It is a key with a
-// time to live in a bucket held in memory: a broker that restarts has
-// forgotten it, which costs nothing, because it fences nothing.
+// lease decides which of several bridges tries to write a stream. It is a key
+// with a time to live, in a bucket that the broker keeps in memory. A broker that
+// restarts forgets it. This does no harm, because fences protect the stream, not
+// leases.
 type lease struct {
 	// Static after construction.
 	nc          *nats.Conn
 	js          jetstream.JetStream
 	bucket, key string
 	holder      string
-	// replicas is stream.Limits'.
+	// replicas is Limits.Replicas of the publisher.
 	replicas int
 	log      zerolog.Logger
 
 	mu sync.Mutex
-	// revision is that of the key while it is ours, 0 otherwise. Guarded by mu.
+	// revision is that of the key while we hold the lease, 0 otherwise. Guarded
+	// by mu.
 	revision uint64
-	// raised is set when the bucket was seen to have its replicas, or to get
-	// no more. Guarded by mu.
+	// raised is set once the bucket has its replicas or can get no more. Guarded
+	// by mu.
 	raised bool
 }
 
-// acquire blocks until the lease is ours. It looks at the server even where
-// the lease should be ours still: two writers that trust their memory would
-// depose each other for ever. standby is called once when it has to wait.
+// acquire blocks until we hold the lease. It asks the server even if we should
+// still hold it: two writers that trust their memory would depose each other for
+// ever. If it has to wait, it first calls standby, once.
 func (l *lease) acquire(ctx context.Context, standby func()) error {
 	waiting := false
 	for {
@@ -52,7 +54,7 @@ func (l *lease) acquire(ctx context.Context, standby func()) error {
 		}
 		if held {
 			if waiting {
-				l.log.Info().Msg("the other bridge is gone, taking over")
+				l.log.Info().Msg("lease of the other bridge ended, taking over")
 			}
 			return nil
 		}
@@ -103,9 +105,9 @@ func (l *lease) try(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// open returns the bucket, which it makes where there is none, and gives it
-// the replicas that streams have: one that is on a single server of a cluster
-// is away with that.
+// open returns the bucket, and creates it if it does not exist. It gives the
+// bucket as many replicas as streams get: a bucket on a single server of a
+// cluster is not available while that server is down.
 func (l *lease) open(ctx context.Context) (jetstream.KeyValue, error) {
 	cfg := jetstream.KeyValueConfig{
 		Bucket: l.bucket, Description: "lockstep: which bridge writes which stream",
@@ -143,10 +145,10 @@ func (l *lease) open(ctx context.Context) (jetstream.KeyValue, error) {
 }
 
 // errLeaseLost says that another bridge may be writing now.
-var errLeaseLost = errors.New("the lease was lost")
+var errLeaseLost = errors.New("the lease was lost, another bridge may be writing")
 
-// renew prolongs the lease. kv.Update would remove its time to live, so the
-// message is published as the bucket's own.
+// renew prolongs the lease. It publishes to the key's subject itself, because
+// kv.Update would remove the key's time to live.
 func (l *lease) renew(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -167,7 +169,7 @@ func (l *lease) renewLocked(ctx context.Context) error {
 	return nil
 }
 
-// release gives the lease up, so that a standby need not wait for its end.
+// release gives the lease up, so that a standby does not wait until it expires.
 func (l *lease) release(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,7 +179,7 @@ func (l *lease) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if kv, err := l.js.KeyValue(ctx, l.bucket); err == nil {
-		// If this fails the lease ends by itself.
+		// If this fails, the lease expires by itself.
 		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(l.revision))
 	}
 	l.revision = 0

@@ -5,13 +5,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics are the collectors of every publisher of a process.
+// Metrics are the collectors that all publishers of a process share.
 type Metrics struct {
 	rows, bytes, oversize, heartbeats, epochs *prometheus.CounterVec
 	streamMessages, streamBytes               *prometheus.GaugeVec
 }
 
-// NewMetrics makes the collectors and registers them with reg, unless it is nil.
+// NewMetrics makes the collectors and, unless reg is nil, registers them with it.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	auto := promauto.With(reg)
 	vec := func(name, help string) *prometheus.CounterVec {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 var source = capture.Source{System: 7, Timeline: 1, Database: "app", OID: 42}
 
-// writer is a publisher under test with its Run.
+// writer is a publisher under test whose Run is running.
 type writer struct {
 	*publish.Publisher
 	js   jetstream.JetStream
@@ -104,7 +104,8 @@ func (w *writer) mustHeartbeat(t *testing.T, xmin uint64) {
 	}
 }
 
-// contents reads the whole stream: rows as id@txid, control messages by kind.
+// contents reads the whole stream. It returns rows as id@txid, and heartbeats and
+// fences by name.
 func contents(t *testing.T, js jetstream.JetStream) []string {
 	t.Helper()
 	l := stream.NewLayout("lockstep", "public", "t", false)
@@ -157,8 +158,8 @@ func (w *writer) awaitContents(t *testing.T, want string) {
 	})
 }
 
-// TestPublish_ResumesFromTheStreamAlone (I7): what a new writer needs to go on
-// is in the stream.
+// TestPublish_ResumesFromTheStreamAlone (I7): the stream holds everything that a
+// new writer needs to go on.
 func TestPublish_ResumesFromTheStreamAlone(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
@@ -181,7 +182,7 @@ func TestPublish_ResumesFromTheStreamAlone(t *testing.T) {
 	if pos.Batch == nil || pos.Batch.Snapshot != "10:10:" || pos.After == nil || pos.After.Txid != 7 || string(pos.After.Key[0]) != "2" {
 		t.Fatalf("in the middle of a batch: position %+v, after %+v", pos, pos.After)
 	}
-	w.begin(t) // fences and alive messages behind the row change nothing
+	w.begin(t) // fences and alive messages after the row change nothing
 	pos = w.begin(t)
 	if pos.After == nil || pos.After.Txid != 7 || string(pos.Schema) != `{"v":1}` || pos.High != 7 {
 		t.Fatalf("killed twice in the middle: position %+v", pos)
@@ -194,12 +195,12 @@ func TestPublish_ResumesFromTheStreamAlone(t *testing.T) {
 	}
 }
 
-// TestPublish_DeposedWriterStoresNothing (I6): once another writer has fenced,
-// no message of the old one follows, whatever it still sends.
+// TestPublish_DeposedWriterStoresNothing (I6): once another writer has stored its
+// fence, no message of the old one is stored, whatever it still sends.
 func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
-	// The same holder twice: two processes that both believe in the lease.
+	// The same holder twice: two processes that both believe they hold the lease.
 	a, b := newWriter(t, url, "same"), newWriter(t, url, "same")
 	a.begin(t)
 	a.mustRow(t, 1, 5)
@@ -227,9 +228,9 @@ func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 	b.awaitContents(t, "1@5 fence 2@7 3@8 heartbeat")
 }
 
-// TestPublish_ForeignMessageBeginsAnew (I8): what nobody's bridge has written may
-// stand in the place of a row, or of the last heartbeat; the stream is filled
-// again, and clients are told.
+// TestPublish_ForeignMessageBeginsAnew (I8): a message that no bridge wrote may
+// have replaced a row or the last heartbeat. So the stream is filled again, and
+// the floor tells clients.
 func TestPublish_ForeignMessageBeginsAnew(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -265,7 +266,7 @@ func TestPublish_ForeignMessageBeginsAnew(t *testing.T) {
 }
 
 // TestPublish_ForeignMessageEndsTheEpoch (I6): a message of anybody else ends
-// the epoch with nothing stored behind it.
+// the epoch, and nothing of the epoch is stored after it.
 func TestPublish_ForeignMessageEndsTheEpoch(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
@@ -290,8 +291,8 @@ func TestPublish_ForeignMessageEndsTheEpoch(t *testing.T) {
 	w.awaitContents(t, "1@5 66@6 fence 2@7")
 }
 
-// TestPublish_StandbyTakesOver (I6): the lease lets one write and the other
-// wait, and passes on within 5 s of a death, at once after a stop.
+// TestPublish_StandbyTakesOver (I6): while one bridge holds the lease, the other
+// waits. It takes over within 5 s after the first one stops.
 func TestPublish_StandbyTakesOver(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
@@ -305,7 +306,7 @@ func TestPublish_StandbyTakesOver(t *testing.T) {
 		_, err := b.Begin(ctx, source, func() {})
 		took <- err
 	}()
-	// The lease is renewed for longer than it lives.
+	// Longer than the lease lives: it must be renewed.
 	select {
 	case err := <-took:
 		t.Fatalf("the standby did not wait: %v", err)
@@ -326,7 +327,7 @@ func TestPublish_StandbyTakesOver(t *testing.T) {
 }
 
 // TestPublish_QuietBatchStaysOpen: the server drops a batch after 10 s of
-// silence; alive messages keep it.
+// silence, but alive messages keep it open.
 func TestPublish_QuietBatchStaysOpen(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -335,7 +336,7 @@ func TestPublish_QuietBatchStaysOpen(t *testing.T) {
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
 	w.begin(t)
 	w.mustRow(t, 1, 5)
-	<-time.After(12 * time.Second) // longer than the server's limit: that is the test
+	<-time.After(12 * time.Second) // longer than the server's limit
 	w.mustRow(t, 2, 6)
 	w.awaitContents(t, "fence 1@5 2@6")
 	if err := w.Row(t.Context(), change(3, 7, "x")); err != nil {
@@ -373,8 +374,8 @@ func TestPublish_OversizeRow(t *testing.T) {
 	}
 }
 
-// TestPublish_LargestRow: a row of exactly the limit that an oversize row
-// names is published, one byte more is not.
+// TestPublish_LargestRow: a row of exactly the limit that oversize rows name is
+// published. A row with one byte more is not.
 func TestPublish_LargestRow(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -404,8 +405,8 @@ func TestPublish_LargestRow(t *testing.T) {
 	}
 }
 
-// TestPublish_LostTailIsNoticed (I8): a store that goes back under a living
-// writer ends the epoch, and the next one goes on from what is there.
+// TestPublish_LostTailIsNoticed (I8): if the broker loses messages while a writer
+// runs, the epoch ends. The next epoch goes on from what the broker still has.
 func TestPublish_LostTailIsNoticed(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
@@ -424,13 +425,13 @@ func TestPublish_LostTailIsNoticed(t *testing.T) {
 		return nil
 	})
 	if pos := w.begin(t); pos.Heartbeat != nil || pos.High != 0 {
-		t.Fatalf("a stream made anew has position %+v", pos)
+		t.Fatalf("a new stream has position %+v", pos)
 	}
 }
 
-// TestPublish_NewIncarnation: where the source went back, the old rows go, the
-// floor lies above every position ever shown, and a crash between the two
-// steps is made good by the next epoch.
+// TestPublish_NewIncarnation: a new incarnation has no old rows, and its floor is
+// above every position ever shown. If the writer crashes between the two steps,
+// the next epoch completes them.
 func TestPublish_NewIncarnation(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -480,7 +481,8 @@ func TestPublish_NewIncarnation(t *testing.T) {
 	}
 }
 
-// TestPublish_Suspects returns the keys from a txid on, in pages, each once.
+// TestPublish_Suspects: Suspects returns the keys from a txid on, in pages, each
+// key once.
 func TestPublish_Suspects(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -504,7 +506,7 @@ func TestPublish_Suspects(t *testing.T) {
 		for _, r := range rows {
 			got[string(r.Key[0])]++
 			if err := w.Row(t.Context(), change(1000+len(got), 200, "repaired")); err != nil {
-				t.Fatal(err) // what is stored meanwhile is not suspect
+				t.Fatal(err) // rows stored meanwhile are not suspect
 			}
 		}
 		page = next
@@ -520,8 +522,9 @@ func TestPublish_Suspects(t *testing.T) {
 	}
 }
 
-// TestPublish_HighNeverFalls (I5): a row whose own position is lower, as after
-// a crash or where a txid was taken early and written late, leaves High.
+// TestPublish_HighNeverFalls (I5): a row with a lower position does not lower
+// High. Such rows come after a crash, and from transactions that took their txid
+// early and wrote late.
 func TestPublish_HighNeverFalls(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -529,14 +532,14 @@ func TestPublish_HighNeverFalls(t *testing.T) {
 	for i, txid := range []uint64{5, 9, 6, 7} {
 		w.mustRow(t, i, txid)
 	}
-	w.awaitContents(t, "fence 0@5 1@9 2@6 3@7") // and contents checks High
+	w.awaitContents(t, "fence 0@5 1@9 2@6 3@7") // contents also checks High
 	if pos := w.begin(t); pos.High != 9 {
 		t.Errorf("High is %d, want 9", pos.High)
 	}
 }
 
-// TestPublish_LastRowIsFoundAnywhere (I7): the last row stored behind an
-// announcement is found whatever lies between it and the stream's end.
+// TestPublish_LastRowIsFoundAnywhere (I7): the last row stored after an
+// announcement is found, whatever lies between it and the stream's end.
 func TestPublish_LastRowIsFoundAnywhere(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -558,8 +561,8 @@ func TestPublish_LastRowIsFoundAnywhere(t *testing.T) {
 	}
 }
 
-// TestPublish_LogKeepsItsSchema: in a stream that forgets old versions the
-// schema is repeated before it expires, and limits follow the configuration.
+// TestPublish_LogKeepsItsSchema: in a stream whose messages expire, the schema is
+// repeated before it does, and the limits follow the configuration.
 func TestPublish_LogKeepsItsSchema(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
@@ -592,9 +595,9 @@ func TestPublish_LogKeepsItsSchema(t *testing.T) {
 	}
 }
 
-// TestPublish_TombstonesExpire (I3): deleted rows past their time go, the
-// floor rises above every position that would have had to hear of them, and
-// everything else stays.
+// TestPublish_TombstonesExpire (I3): old deleted rows are removed, and everything
+// else stays. The floor rises above every position from which a client would
+// still need them.
 func TestPublish_TombstonesExpire(t *testing.T) {
 	t.Parallel()
 	w := startWriter(t, testenv.NATS(t).URL(), publish.Options{Holder: "a", Tombstones: 2 * time.Second})
@@ -607,7 +610,7 @@ func TestPublish_TombstonesExpire(t *testing.T) {
 	}
 	w.mustRow(t, 3, 7)
 	w.awaitContents(t, "fence 1@5 2@6 3@7")
-	// The floor rises a round before anything is removed, for those who have
+	// The floor rises one round before anything is removed, for clients that have
 	// just begun to read below it.
 	var raised, removed time.Time
 	testenv.Eventually(t, 30*time.Second, func() error {
@@ -631,6 +634,6 @@ func TestPublish_TombstonesExpire(t *testing.T) {
 		t.Errorf("the floor rose at %v, rows were removed at %v: not a round apart", raised, removed)
 	}
 	w.awaitContents(t, "fence 1@5 3@7")
-	w.mustHeartbeat(t, 9) // and the epoch goes on
+	w.mustHeartbeat(t, 9) // the epoch goes on
 	w.awaitContents(t, "fence 1@5 3@7 heartbeat")
 }

@@ -1,23 +1,29 @@
-// Package publish puts what a capture read on a relation's stream, in order,
-// fenced against every other writer. It is the capture.Sink of the bridge.
+// Package publish stores in a relation's stream, in order, what a capture read
+// from Postgres. It fences out every other writer of the stream. The bridge
+// uses a Publisher as its capture.Sink.
 //
 // # Epochs
 //
-// A writer's run is an epoch. It begins with a fence: a message that the
-// server stores only if the stream ends where this writer read it to end.
-// Everything behind it goes into one fast-ingest batch, each message naming
-// its predecessor's sequence (Nats-Expected-Last-Sequence). The server ends
-// the batch at the first message that does not fit. So whatever goes wrong (a
-// foreign message, a lost tail, a paused writer that wakes, a broker killed in
-// the middle), what is stored is an unbroken prefix of what was sent (I6, I7),
-// and a heartbeat needs no wait for acknowledgements: it is stored only if
-// everything before it is. On any fault the epoch is over; every method
-// returns the fault until Begin starts the next.
+// An epoch is one uninterrupted run of one writer. It begins with a fence: a
+// message that the server stores only if the stream still ends where this
+// writer saw it end. All later messages of the epoch go into one fast-ingest
+// batch. Each names the sequence of its predecessor
+// (Nats-Expected-Last-Sequence). The server ends the batch at the first message
+// that does not fit.
+//
+// So what is stored is always an unbroken prefix of what was sent (I6, I7). This
+// holds for every fault: a foreign message, a lost tail, a paused writer that
+// wakes, a broker that is killed in the middle. A heartbeat therefore needs no
+// wait for acknowledgements: the server stores it only after everything before
+// it.
+//
+// Any fault ends the epoch. The methods of capture.Sink then return the fault
+// until Begin starts the next epoch.
 //
 // # Leases
 //
-// A lease (a key with a time to live) decides which of several bridges tries.
-// It fences nothing.
+// A lease (a key with a time to live) decides which of several bridges tries to
+// write. It does not protect the stream; the fence does.
 package publish
 
 import (
@@ -36,23 +42,24 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Options are a publisher's. Prefix must have passed stream.CheckPrefix.
+// Options configure a Publisher. Prefix must have passed stream.CheckPrefix.
 type Options struct {
 	Prefix        string
 	Schema, Table string
-	// Log keeps every version of a row instead of the latest.
+	// Log keeps every version of a row, not only the latest.
 	Log    bool
 	Limits stream.Limits
-	// Tombstones is how long deleted rows are kept; 0 for ever.
+	// Tombstones is how long deleted rows are kept; 0 means for ever.
 	Tombstones time.Duration
-	// HeartbeatInterval is the capture's, for those who judge whether it lives.
+	// HeartbeatInterval is the capture's interval. The stream's metadata carries
+	// it, so that readers can tell whether the capture is alive.
 	HeartbeatInterval time.Duration
-	// Holder names this process in leases and logs; unique per process.
+	// Holder names this process in leases. Each process needs another one.
 	Holder string
 }
 
-// Publisher writes one relation's stream. Its capture.Sink methods are for one
-// goroutine; Run is for another.
+// Publisher writes one relation's stream. One goroutine calls its capture.Sink
+// methods, another one calls Run.
 type Publisher struct {
 	// Static after construction.
 	nc      *nats.Conn
@@ -71,7 +78,7 @@ type Publisher struct {
 	epoch *epoch
 }
 
-// New returns a publisher; it does nothing until Begin and Run are called.
+// New returns a publisher, which does nothing until Begin and Run are called.
 func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Publisher {
 	l := stream.NewLayout(opt.Prefix, opt.Schema, opt.Table, opt.Log)
 	log = log.With().Str("component", "publish").Str("stream", l.Stream).Logger()
@@ -82,11 +89,11 @@ func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zer
 	}
 }
 
-// ErrFault is wrapped by the errors of an epoch that is over; a new Begin
-// starts the next.
+// ErrFault is wrapped by every error that says that the epoch is over. Begin
+// starts the next epoch.
 var ErrFault = errors.New("the epoch ended")
 
-var errNoEpoch = fmt.Errorf("%w: none has begun", ErrFault)
+var errNoEpoch = fmt.Errorf("%w: no other one has begun", ErrFault)
 
 // Schema implements capture.Sink.
 func (p *Publisher) Schema(_ context.Context, schema []byte) error {
@@ -121,8 +128,8 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 	})
 }
 
-// Row implements capture.Sink. A row that is too large for the broker is
-// replaced, on the key's own subject, by an oversize control row.
+// Row implements capture.Sink. If the row is too large for the broker, it sends
+// an oversize control row instead, on the subject of the same key.
 func (p *Publisher) Row(ctx context.Context, c capture.Change) error {
 	p.mu.Lock()
 	e, err := p.current()
@@ -152,8 +159,8 @@ func (p *Publisher) Stored() uint64 {
 	return p.epoch.storedLSN
 }
 
-// rowFailed sends the control row in the place of one that is too large; any
-// other error ends the epoch.
+// rowFailed handles the error of a row that was not sent. For a row that is too
+// large it sends the oversize control row; any other error ends the epoch.
 func (p *Publisher) rowFailed(e *epoch, c capture.Change, err error) error {
 	var tooLarge *tooLargeError
 	if errors.As(err, &tooLarge) {
@@ -166,7 +173,8 @@ func (p *Publisher) rowFailed(e *epoch, c capture.Change, err error) error {
 	return nil
 }
 
-// current returns the epoch, if there is one without a fault. mu is held.
+// current returns the epoch, or the error that says why it is over. The caller
+// holds mu.
 func (p *Publisher) current() (*epoch, error) {
 	if p.epoch == nil {
 		return nil, errNoEpoch
@@ -180,11 +188,11 @@ func (p *Publisher) current() (*epoch, error) {
 func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError) error {
 	key, err := c.KeyJSON(nil)
 	if err != nil {
-		return fmt.Errorf("encode the key of a row that is too large: %w", err)
+		return fmt.Errorf("encode key of oversize row: %w", err)
 	}
 	p.metrics.oversize.Inc()
 	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).
-		Msg("a row is too large for the broker and was not published; raise the broker's max_payload and change the row again")
+		Msg("row too large for the broker, not published: raise the broker's max_payload, then update the row")
 	return e.addRow(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit))
 }
 
@@ -194,7 +202,7 @@ func (p *Publisher) Yield(ctx context.Context) {
 	p.lease.release(ctx)
 }
 
-// send runs add on the epoch, if there is one without a fault.
+// send calls add with the current epoch.
 func (p *Publisher) send(add func(*epoch) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// pullBytes is how much the broker sends ahead of a reader; above 64 MiB it
-// would cut the connection.
+// pullBytes is how much the broker may send before a reader has taken it. Above
+// 64 MiB of pending data the broker would close the connection.
 const pullBytes = 4 << 20
 
 // Scan implements capture.Sink.
@@ -23,7 +23,8 @@ func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error)
 	if err != nil {
 		return err
 	}
-	// Before that a row may come as it was, and again as it is.
+	// Before all of it is stored, a row could come twice: its old version, and
+	// then the new one.
 	if err := p.awaitStored(ctx, e, last); err != nil {
 		return err
 	}
@@ -38,11 +39,11 @@ func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error)
 				return false, err
 			}
 		}
-		return seq < last, nil // or what took its place since
+		return seq < last, nil // last itself may be gone, replaced by a later message
 	})
 }
 
-// storedRow is what a row's document says, but for its key.
+// storedRow returns what a row's document says. It does not set the key.
 func storedRow(line []byte) (r capture.StoredRow) {
 	var isRow, known bool
 	r.Deleted, r.Data, isRow = lockstep.Parts(line)
@@ -51,7 +52,7 @@ func storedRow(line []byte) (r capture.StoredRow) {
 	return r
 }
 
-// sent returns the epoch and the last sequence that was sent in it.
+// sent returns the current epoch and the last sequence sent in it.
 func (p *Publisher) sent() (*epoch, uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,14 +67,14 @@ func (p *Publisher) sent() (*epoch, uint64, error) {
 func (p *Publisher) key(msg jetstream.Msg, seq uint64) ([][]byte, error) {
 	key, err := p.layout.Key(msg.Subject(), msg.Headers().Get(stream.KeyHeader))
 	if err != nil {
-		return nil, fmt.Errorf("row %d: %w", seq, err)
+		return nil, fmt.Errorf("read key of row %d: %w", seq, err)
 	}
 	return key, nil
 }
 
-// read calls each for the messages from a sequence on, without a filter, until
-// it says that no more are wanted. What was sent and is not stored yet is waited
-// for, until the epoch ends.
+// read calls each for every message from the sequence from on, without a filter,
+// until each returns false. It waits for messages that were sent and are not
+// stored yet; if the epoch ends meanwhile, it returns the fault.
 func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) (more bool, err error)) error {
 	failed := func(err error) error { return fmt.Errorf("read stream %s: %w", p.layout.Stream, err) }
 	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
@@ -103,8 +104,8 @@ func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(j
 	return nil
 }
 
-// nextOf returns the next message of an iterator, or the epoch's fault: what
-// was sent and lost never comes.
+// nextOf returns the iterator's next message, or the epoch's fault. After a
+// fault it must not wait: a message that was sent and lost never comes.
 func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch) (jetstream.Msg, error) {
 	for {
 		step, cancel := context.WithTimeout(ctx, time.Second)

@@ -7,12 +7,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// clusterReplicas is how many replicas a stream gets where nobody said: three
-// survive the loss of one server, and a cluster can have them or none.
+// clusterReplicas is how many replicas a stream gets in a cluster if the
+// configuration does not say: with three it survives the loss of one server.
 const clusterReplicas = 3
 
-// wantedReplicas returns how many replicas to ask for: as set, or as many as
-// the broker may have.
+// wantedReplicas returns how many replicas to ask for: set, if it is not 0, else
+// clusterReplicas in a cluster and 1 elsewhere.
 func wantedReplicas(nc *nats.Conn, set int) int {
 	switch {
 	case set > 0:
@@ -23,16 +23,16 @@ func wantedReplicas(nc *nats.Conn, set int) int {
 	return clusterReplicas
 }
 
-// tooFewServers says whether the broker refused a number of replicas.
+// tooFewServers says whether the broker refused the number of replicas.
 func tooFewServers(err error) bool {
-	// JSClusterNoPeersErrF and JSStreamReplicasNotSupportedErr of the server.
+	// The server's JSClusterNoPeersErrF and JSStreamReplicasNotSupportedErr.
 	const noPeers, notSupported = 10005, 10074
 	var api *jetstream.APIError
 	return errors.As(err, &api) && (api.ErrorCode == noPeers || api.ErrorCode == notSupported)
 }
 
-// withReplicas makes something with the replicas set, or, where nobody said how
-// many, with as many as the broker has servers for.
+// withReplicas calls make with the number of replicas to ask for. If set is 0 and
+// the broker has too few servers for that number, it calls make again with 1.
 func withReplicas(nc *nats.Conn, set int, make func(n int) error) error {
 	n := wantedReplicas(nc, set)
 	err := make(n)

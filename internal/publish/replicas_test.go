@@ -11,22 +11,23 @@ import (
 	"bridge/internal/testenv"
 )
 
-// replicasOf returns those of the relation's stream and of the leases.
+// replicasOf returns the number of replicas of the relation's stream and of the
+// lease bucket.
 func (w *writer) replicasOf(t *testing.T) (string, error) {
 	t.Helper()
 	var out string
 	for _, name := range []string{"LOCKSTEP-public-t", "KV_" + stream.LeaseBucket("lockstep")} {
 		s, err := w.js.Stream(t.Context(), name)
 		if err != nil {
-			return "", err // for a moment a stream that gets replicas has no leader
+			return "", err // a stream that gets replicas has no leader for a moment
 		}
 		out += fmt.Sprint(" ", s.CachedInfo().Config.Replicas)
 	}
 	return out, nil
 }
 
-// Where nobody said how many, streams and leases are on as many servers as
-// there are for them, and never on fewer than they were.
+// If no number of replicas is configured, streams and leases get as many as the
+// broker has servers for, and never fewer than they had.
 func TestPublish_ReplicasByTheBroker_I8(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -22,10 +22,10 @@ const (
 	storedWithin = 10 * time.Second
 )
 
-// Run looks after the epoch until ctx ends: it renews the lease, keeps a quiet
-// batch open, and asks the stream whether what was sent is stored. What it
-// finds wrong ends the epoch; the capture learns it from its next call. Before
-// it returns it closes the epoch and gives the lease up.
+// Run takes care of the epoch until ctx ends. It renews the lease, keeps a quiet
+// batch open, and asks the stream whether what was sent is stored. A fault that it
+// finds ends the epoch, and the capture's next call returns it. Before Run
+// returns, it closes the epoch and gives up the lease.
 func (p *Publisher) Run(ctx context.Context) error {
 	lost := p.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer p.nc.RemoveStatusListener(lost)
@@ -44,7 +44,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 			p.lease.release(ctx)
 			return ctx.Err()
 		case <-lost:
-			// Messages in flight may be lost, and the batch with them.
+			// Messages in flight may be lost, so the batch is lost too.
 			p.fail(errors.New("the connection to the broker was lost"))
 		case <-t.C:
 			if err := p.look(ctx, &c); err != nil {
@@ -80,8 +80,8 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	// Not under mu: rows need not wait for it. acquire does not run while
-	// there is an epoch without a fault.
+	// Without mu, so that rows need not wait for the broker. lease.acquire does not
+	// run at the same time: it runs only while there is no epoch or it has a fault.
 	if err := p.lease.renew(ctx); err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 		return err
 	}
 	if meta.Incarnation != e.incarnation {
-		return errors.New("the stream was replaced by another of its name")
+		return errors.New("the stream was replaced by another one of the same name")
 	}
 	if !p.layout.Log() && info.State.FirstSeq > e.epochs[len(e.epochs)-1].First {
 		return errors.New("the stream was purged")
@@ -111,24 +111,25 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 // confirmer compares what was sent with what the stream holds.
 type confirmer struct {
 	epoch *epoch
-	// stored is the highest sequence known to be stored; owed is one that was
-	// sent at since and is not known to be stored, 0 for none.
+	// stored is the highest sequence known to be stored. owed is a sequence that
+	// is not known to be stored, and was already sent at the time since; 0 if
+	// there is none.
 	stored, owed uint64
 	since        time.Time
 }
 
-// confirm takes one look: sent was the last sequence sent before the stream's
-// end was seen to be last.
+// confirm makes one comparison. sent is the last sequence that had been sent
+// before the stream was asked, last is the stream's last sequence.
 func (c *confirmer) confirm(e *epoch, sent, last uint64, now time.Time) error {
 	if c.epoch != e {
 		*c = confirmer{epoch: e}
 	}
 	if last < c.stored {
-		return fmt.Errorf("the broker lost what it had stored: its last sequence was %d and is %d", c.stored, last)
+		return fmt.Errorf("the broker lost stored messages: its last sequence was %d and is now %d", c.stored, last)
 	}
 	c.stored = last
 	if c.owed != 0 && last < c.owed && now.Sub(c.since) > storedWithin {
-		return fmt.Errorf("sequence %d was sent %s ago and is not stored, the last one is %d", c.owed, now.Sub(c.since).Round(time.Second), last)
+		return fmt.Errorf("sequence %d was sent %s ago and is not stored; the stream ends at %d", c.owed, now.Sub(c.since).Round(time.Second), last)
 	}
 	if last >= c.owed {
 		c.owed = 0

@@ -14,8 +14,8 @@ import (
 	"bridge/lockstep"
 )
 
-// scan returns what Scan gives, as key@txid, with what is not an ordinary row
-// marked.
+// scan returns the rows that Scan gives, as key@txid. It marks deleted and
+// oversize rows.
 func (w *writer) scan(t *testing.T) []string {
 	t.Helper()
 	var got []string
@@ -45,8 +45,9 @@ func deleted(id int, txid uint64) capture.Change {
 	return c
 }
 
-// TestPublish_Scan reads each live and deleted row once, as it is stored, up to
-// what was sent when it was called, also what is not stored yet.
+// TestPublish_Scan: Scan gives each live and deleted row once, in the stream's
+// order. It covers everything sent before it was called, even if it is not stored
+// yet.
 func TestPublish_Scan(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -95,8 +96,8 @@ func once(t *testing.T, rows []string) {
 	}
 }
 
-// TestPublish_ScanGivesARowOnce: what is on its way to the stream takes the
-// place of what it holds before anything is read.
+// TestPublish_ScanGivesARowOnce: new versions that are on their way to the stream
+// replace the old ones before Scan reads anything.
 func TestPublish_ScanGivesARowOnce(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -114,8 +115,8 @@ func TestPublish_ScanGivesARowOnce(t *testing.T) {
 	}
 }
 
-// TestPublish_ScanBesideWrites ends though rows are stored all the time, and
-// gives none that was sent after it began.
+// TestPublish_ScanBesideWrites: Scan ends although rows are stored all the time,
+// and gives no key twice.
 func TestPublish_ScanBesideWrites(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t, testenv.NATS(t).URL(), "a")
@@ -135,8 +136,8 @@ func TestPublish_ScanBesideWrites(t *testing.T) {
 	}
 }
 
-// rewrite writes the keys again and again until stop is closed, not so fast that
-// a broker that is read from as well keeps no pace.
+// rewrite writes the keys again and again until stop is closed. It pauses, so
+// that the broker can keep up with it and with the readers.
 func (w *writer) rewrite(keys int, stop chan struct{}) error {
 	for i := 0; ; i++ {
 		if i%100 == 0 {

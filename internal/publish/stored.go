@@ -11,16 +11,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// mark is a message that says how far in the WAL the stream has come.
+// mark is the sequence of a message that says up to which LSN the stream holds
+// the WAL's changes.
 type mark struct{ seq, lsn uint64 }
 
-// mark remembers that the message just sent stands for the LSN, 0 for none.
+// mark remembers that the message just sent stands for the LSN. 0 means that it
+// stands for none.
 func (e *epoch) mark(lsn uint64) {
 	if lsn == 0 {
 		return
 	}
 	e.marks = append(e.marks, mark{e.seq, lsn})
-	if len(e.marks) > maxMarks { // every other one: none of the last is lost
+	if len(e.marks) > maxMarks { // drop every other one, but keep the last
 		kept := e.marks[:0]
 		for i := 1; i < len(e.marks); i += 2 {
 			kept = append(kept, e.marks[i])
@@ -29,10 +31,10 @@ func (e *epoch) mark(lsn uint64) {
 	}
 }
 
-// maxMarks bounds the marks that are not known to be stored.
+// maxMarks bounds the number of marks that are not known to be stored.
 const maxMarks = 1024
 
-// confirmed says that the stream holds what was sent up to the sequence.
+// confirmed records that the stream holds everything sent up to seq.
 func (e *epoch) confirmed(seq uint64) {
 	e.stored = max(e.stored, seq)
 	n := 0
@@ -47,18 +49,19 @@ func (e *epoch) confirmed(seq uint64) {
 	}
 }
 
-// settled says whether what was sent for the subject is known to be stored.
+// settled says whether everything sent for the subject is known to be stored.
 func (e *epoch) settled(subject string) bool {
 	_, sent := e.unsettled[subject]
 	return e.tracked && !sent
 }
 
-// maxUnsettled bounds the subjects that are remembered; past it all count as
-// sent.
+// maxUnsettled bounds the number of remembered subjects. Beyond it every subject
+// counts as unsettled.
 const maxUnsettled = 100_000
 
-// track remembers a row's subject for settled. It begins with the first Get:
-// who never asks pays nothing.
+// track remembers the subject of a row that is about to be sent, for settled. It
+// does so only after the first Get, so a capture that never calls Get pays
+// nothing.
 func (e *epoch) track(subject string) {
 	if !e.tracked {
 		return
@@ -99,12 +102,12 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read a row of stream %s: %w", p.layout.Stream, err)
+		return nil, fmt.Errorf("read row of stream %s: %w", p.layout.Stream, err)
 	}
 	return msg.Data, nil
 }
 
-// awaitStored waits until the stream holds what was sent up to the sequence.
+// awaitStored waits until the stream holds everything sent up to seq.
 func (p *Publisher) awaitStored(ctx context.Context, e *epoch, seq uint64) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -134,11 +137,11 @@ func (p *Publisher) awaitStored(ctx context.Context, e *epoch, seq uint64) error
 	}
 }
 
-// awaitWindow waits until what was sent up to the last time that the window was
-// full is stored. Flow control counts messages; the broker refuses what would
-// take more than 128 MiB in its queue of one stream.
+// awaitWindow waits until the window before the current one is stored, and then
+// begins the next. Flow control alone is not enough, because it counts messages,
+// and the broker refuses a message when more than 128 MiB wait for one stream.
 func (p *Publisher) awaitWindow(ctx context.Context, e *epoch) error {
-	if err := p.awaitStored(ctx, e, e.windowSeq); err != nil { // written by this goroutine only
+	if err := p.awaitStored(ctx, e, e.windowSeq); err != nil { // only this goroutine writes windowSeq
 		if ctx.Err() == nil {
 			e.fail(err)
 			err = e.fault()

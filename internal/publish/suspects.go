@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Suspects implements capture.Sink. It reads the stream up to the last message
-// sent when the first page is asked for.
+// Suspects implements capture.Sink. All pages together cover the stream up to the
+// last message that had been sent when the first page was asked for.
 func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page, limit int) ([]capture.RowPosition, capture.Page, error) {
 	e, last, err := p.sent()
 	if err != nil {
@@ -33,7 +33,7 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 	return rows, next, nil
 }
 
-// suspects reads a page from the sequence from to last.
+// suspects reads one page of rows from the sequences from to last.
 func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uint64, limit int) (rows []capture.RowPosition, next capture.Page, err error) {
 	err = p.read(ctx, e, from, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
 		seq := md.Sequence.Stream
@@ -45,7 +45,7 @@ func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uin
 			rows = append(rows, capture.RowPosition{Txid: t, Key: key})
 		}
 		switch {
-		case seq >= last: // or what took its place since
+		case seq >= last: // last itself may be gone, replaced by a later message
 			return false, nil
 		case len(rows) == limit:
 			next = capture.Page{From: seq + 1, End: last}
@@ -57,7 +57,7 @@ func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uin
 }
 
 // firstHigh returns the first sequence in [lo, hi) whose message has a High of
-// at least txid, or hi.
+// at least txid, or hi if there is none.
 func (p *Publisher) firstHigh(ctx context.Context, txid, lo, hi uint64) (uint64, error) {
 	for lo < hi {
 		mid := lo + (hi-lo)/2
@@ -71,7 +71,7 @@ func (p *Publisher) firstHigh(ctx context.Context, txid, lo, hi uint64) (uint64,
 		}
 		high, err := stream.High(msg.Header)
 		if err != nil {
-			return 0, fmt.Errorf("message %d of stream %s: %w", seq, p.layout.Stream, err)
+			return 0, fmt.Errorf("read High of message %d of stream %s: %w", seq, p.layout.Stream, err)
 		}
 		if high >= txid {
 			hi = mid

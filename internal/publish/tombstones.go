@@ -13,17 +13,18 @@ import (
 )
 
 const (
-	// tombstoneRounds is how many times in their life tombstones are looked
-	// for, at most once a second and at least once an hour.
+	// tombstoneRounds is how many rounds there are in Options.Tombstones. A round
+	// takes at least a second and at most an hour.
 	tombstoneRounds = 10
-	// tombstonePage bounds what one round removes before it looks again.
+	// tombstonePage bounds how many deleted rows one round looks at.
 	tombstonePage = 10_000
 )
 
 // keepTombstones removes deleted rows that are older than Options.Tombstones,
-// until ctx ends. The floor is raised first, and a round later what lies below
-// it is removed: a client that resumes below it would not hear of those
-// deletes, and is told to begin anew; one that has just begun still does.
+// until ctx ends. It raises the floor first, and one round later removes the
+// deleted rows below it. A client that resumes below the floor would miss these
+// deletes. It is refused, and must read everything again. A client that began
+// just before the floor rose has one round in which it can still read them.
 func (p *Publisher) keepTombstones(ctx context.Context) {
 	t := time.NewTicker(min(max(p.opt.Tombstones/tombstoneRounds, time.Second), time.Hour))
 	defer t.Stop()
@@ -36,7 +37,7 @@ func (p *Publisher) keepTombstones(ctx context.Context) {
 		}
 		n, next, err := p.removeTombstones(ctx, time.Now().Add(-p.opt.Tombstones), r)
 		if err != nil && ctx.Err() == nil {
-			p.log.Warn().Err(err).Msg("old deleted rows could not be removed, trying again")
+			p.log.Warn().Err(err).Msg("removing old deleted rows failed, trying again")
 		}
 		if n > 0 {
 			p.log.Info().Int("rows", n).Uint64("floor", r.floor).Msg("old deleted rows removed")
@@ -48,15 +49,15 @@ func (p *Publisher) keepTombstones(ctx context.Context) {
 // tombstoneRound is what a round leaves to the next.
 type tombstoneRound struct {
 	epoch *epoch
-	// floor is the one in force at the round's end, 0 where that is not known.
+	// floor is the stream's floor at the round's end, 0 if that is not known.
 	floor uint64
 	// from is the sequence before which no deleted row is left.
 	from uint64
 }
 
-// removeTombstones removes deleted rows stored before the time whose High is
-// below the last round's floor, and raises the floor above the others that
-// old; it looks at up to tombstonePage of them. It returns how many it removed.
+// removeTombstones looks at up to tombstonePage deleted rows that were stored
+// before the given time. It raises the floor above all of them, and removes those
+// whose High is below the last round's floor. It returns how many it removed.
 func (p *Publisher) removeTombstones(ctx context.Context, before time.Time, last tombstoneRound) (removed int, next tombstoneRound, err error) {
 	p.mu.Lock()
 	e := p.epoch
@@ -87,7 +88,7 @@ func (p *Publisher) removeTombstones(ctx context.Context, before time.Time, last
 			next.from = t.seq
 			break
 		}
-		// One that is gone already was replaced by a later version.
+		// If it is gone already, a later version replaced it.
 		if err := s.DeleteMsg(ctx, t.seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) && !errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 			return removed, tombstoneRound{}, fmt.Errorf("delete message %d of stream %s: %w", t.seq, p.layout.Stream, err)
 		}
@@ -99,17 +100,18 @@ func (p *Publisher) removeTombstones(ctx context.Context, before time.Time, last
 // tombstone is a deleted row's place in the stream.
 type tombstone struct{ seq, high uint64 }
 
-// oldTombstones returns the deleted rows from a sequence on that were stored
-// before the time, in order, and the sequence before which there are no others.
+// oldTombstones returns, in order, the deleted rows from the sequence from on
+// that were stored before the given time, at most tombstonePage. next is the
+// sequence before which there are no others.
 func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, before time.Time) (old []tombstone, next uint64, err error) {
 	err = p.read(ctx, e, from, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
 		if next = md.Sequence.Stream; !md.Timestamp.Before(before) {
-			return false, nil // as will be all that follow
+			return false, nil // all later messages are newer
 		}
 		if deleted, _, _ := lockstep.Parts(msg.Data()); deleted && p.layout.KindOf(msg.Subject()) == stream.KindRow {
 			h, err := stream.High(msg.Headers())
 			if err != nil {
-				return false, fmt.Errorf("message %d: %w", next, err)
+				return false, fmt.Errorf("read High of message %d: %w", next, err)
 			}
 			old = append(old, tombstone{seq: next, high: h})
 		}
@@ -119,8 +121,9 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, be
 	return old, next, err
 }
 
-// raiseFloor writes the floor to the stream's configuration, unless it is
-// higher, or another incarnation began; it returns the one in force.
+// raiseFloor writes the floor to the stream's configuration, unless the stream's
+// floor is higher already. It returns the stream's floor, or an error if another
+// incarnation has begun.
 func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) (uint64, error) {
 	other := false
 	err := p.changeConfig(ctx, p.unchanged(), func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
