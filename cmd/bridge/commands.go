@@ -22,9 +22,9 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// oneRelation reads the only argument of a command as a relation's name with
-// options, as BRIDGE_TABLES takes it. What BRIDGE_TABLES says of the relation
-// counts where the argument has no options.
+// oneRelation parses the only argument of a command: a relation, with options as
+// in BRIDGE_TABLES. An argument without options has those that BRIDGE_TABLES
+// gives the relation.
 func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
 	if len(args) != 1 {
 		return relation.Spec{}, fmt.Errorf("%w: name one relation, for example users or sales.orders", program.ErrUsage)
@@ -37,7 +37,7 @@ func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
 		return relation.Spec{}, fmt.Errorf("%w: name one relation, not %q", program.ErrUsage, args[0])
 	}
 	spec := specs.List[0]
-	if strings.HasSuffix(strings.TrimSpace(args[0]), ")") { // options; a name that ends so is in quotes
+	if strings.HasSuffix(strings.TrimSpace(args[0]), ")") { // options: a name that ends in ) is in quotes
 		return spec, nil
 	}
 	if configured, err := relation.ParseSpecs(cfg.Tables); err == nil {
@@ -50,8 +50,8 @@ func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
 	return spec, nil
 }
 
-// connectOnce connects to the broker that a running bridge uses: the one at
-// NATS_URL, or the server embedded in it.
+// connectOnce connects to the broker of a running bridge: the one at NATS_URL,
+// or the server embedded in the bridge.
 func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	bc := cfg.broker()
 	if bc.URL == "" {
@@ -59,7 +59,7 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	}
 	nc, err := broker.Connect(ctx, bc, zerolog.Nop())
 	if err != nil {
-		return nil, fmt.Errorf("%w (is the bridge running?)", err)
+		return nil, fmt.Errorf("%w; is the broker running, or the bridge that embeds it?", err)
 	}
 	return nc, nil
 }
@@ -72,7 +72,7 @@ type found struct {
 	meta   stream.Meta
 }
 
-// findStream looks a relation's stream up. The caller closes the connection.
+// findStream looks up a relation's stream. The caller closes the connection.
 func findStream(ctx context.Context, cfg *Config, spec relation.Spec) (*found, error) {
 	nc, err := connectOnce(ctx, cfg)
 	if err != nil {
@@ -94,7 +94,7 @@ func (f *found) look(ctx context.Context, prefix string, rel relation.Name) erro
 	name := stream.NewLayout(prefix, rel.Schema, rel.Table, false).Stream
 	s, err := f.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("no stream for %s: is it in BRIDGE_TABLES, and the bridge running?", rel)
+		return fmt.Errorf("no stream for %s: is the relation in BRIDGE_TABLES, and is the bridge running?", rel)
 	}
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", name, err)
@@ -104,10 +104,11 @@ func (f *found) look(ctx context.Context, prefix string, rel relation.Name) erro
 	return err
 }
 
-// tailAhead is how many bytes of the largest messages are asked for at once.
+// tailAhead is how many bytes tail asks the broker for ahead of what it prints,
+// if every message is as large as the broker allows.
 const tailAhead = 32 << 20
 
-// tail prints a relation's stream as it is and as it grows, until ctx ends.
+// tail prints what a relation's stream holds and what is added, until ctx ends.
 func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
 	spec, err := oneRelation(cfg, args)
 	if err != nil {
@@ -123,7 +124,7 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
-	// The broker cuts a connection that owes it too much.
+	// The broker closes a connection that is too slow to take what it asked for.
 	ahead := max(2, min(500, tailAhead/int(f.nc.MaxPayload())))
 	it, err := c.Messages(jetstream.PullMaxMessages(ahead))
 	if err != nil {
@@ -147,7 +148,7 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 	}
 }
 
-// printSQL prints what prepares a relation for capture.
+// printSQL prints the SQL that prepares a relation for capture.
 func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
 	opt := relation.SetupOptions{Name: cfg.Name}
 	flags := flag.NewFlagSet("bridge sql", flag.ContinueOnError)
@@ -178,8 +179,8 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	return err
 }
 
-// adopt begins a new incarnation of a relation's stream, whose rows came from
-// another source.
+// adopt begins a new incarnation of a relation's stream, if its rows came from
+// another database.
 func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Writer) error {
 	spec, err := oneRelation(cfg, args)
 	if err != nil {
@@ -212,7 +213,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 		return err
 	}
 	if f.meta.Source.System == src.SystemID && f.meta.Source.Database == src.Database {
-		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s holds rows of this database\n", f.layout.Stream)
+		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s already belongs to this database\n", f.layout.Stream)
 		return err
 	}
 	p := publish.New(f.nc, f.js, publish.Options{
@@ -222,11 +223,11 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err := p.Adopt(ctx, source.Of(src, rel)); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "the stream of %s begins anew from database %q of system %d; a running bridge takes it up by itself\n", spec.Name, src.Database, src.SystemID)
+	_, err = fmt.Fprintf(stdout, "the stream of %s starts over with the rows of database %q of system %d; a running bridge continues by itself\n", spec.Name, src.Database, src.SystemID)
 	return err
 }
 
-// check verifies settings, Postgres and broker, and prints every problem.
+// check examines settings, Postgres and broker, and prints every problem.
 func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.Writer) error {
 	asJSON := len(args) == 1 && args[0] == "--json"
 	if len(args) > 0 && !asJSON {
@@ -242,12 +243,12 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 	}
 	for _, p := range invalid {
 		dc.Invalid = append(dc.Invalid, doctor.Problem{
-			Severity: relation.SeverityError, Area: doctor.AreaConfig, Subject: p.Variable, What: p.Problem, Do: "correct it; see bridge --help",
+			Severity: relation.SeverityError, Area: doctor.AreaConfig, Subject: p.Variable, What: p.Problem, Do: "correct the setting; see bridge --help",
 		})
 	}
 	for _, w := range warnings {
 		dc.Invalid = append(dc.Invalid, doctor.Problem{
-			Severity: relation.SeverityWarning, Area: doctor.AreaConfig, Subject: "environment", What: w, Do: "remove it, or correct the name",
+			Severity: relation.SeverityWarning, Area: doctor.AreaConfig, Subject: "environment", What: w, Do: "remove the variable, or correct its name",
 		})
 	}
 	report := doctor.Run(ctx, dc)
@@ -259,7 +260,7 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 		return fmt.Errorf("print: %w", err)
 	}
 	if !report.OK() {
-		return fmt.Errorf("%w: see above", program.ErrUsage)
+		return fmt.Errorf("%w: correct the errors above", program.ErrUsage)
 	}
 	return nil
 }

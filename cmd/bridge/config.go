@@ -18,30 +18,30 @@ import (
 
 const prefix = "BRIDGE"
 
-// Config is the bridge's settings as the environment has them. Every field is
-// text, so that Validate reports all that is wrong at once.
+// Config holds the settings of the bridge. The exported fields are text, as the
+// environment has them, so that Validate can report every bad one together.
 type Config struct {
-	DatabaseURL       string `envconfig:"DATABASE_URL" desc:"Postgres to capture: a libpq URL or DSN"`
+	DatabaseURL       string `envconfig:"DATABASE_URL" desc:"Postgres to capture from: a libpq URL or DSN"`
 	Tables            string `desc:"relations to capture, comma-separated; see below"`
-	NatsURL           string `envconfig:"NATS_URL" desc:"broker; empty: the bridge runs an embedded JetStream server"`
-	NatsListen        string `split_words:"true" default:"127.0.0.1:4222" desc:"where the embedded server listens"`
-	NatsDir           string `split_words:"true" default:"./data/nats" desc:"files of the embedded server"`
+	NatsURL           string `envconfig:"NATS_URL" desc:"NATS servers, comma-separated; empty: run an embedded JetStream server"`
+	NatsListen        string `split_words:"true" default:"127.0.0.1:4222" desc:"address of the embedded server"`
+	NatsDir           string `split_words:"true" default:"./data/nats" desc:"directory for the files of the embedded server"`
 	NatsCreds         string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
 	NatsNKey          string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
-	NatsCA            string `envconfig:"NATS_CA" desc:"file with the certificate authority of the broker"`
-	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client's certificate"`
-	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the client's key"`
+	NatsCA            string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
+	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
+	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
 	PollInterval      string `split_words:"true" default:"100ms" desc:"how often an idle relation is polled"`
 	HeartbeatInterval string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
-	ReconcileInterval string `split_words:"true" default:"24h" desc:"how often each stream is compared with its relation, and repaired; 0: only when asked"`
-	Listen            string `default:"127.0.0.1:8081" desc:"/healthz, /readyz and /metrics"`
-	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"what names of streams and subjects begin with"`
-	StreamReplicas    string `split_words:"true" desc:"replicas of its streams, 1 to 5; empty: 3 where the broker has three servers, else 1, and never lowered"`
-	Name              string `default:"lockstep" desc:"replication slot and publication of relations with capture=wal; one for each bridge of a Postgres server, the same for those that stand by for each other"`
-	SlotMaxLag        string `split_words:"true" default:"10GiB" desc:"WAL that Postgres may keep for the slot before the bridge drops it and compares every relation with its stream instead; 0: any"`
+	ReconcileInterval string `split_words:"true" default:"24h" desc:"how often each stream is compared with its relation and repaired; 0: only by bridge reconcile"`
+	Listen            string `default:"127.0.0.1:8081" desc:"address for /healthz, /readyz and /metrics"`
+	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"prefix of the names of streams and subjects"`
+	StreamReplicas    string `split_words:"true" desc:"replicas of each stream, 1 to 5; empty: 3 if the broker has three servers, else 1, and never lowered"`
+	Name              string `default:"lockstep" desc:"name of the slot and the publication for capture=wal; different for each bridge of a Postgres server, the same for a bridge and its standbys"`
+	SlotMaxLag        string `split_words:"true" default:"10GiB" desc:"WAL that Postgres may keep for the slot; with more, the bridge drops the slot and compares every relation with its stream; 0: no limit"`
 	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
-	// What Validate made of them.
+	// Set by Validate.
 	specs             relation.Specs
 	pollInterval      time.Duration
 	heartbeatInterval time.Duration
@@ -50,17 +50,17 @@ type Config struct {
 	slotMaxLag        int64
 }
 
-// Validate reads the text of every setting. Its error names each bad one, and
-// wraps program.ErrUsage.
+// Validate parses every setting. Its error names each bad one and wraps
+// program.ErrUsage.
 func (c *Config) Validate() error { return c.invalid().Err() }
 
-// invalid is Validate with the problems one by one.
+// invalid is Validate, with the problems as a list.
 func (c *Config) invalid() program.Invalid {
 	var inv program.Invalid
 	c.validateDatabase(&inv)
 	var err error
 	if c.Tables == "" {
-		inv.Add("BRIDGE_TABLES", "is empty; name the relations to capture, for example users,orders(history=log), or * for all that qualify")
+		inv.Add("BRIDGE_TABLES", "is empty; name the relations to capture, for example users,orders(history=log), or * for every table that qualifies")
 	} else if c.specs, err = relation.ParseSpecs(c.Tables); err != nil {
 		inv.Add("BRIDGE_TABLES", err.Error())
 	}
@@ -82,17 +82,17 @@ func (c *Config) invalid() program.Invalid {
 		if c.replicas, err = strconv.Atoi(c.StreamReplicas); err != nil || c.replicas < 1 || c.replicas > 5 {
 			inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))
 		} else if c.replicas > 1 && c.NatsURL == "" {
-			inv.Add("BRIDGE_STREAM_REPLICAS", "the embedded server is a single one; name a cluster in NATS_URL")
+			inv.Add("BRIDGE_STREAM_REPLICAS", "the embedded server can't replicate; name a cluster in NATS_URL, or set 1")
 		}
 	}
 	if !slotName.MatchString(c.Name) {
-		inv.Add("BRIDGE_NAME", fmt.Sprintf("%q can't name a replication slot: 1 to 63 of a-z, 0-9 and _", c.Name))
+		inv.Add("BRIDGE_NAME", fmt.Sprintf("%q can't name a replication slot; use 1 to 63 characters of a-z, 0-9 and _", c.Name))
 	}
 	if c.SlotMaxLag != "0" {
 		if c.slotMaxLag, err = relation.ParseBytes(c.SlotMaxLag); err != nil {
 			inv.Add("BRIDGE_SLOT_MAX_LAG", err.Error()+", or 0 for no limit")
 		} else if c.slotMaxLag < minSlotMaxLag {
-			inv.Add("BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("%q is less than a segment of the WAL, 16MiB (without a unit it is bytes); say 10GiB, for example, or 0 for no limit", c.SlotMaxLag))
+			inv.Add("BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("%q is less than one WAL segment, 16MiB (without a unit it is bytes); use for example 10GiB, or 0 for no limit", c.SlotMaxLag))
 		}
 	}
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
@@ -101,15 +101,15 @@ func (c *Config) invalid() program.Invalid {
 	return inv
 }
 
-// minSlotMaxLag is a WAL segment, which Postgres may keep for any slot: with
-// less the slot would be dropped again and again.
+// minSlotMaxLag is one WAL segment. Postgres may keep that much for any slot, so
+// a lower limit would drop the slot again and again.
 const minSlotMaxLag = 16 << 20
 
-// slotName is what Postgres takes as the name of a replication slot.
+// slotName matches the names that Postgres accepts for a replication slot.
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
-// maxReconcileInterval keeps what is so rare that it is never from looking as
-// if it was on.
+// maxReconcileInterval refuses an interval that looks as if reconcile were on,
+// but in fact never ends.
 const maxReconcileInterval = 366 * 24 * time.Hour
 
 func (c *Config) validateReconcile(inv *program.Invalid) {
@@ -124,8 +124,8 @@ func (c *Config) validateReconcile(inv *program.Invalid) {
 	}
 }
 
-// validateEmbedded looks at what the embedded server needs, and at what it has
-// no use for.
+// validateEmbedded checks the settings of the embedded server, and refuses those
+// that are for an external one only.
 func (c *Config) validateEmbedded(inv *program.Invalid) {
 	if err := program.CheckAddress(c.NatsListen); err != nil {
 		inv.Add("BRIDGE_NATS_LISTEN", err.Error())
@@ -134,12 +134,12 @@ func (c *Config) validateEmbedded(inv *program.Invalid) {
 		"NATS_CREDS": c.NatsCreds, "NATS_NKEY": c.NatsNKey, "NATS_CA": c.NatsCA, "NATS_CERT": c.NatsCert, "NATS_KEY": c.NatsKey,
 	} {
 		if value != "" {
-			inv.Add(variable, "is for a server that NATS_URL names, and that is empty")
+			inv.Add(variable, "is only for a server named by NATS_URL, which is empty; set NATS_URL, or remove this")
 		}
 	}
 }
 
-// validateDatabase does not repeat the value: it may hold a password.
+// validateDatabase never repeats the value: it may hold a password.
 func (c *Config) validateDatabase(inv *program.Invalid) {
 	if c.DatabaseURL == "" {
 		inv.Add("DATABASE_URL", "is empty; for example postgres://lockstep@localhost:5432/app")

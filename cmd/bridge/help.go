@@ -8,40 +8,40 @@ import (
 	"bridge/cmd/internal/program"
 )
 
-// manual is what the help says of a command.
+// manual is what the help says about a command.
 type manual struct {
 	name, arguments string
-	// short is its line in the general help; long is its own.
+	// short is its line in the general help; long follows in its own help.
 	short, long string
 }
 
-// brokerSettings are those of a command that asks only the broker.
-const brokerSettings = `Settings: how to reach the broker: NATS_URL and what belongs to it, or
-BRIDGE_NATS_LISTEN of a bridge with an embedded server; BRIDGE_STREAM_PREFIX.
+// brokerSettings are the settings of a command that connects only to the broker.
+const brokerSettings = `Settings: NATS_URL and NATS_* as for the bridge (BRIDGE_NATS_LISTEN if it runs an
+embedded server); BRIDGE_STREAM_PREFIX.
 `
 
 func manuals() []manual {
 	return []manual{
-		{"check", "[--json]", "verify the settings, Postgres and the broker; every problem at once", `
-Each problem comes with what to do about it. It changes nothing, and may run
-beside the bridge. Exit status 0 if nothing is in the way, else 2.
+		{"check", "[--json]", "check the settings, Postgres and the broker; print every problem", `
+It prints each problem with what to do about it. It changes nothing, and may run
+while the bridge runs. The exit status is 2 if there is an error, else 0.
 
-  --json   one JSON document, for machines
+  --json   print one JSON document
 
-Settings: those of the bridge that is to run.
+Settings: the same as for the bridge.
 
 Example:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES='users,orders(capture=wal)' bridge check
 `},
 		{"sql", "[OPTIONS] RELATION", "print the SQL that prepares a table or view for capture", `
-It runs nothing: read it, then run it as the table's owner. Where it can prepare
-nothing, it prints what must be done first, and the exit status is 1. RELATION may
-have options, as in BRIDGE_TABLES; without any, it has those that BRIDGE_TABLES
-gives it.
+It only prints: read the SQL, then run it as the owner of the table. If the table
+can't be prepared yet, it prints what to do first, and the exit status is 1.
+RELATION may have options, as in BRIDGE_TABLES; without options, those in
+BRIDGE_TABLES apply.
 
   -role NAME       the role that the bridge logs in as (default lockstep)
-  -no-tombstones   without the table of deleted rows' keys, where rows are never deleted
-  -no-notify       without the trigger that wakes the bridge: it polls by the clock
+  -no-tombstones   skip delete tracking (only if rows are never deleted)
+  -no-notify       skip the trigger that wakes the bridge (it then polls by the clock)
 
 Settings: DATABASE_URL, BRIDGE_TABLES; with capture=wal also BRIDGE_NAME.
 
@@ -49,43 +49,44 @@ Examples:
   bridge sql orders | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
   bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
 `},
-		{"tail", "RELATION", "subscribe and print a relation's rows", `
-First the rows as they are, then each change, a JSON document a line, heartbeats
-too, until it is interrupted. It reads the stream, not Postgres.
+		{"tail", "RELATION", "print the rows of a relation's stream, and follow it", `
+It prints what the stream holds, then what comes, until it is interrupted: rows
+and heartbeats, one JSON document a line. It does not read Postgres.
 
 ` + brokerSettings + `
 Example:
   bridge tail users
 `},
-		{"reconcile", "RELATION", "have the running bridge compare a relation with its stream and mend what differs", `
-Rows that are missing or stale are published again, rows that are no longer in
-Postgres get their deletes, and the counts are printed. Safe while writes go on.
-A running bridge does so by itself every BRIDGE_RECONCILE_INTERVAL.
+		{"reconcile", "RELATION", "have the running bridge compare a relation with its stream and repair it", `
+The bridge publishes rows that the stream lacks or has with other content, and
+deletes of rows that are no longer in Postgres. This command waits and prints the
+counts. Writes may go on meanwhile. The bridge also does this by itself, every
+BRIDGE_RECONCILE_INTERVAL.
 
 ` + brokerSettings + `
 Example:
   bridge reconcile users
 `},
-		{"adopt", "RELATION", "begin a stream anew whose rows came from another database", `
-A stream belongs to one database: after DATABASE_URL was pointed to another, the
-bridge leaves it alone until this is run. Its positions are void then, and
-clients are told so.
+		{"adopt", "RELATION", "start a stream over, with the rows of another database", `
+A stream belongs to one database. If DATABASE_URL names another, the bridge does
+not touch the stream until you run this. The stream then starts over: positions
+of clients are void, and clients are told so.
 
-Settings: those of the bridge.
+Settings: the same as for the bridge.
 
 Example:
   bridge adopt users
 `},
 		{"healthcheck", "", "ask the running bridge whether it is ready", `
-Exit status 0 if it is, else 1, and what it waits for is printed: the health
-check of a container.
+For the health check of a container. If the bridge is ready, the exit status is
+0. Else it is 1, and the reason is printed.
 
 Settings: BRIDGE_LISTEN.
 `},
 	}
 }
 
-// printHelp prints the help of the command that args name, or of all.
+// printHelp prints the help of the command that args name, or the general help.
 func printHelp(w io.Writer, args []string) error {
 	if len(args) == 0 || args[0] == "" {
 		return printGeneralHelp(w)
@@ -108,7 +109,7 @@ func (m manual) usage() string {
 }
 
 func printGeneralHelp(w io.Writer) error {
-	_, _ = io.WriteString(w, `bridge captures Postgres tables and views and publishes every changed row, with
+	_, _ = io.WriteString(w, `bridge captures Postgres tables and views. It publishes every changed row, and
 heartbeats, to NATS JetStream: one stream per relation.
 
 Usage:
@@ -117,24 +118,25 @@ Usage:
 	for _, m := range manuals() {
 		_, _ = fmt.Fprintf(w, "  bridge %-26s %s\n", m.usage(), m.short)
 	}
-	_, _ = io.WriteString(w, `  bridge COMMAND --help             more of a command
+	_, _ = io.WriteString(w, `  bridge COMMAND --help             more about a command
   bridge --version
 
-Settings, all from the environment:
+Settings, from the environment:
 `)
 	program.PrintSettings(w, prefix, &Config{})
 	_, err := io.WriteString(w, `
-BRIDGE_TABLES lists relations: name or schema.name, in double quotes where SQL
-would need them, each with options in parentheses:
-  key=a+b        the key's columns (a view must name them)
+BRIDGE_TABLES is a comma-separated list of relations: name or schema.name, in
+double quotes where SQL needs them. Options follow in parentheses, with ; between:
+  key=a+b        the columns of the key (a view must name them)
   txid=column    the column with the transaction ID (default txid)
-  deleted=column a boolean, or a timestamp that is not null, that marks a deleted row
+  deleted=column marks deleted rows: a boolean, or a timestamp (deleted if not null)
   tombstones=30d how long deleted rows stay in the stream (default: for ever)
-  history=log    keep every version, bounded by max_age=24h and max_bytes=10GiB
-  capture=wal    read the write-ahead log instead of polling: hard deletes, nothing
-                 to add to the table; needs wal_level=logical (bridge sql says all)
-  actions=a+b    with capture=wal: of insert, update, delete, truncate, only these
-* is every table of schema public that qualifies; -name takes one out.
+  history=log    keep every version; limit it by max_age=24h, max_bytes=10GiB
+  capture=wal    read the write-ahead log instead of polling: sees deletes, adds
+                 nothing to the table, needs wal_level=logical (see bridge sql)
+  actions=a+b    with capture=wal: publish only these of insert, update, delete,
+                 truncate
+* is every table of schema public that qualifies; -name leaves one out.
 
 Examples:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge

@@ -1,5 +1,5 @@
-// The bridge captures Postgres tables and views and publishes every changed
-// row to NATS JetStream. `bridge --help` says how to use it.
+// Bridge captures Postgres tables and views and publishes every changed row to
+// NATS JetStream. `bridge --help` says how to use it.
 package main
 
 import (
@@ -23,7 +23,7 @@ func main() {
 	os.Exit(program.ExitCode(os.Stderr, "bridge", run(ctx, os.Args[1:], os.Stdout, os.Stderr)))
 }
 
-// run is the whole program but for signals and the exit status.
+// run is the whole program, except for signals and the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	name := ""
 	if len(args) > 0 {

@@ -36,13 +36,14 @@ type ops struct {
 	captured []captured
 }
 
-// captured is a relation and what captures it.
+// captured is a relation and its capture.
 type captured struct {
 	name relation.Name
 	by   interface{ Status() health.Status }
 }
 
-// newOps listens at once, so that an address in use is a start-up error.
+// newOps listens before it returns, so that an address in use is an error at the
+// start.
 func newOps(cfg *Config, log zerolog.Logger) (*ops, error) {
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -95,7 +96,7 @@ func (o *ops) add(c captured) {
 // readiness is the body of /readyz.
 type readiness struct {
 	Ready bool `json:"ready"`
-	// Reason is what the whole bridge waits for.
+	// Reason says what the whole bridge waits for.
 	Reason    string                       `json:"reason,omitempty"`
 	Relations map[string]relationReadiness `json:"relations,omitempty"`
 }
@@ -120,7 +121,7 @@ func (o *ops) readiness(now time.Time) readiness {
 	defer o.mu.Unlock()
 	r := readiness{Ready: o.waiting == "", Reason: o.waiting, Relations: map[string]relationReadiness{}}
 	if r.Ready && o.broker != nil && !o.broker.IsConnected() {
-		r.Ready, r.Reason = false, "the broker is away"
+		r.Ready, r.Reason = false, "no connection to the broker"
 	}
 	for _, c := range o.captured {
 		rr := o.relationReadiness(c.by.Status(), now)

@@ -17,20 +17,21 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Everything here is about one exchange: bridge reconcile asks, over NATS, and
-// the running bridge that captures the relation answers with several messages.
+// This file has both ends of one exchange. The command bridge reconcile sends a
+// request over NATS. The running bridge that captures the relation answers with
+// several messages.
 
-// reconcileState is one of them.
+// reconcileState is one of these answers.
 type reconcileState struct {
-	// State is running, about once a second, and at last done or failed.
+	// State is running about once a second, and in the last answer done or failed.
 	State string `json:"state"`
-	// Rows and what follows are those of done.
+	// Rows to Approximate are set if State is done.
 	Rows        int64 `json:"rows"`
 	Missing     int64 `json:"missing"`
 	Stale       int64 `json:"stale"`
 	Zombie      int64 `json:"zombie"`
 	Approximate bool  `json:"approximate,omitempty"`
-	// Error is that of failed.
+	// Error is set if State is failed.
 	Error string `json:"error,omitempty"`
 }
 
@@ -38,11 +39,11 @@ const (
 	stateRunning = "running"
 	stateDone    = "done"
 	stateFailed  = "failed"
-	// runningEvery is how often a bridge says that it is at it.
+	// runningEvery is how often the bridge answers while it works.
 	runningEvery = time.Second
-	// silence is how long the command waits for any answer.
+	// silence is how long the command waits for the next answer.
 	silence = 4 * time.Second
-	// toldEvery is how often the command says that it waits.
+	// toldEvery is how often the command prints that it still waits.
 	toldEvery = 10 * time.Second
 )
 
@@ -52,9 +53,9 @@ func reconcileSubject(cfg *Config, rel relation.Name) string {
 
 // reconciler is a relation's capture.
 type reconciler interface {
-	// Reconcile compares the relation's stream with it, and mends what differs.
+	// Reconcile compares the stream with the relation and repairs the stream.
 	Reconcile(ctx context.Context) (reconcile.Counts, error)
-	// Captures says whether this process captures the relation now.
+	// Captures reports whether this process captures the relation now.
 	Captures() bool
 }
 
@@ -79,7 +80,7 @@ func (d *desk) Run(ctx context.Context) error {
 		msg, err := sub.NextMsgWithContext(ctx)
 		switch {
 		case errors.Is(err, nats.ErrSlowConsumer):
-			continue // some requests were dropped
+			continue // requests were dropped; those that follow are answered
 		case err != nil:
 			return err
 		}
@@ -87,8 +88,8 @@ func (d *desk) Run(ctx context.Context) error {
 	}
 }
 
-// answer does what one request asks for. One that stands by says nothing: that
-// which captures the relation answers.
+// answer serves one request. If this process is a standby, it stays silent: the
+// process that captures the relation answers.
 func (d *desk) answer(ctx context.Context, msg *nats.Msg) {
 	done := make(chan reconcileState, 1)
 	go func() {
@@ -129,12 +130,12 @@ func (d *desk) reply(msg *nats.Msg, s reconcileState) {
 		err = msg.Respond(data)
 	}
 	if err != nil {
-		d.log.Debug().Str("component", "bridge").Err(err).Msg("a request to reconcile could not be answered")
+		d.log.Debug().Str("component", "bridge").Err(err).Msg("reconcile request not answered")
 	}
 }
 
-// askReconcile has the running bridge reconcile a relation, and prints what came
-// of it.
+// askReconcile asks the running bridge to reconcile a relation, and prints the
+// result.
 func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Writer) error {
 	spec, err := oneRelation(cfg, args)
 	if err != nil {
@@ -161,11 +162,11 @@ func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stder
 	return err
 }
 
-// awaitReconciled reads the answers up to the last. A bridge that can't capture
-// the relation says so at once; another may, so that is believed only when no
-// other has answered.
+// awaitReconciled reads the answers up to the last one. A bridge that fails to
+// capture the relation answers failed immediately. Another bridge may capture
+// it, so that answer counts only if no other comes.
 func awaitReconciled(ctx context.Context, sub *nats.Subscription, rel relation.Name, stderr io.Writer) (reconcileState, error) {
-	nobody := fmt.Errorf("no bridge captures %s now: is it in BRIDGE_TABLES, and the bridge running?", rel)
+	nobody := fmt.Errorf("no bridge captures %s now: is the relation in BRIDGE_TABLES, and is the bridge running?", rel)
 	var told time.Time
 	running := false
 	deadline := time.Now().Add(silence)
@@ -177,7 +178,7 @@ func awaitReconciled(ctx context.Context, sub *nats.Subscription, rel relation.N
 		case errors.Is(err, nats.ErrNoResponders), err != nil && !running && errors.Is(err, context.DeadlineExceeded):
 			return s, nobody
 		case errors.Is(err, context.DeadlineExceeded):
-			return s, fmt.Errorf("the bridge that reconciled %s has not answered for %s", rel, silence)
+			return s, fmt.Errorf("the bridge that reconciled %s stopped answering for %s; look at its log, and try again", rel, silence)
 		case err != nil:
 			return s, fmt.Errorf("wait for the bridge: %w", err)
 		case s.State == stateDone:
@@ -190,7 +191,7 @@ func awaitReconciled(ctx context.Context, sub *nats.Subscription, rel relation.N
 			running, deadline = true, time.Now().Add(silence)
 			if time.Since(told) > toldEvery {
 				told = time.Now()
-				_, _ = fmt.Fprintf(stderr, "%s: comparing the stream with the relation\n", rel)
+				_, _ = fmt.Fprintf(stderr, "%s: comparing the stream with the relation...\n", rel)
 			}
 		}
 	}
@@ -209,7 +210,7 @@ func nextState(ctx context.Context, sub *nats.Subscription, deadline time.Time) 
 	return s, nil
 }
 
-// sentence is the result for people.
+// sentence returns the result as the command prints it.
 func (s reconcileState) sentence(rel relation.Name) string {
 	about, zombies, repaired := "", "zombies", ", repaired"
 	if s.Approximate {

@@ -32,8 +32,8 @@ import (
 
 var _ capture.Sink = (*publish.Publisher)(nil)
 
-// bridge runs until ctx ends. It fails only for a bad configuration, or for
-// what no retry heals: an address in use, an embedded server that can't start.
+// bridge runs until ctx ends. It fails only for a bad configuration, and where
+// no retry helps: an address in use, an embedded server that can't start.
 func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Writer) error {
 	if err := cfg.Validate(); err != nil {
 		return program.WithWarnings(err, warnings)
@@ -96,11 +96,11 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	return c.run(ctx, specs)
 }
 
-// watchSlot has the slot watched until the function that it returns is called: its
-// limit holds also while the broker is away.
+// watchSlot watches the replication slot until stop is called. So the slot's
+// limit holds also before there is a connection to the broker.
 func watchSlot(ctx context.Context, cfg *Config, fromWAL *wal.Capture) (stop func()) {
 	if !slices.ContainsFunc(cfg.specs.List, func(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }) {
-		return func() {} // what was left of it is not the bridge's to drop
+		return func() {} // a slot that no relation uses is not the bridge's to drop
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -108,7 +108,7 @@ func watchSlot(ctx context.Context, cfg *Config, fromWAL *wal.Capture) (stop fun
 	return func() { cancel(); wg.Wait() }
 }
 
-// captures is the parts that all relations of the process share.
+// captures holds what all relations of the process share.
 type captures struct {
 	cfg       *Config
 	nc        *nats.Conn
@@ -123,8 +123,8 @@ type captures struct {
 	fromWAL   *wal.Capture
 }
 
-// run captures every relation until ctx ends. No relation's failure ends
-// another (I10): each retries by itself, for ever.
+// run captures every relation until ctx ends. A relation that fails stops no
+// other (I10): each retries by itself, for ever.
 func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -156,7 +156,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), by: by, log: c.log}
 		wg.Go(func() {
 			if err := d.Run(ctx); ctx.Err() == nil {
-				c.log.Error().Str("component", "bridge").Str("table", spec.Name.String()).Err(err).Msg("bridge reconcile is no longer answered for the relation; to do: restart the bridge")
+				c.log.Error().Str("component", "bridge").Str("table", spec.Name.String()).Err(err).Msg("requests of bridge reconcile are no longer answered, restart the bridge")
 			}
 		})
 	}
@@ -166,7 +166,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	return ctx.Err()
 }
 
-// holder names this process in leases.
+// holder names this process in the leases that it takes.
 func holder() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -175,10 +175,10 @@ func holder() string {
 	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), nuid.Next())
 }
 
-// connectBroker starts the embedded server where no URL is given, and connects;
-// it retries for ever.
+// connectBroker connects to the broker, and first starts the embedded server if
+// NATS_URL is empty. It retries until ctx ends.
 func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) (*nats.Conn, func(), error) {
-	ops.setWaiting("the broker is away")
+	ops.setWaiting("no connection to the broker")
 	connect := func() (*nats.Conn, error) { return broker.Connect(ctx, cfg.broker(), log) }
 	stop := func() {}
 	if cfg.NatsURL == "" {
@@ -190,7 +190,7 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 		connect = func() (*nats.Conn, error) { return server.Connect(ctx, log) }
 	}
 	var nc *nats.Conn
-	err := retry(ctx, log, "the broker is away, trying again", func() error {
+	err := retry(ctx, log, "no connection to the broker, trying again", func() error {
 		var err error
 		if nc, err = connect(); err != nil {
 			return err
@@ -209,30 +209,30 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 	return nc, func() { nc.Close(); stop() }, nil
 }
 
-// resolve finds out which relations are meant; * needs Postgres.
+// resolve lists the relations to capture. It asks Postgres what * stands for.
 func resolve(ctx context.Context, cfg *Config, pool *source.Pool, ops *ops, log zerolog.Logger) ([]relation.Spec, error) {
 	if !cfg.specs.All {
 		return cfg.specs.List, nil
 	}
-	ops.setWaiting("Postgres is away")
+	ops.setWaiting("asking Postgres what * in BRIDGE_TABLES stands for")
 	var specs []relation.Spec
-	err := retry(ctx, log, "Postgres is away, trying again", func() error {
+	err := retry(ctx, log, "resolving * failed, trying again", func() error {
 		var skipped []relation.Problem
 		var err error
 		specs, skipped, err = cfg.specs.Resolve(ctx, pool)
 		for _, s := range skipped {
-			log.Info().Str("component", "bridge").Str("reason", s.Error()).Msg("a relation that * does not take")
+			log.Info().Str("component", "bridge").Str("reason", s.Error()).Msg("relation left out of *")
 		}
 		if err == nil && len(specs) == 0 {
-			err = errors.New("no relation of schema public qualifies for *; see: bridge sql TABLE")
+			err = errors.New("no table of schema public qualifies for *; prepare one with: bridge sql TABLE")
 		}
 		return err
 	})
 	return specs, err
 }
 
-// retry calls f until it succeeds or ctx ends; a failure is logged at once
-// where it is new, and then once a minute.
+// retry calls f until it succeeds or ctx ends. It logs a new failure
+// immediately, and the same failure once a minute.
 func retry(ctx context.Context, log zerolog.Logger, msg string, f func() error) error {
 	backoff := 100 * time.Millisecond
 	var lastLog time.Time
@@ -258,7 +258,7 @@ func retry(ctx context.Context, log zerolog.Logger, msg string, f func() error) 
 	}
 }
 
-// registry returns a registry with the collectors of every Go program.
+// registry returns a registry with the metrics of the Go runtime and the process.
 func registry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	registerRuntime(r)

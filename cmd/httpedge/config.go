@@ -13,34 +13,34 @@ import (
 
 const prefix = "HTTPEDGE"
 
-// Config is the edge's settings as the environment has them. Every field is
-// text, so that Validate reports all that is wrong at once.
+// Config holds the settings of the edge. The exported fields are text, as the
+// environment has them, so that Validate can report every bad one together.
 type Config struct {
-	NatsURL           string `envconfig:"NATS_URL" default:"nats://127.0.0.1:4222" desc:"broker; several servers are separated by commas"`
+	NatsURL           string `envconfig:"NATS_URL" default:"nats://127.0.0.1:4222" desc:"NATS servers, comma-separated"`
 	NatsCreds         string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
 	NatsNKey          string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
-	NatsCA            string `envconfig:"NATS_CA" desc:"file with the certificate authority of the broker"`
-	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client's certificate"`
-	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the client's key"`
-	Listen            string `default:"127.0.0.1:8080" desc:"where clients connect; also /healthz, /readyz and /metrics"`
+	NatsCA            string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
+	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
+	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
+	Listen            string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
 	CacheBytes        string `split_words:"true" default:"67108864" desc:"memory for the newest rows of each relation, in bytes"`
-	WriteTimeout      string `split_words:"true" default:"30s" desc:"a client that takes nothing for so long is cut"`
-	KeepaliveInterval string `split_words:"true" default:"10s" desc:"silence after which a client gets an empty chunk"`
-	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"the bridge's BRIDGE_STREAM_PREFIX"`
+	WriteTimeout      string `split_words:"true" default:"30s" desc:"disconnect a client that reads nothing for this long"`
+	KeepaliveInterval string `split_words:"true" default:"10s" desc:"send a keep-alive chunk after this much silence"`
+	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"the same as BRIDGE_STREAM_PREFIX of the bridge"`
 	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
-	// What Validate made of them.
+	// Set by Validate.
 	cacheBytes        int
 	writeTimeout      time.Duration
 	keepaliveInterval time.Duration
 }
 
-// Validate reads the text of every setting. Its error names each bad one, and
-// wraps program.ErrUsage.
+// Validate parses every setting. Its error names each bad one and wraps
+// program.ErrUsage.
 func (c *Config) Validate() error {
 	var inv program.Invalid
 	if c.NatsURL == "" {
-		inv.Add("NATS_URL", "is empty; for example nats://127.0.0.1:4222")
+		inv.Add("NATS_URL", "is empty; set it, for example to nats://127.0.0.1:4222")
 	} else {
 		inv.Broker(c.broker())
 	}

@@ -22,7 +22,7 @@ func main() {
 	os.Exit(program.ExitCode(os.Stderr, "httpedge", run(ctx, os.Args[1:], os.Stdout, os.Stderr)))
 }
 
-// run is the whole program but for signals and the exit status.
+// run is the whole program, except for signals and the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	command := ""
 	if len(args) > 0 {
@@ -51,8 +51,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 func printHelp(w io.Writer) {
-	_, _ = io.WriteString(w, `httpedge serves the streams that bridge fills to HTTP clients: a client says the
-last transaction ID it has seen, gets everything since, and then stays live.
+	_, _ = io.WriteString(w, `httpedge serves the streams that the bridge fills to HTTP clients. A client sends
+the last transaction ID that it has seen. It gets everything since then, and new
+rows as they come.
 
 Usage:
   httpedge               run
@@ -60,13 +61,13 @@ Usage:
   httpedge --version
 
 Requests:
-  GET /                  the relations that can be served, as JSON
-  GET /RELATION          every row of table or schema.table, and then what changes
-  GET /RELATION?since=N  what changed since transaction N
-  ... &follow=0          end after the state as it is now
+  GET /                  the relations, as JSON
+  GET /RELATION          every row, then what changes; RELATION is table or schema.table
+  GET /RELATION?since=N  what changed since transaction N, then what changes
+  ... &follow=0          end the answer with the state at the time of the request
   ... &format=flat       the older dialect: columns at the top level
 
-Settings, all from the environment:
+Settings, from the environment:
 `)
 	program.PrintSettings(w, prefix, &Config{})
 	_, _ = io.WriteString(w, `

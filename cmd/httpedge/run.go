@@ -20,8 +20,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// httpedge serves until ctx ends. The broker may be away at first or later:
-// requests then wait, and are told to come back.
+// httpedge serves until ctx ends. It also runs while the broker is away, at the
+// start or later: then a request waits for it, and gets status 503 if it does
+// not come back in time.
 func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Writer) error {
 	if err := cfg.Validate(); err != nil {
 		return program.WithWarnings(err, warnings)
@@ -57,9 +58,9 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	}, edge.NewMetrics(registry), log)
 	log.Info().Str("component", "edge").Str("remote", l.Addr().String()).Msg("listening")
 	defer context.AfterFunc(ctx, func() {
-		log.Info().Str("component", "edge").Msg("stopping: every stream ends between two chunks, and clients come back elsewhere")
+		log.Info().Str("component", "edge").Msg("stopping, every stream ends between two chunks")
 	})()
-	// Streams end before what they read from does.
+	// Streams read from the hub, so the hub stops after the server.
 	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHub()
 	var g errgroup.Group
@@ -71,5 +72,5 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	return g.Wait()
 }
 
-// readyWithin bounds the answer of /readyz.
+// readyWithin is how long /readyz waits for the broker.
 const readyWithin = 3 * time.Second

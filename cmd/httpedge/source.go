@@ -14,7 +14,7 @@ import (
 
 var _ edge.Source = source{}
 
-// source is the hub as the edge wants it.
+// source makes a hub an edge.Source.
 type source struct{ hub *replay.Hub }
 
 // Open implements edge.Source.
@@ -26,18 +26,18 @@ func (s source) Open(ctx context.Context, req edge.Request) (edge.Stream, error)
 	return reader{r}, nil
 }
 
-// refusal says to users what the hub said.
+// refusal turns the hub's error into what the client is told.
 func refusal(err error) error {
 	var tooOld *replay.TooOldError
 	switch {
 	case errors.Is(err, replay.ErrUnknownRelation):
-		return &edge.Refusal{Code: edge.UnknownRelation, Message: "there is no such relation; GET / lists them", Cause: err}
+		return &edge.Refusal{Code: edge.UnknownRelation, Message: "there is no such relation; GET / lists the relations", Cause: err}
 	case errors.Is(err, replay.ErrSinceAhead):
-		return &edge.Refusal{Code: edge.SinceAhead, Message: "this source never gave out a position that high; ask with since=0", Cause: err}
+		return &edge.Refusal{Code: edge.SinceAhead, Message: "since is above every position that this source gave out; drop your rows and ask with since=0", Cause: err}
 	case errors.As(err, &tooOld):
-		return &edge.Refusal{Code: edge.SinceTooOld, Message: fmt.Sprintf("the oldest position kept is %d; ask with since=0", tooOld.Floor), Cause: err}
+		return &edge.Refusal{Code: edge.SinceTooOld, Message: fmt.Sprintf("the oldest position to resume from is %d; drop your rows and ask with since=0", tooOld.Floor), Cause: err}
 	case errors.Is(err, replay.ErrNotReady):
-		return &edge.Refusal{Code: edge.NotReady, Message: "the relation can't be served now; come back", Cause: err}
+		return &edge.Refusal{Code: edge.NotReady, Message: "the relation can't be served now; try again later", Cause: err}
 	}
 	return err
 }
@@ -80,8 +80,9 @@ func (s source) List(ctx context.Context) ([]byte, error) {
 	return append(doc, '\n'), err
 }
 
-// A relation is live while its last heartbeat is younger than staleIntervals
-// of its bridge's intervals, and leastStale: heartbeats count whole seconds.
+// A relation is not live if its last heartbeat is older than staleIntervals of
+// its bridge's heartbeat intervals, and older than leastStale: the timestamp of
+// a heartbeat has whole seconds, so short intervals alone say too little.
 const (
 	staleIntervals = 3
 	leastStale     = 5 * time.Second
@@ -90,7 +91,7 @@ const (
 // Ready implements edge.Source.
 func (s source) Ready(ctx context.Context) error {
 	if !s.hub.Connected() {
-		return errors.New("the broker is away")
+		return errors.New("no connection to the broker")
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
@@ -102,16 +103,16 @@ func (s source) Ready(ctx context.Context) error {
 	for _, r := range relations {
 		name := r.Schema + "." + r.Table
 		if r.Heartbeat == nil {
-			problems = append(problems, fmt.Errorf("%s: its first load is running", name))
+			problems = append(problems, fmt.Errorf("%s: the first load is running", name))
 			continue
 		}
 		m, err := lockstep.Decode(r.Heartbeat)
 		if err != nil || m.Control == nil {
-			problems = append(problems, fmt.Errorf("%s: its last heartbeat can't be read", name))
+			problems = append(problems, fmt.Errorf("%s: the last heartbeat can't be read", name))
 			continue
 		}
 		if age := time.Since(time.Unix(m.Control.Timestamp, 0)); age > max(leastStale, staleIntervals*r.Interval) {
-			problems = append(problems, fmt.Errorf("%s: its last heartbeat is %s old", name, age.Round(time.Second)))
+			problems = append(problems, fmt.Errorf("%s: the last heartbeat is %s old", name, age.Round(time.Second)))
 		}
 	}
 	return errors.Join(problems...)

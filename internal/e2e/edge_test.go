@@ -233,7 +233,7 @@ func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 		if strings.Contains(body, "slow") {
 			t.Fatalf("readyz: %d %s", status, body)
 		}
-		if status != 503 || !strings.Contains(body, "public.quick: its last heartbeat is") {
+		if status != 503 || !strings.Contains(body, "public.quick: the last heartbeat is") {
 			return fmt.Errorf("readyz: %d %s", status, body)
 		}
 		return nil

@@ -48,7 +48,7 @@ func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 		t.Errorf("the stream of another source grew from %d to %d", end, got)
 	}
 	env = []string{"DATABASE_URL=" + other, "NATS_URL=" + broker.URL()}
-	if code, stdout, stderr := command(t, env, "adopt", "t"); code != 0 || !strings.Contains(stdout, "begins anew") {
+	if code, stdout, stderr := command(t, env, "adopt", "t"); code != 0 || !strings.Contains(stdout, "starts over") {
 		t.Fatalf("bridge adopt: exit status %d\n%s%s", code, stdout, stderr)
 	}
 	f.convergeLate(otherConn)

@@ -1,5 +1,5 @@
-// Package program is what the two programs share around their work: settings
-// from the environment, help, logs, version, and the container's health check.
+// Package program holds what bridge and httpedge share: settings from the
+// environment, help, logs, version, and the health check of a container.
 package program
 
 import (
@@ -19,12 +19,13 @@ import (
 )
 
 // Settings reads the environment into cfg, a pointer to a struct of string
-// fields, and returns a warning for each variable with the prefix that is not
-// a setting, with the nearest name. An empty variable counts as not set. Values
-// are strings so that the caller can report every bad one at once.
+// fields. It returns a warning for each variable that has the prefix and is no
+// setting, with the name of the nearest setting. An empty variable counts as
+// not set. All fields are strings, so that the caller can report every bad
+// value together.
 func Settings(prefix string, cfg any) (warnings []string, err error) {
 	for _, f := range fields(prefix, cfg) {
-		if os.Getenv(f.name) == "" { // as .env files of containers leave them
+		if os.Getenv(f.name) == "" { // an .env file sets variables to nothing
 			_ = os.Unsetenv(f.name)
 		}
 	}
@@ -40,20 +41,20 @@ func Settings(prefix string, cfg any) (warnings []string, err error) {
 		if !strings.HasPrefix(name, strings.ToUpper(prefix)+"_") || slices.Contains(known, name) {
 			continue
 		}
-		warnings = append(warnings, fmt.Sprintf("%s is not a setting; the nearest is %s", name, nearest(name, known)))
+		warnings = append(warnings, fmt.Sprintf("%s is not a setting; did you mean %s?", name, nearest(name, known)))
 	}
 	return warnings, nil
 }
 
-// ErrUsage is wrapped by what makes a program exit with status 2: a bad
+// ErrUsage marks the errors that end a program with status 2: a bad
 // configuration or command line.
 var ErrUsage = errors.New("bad configuration")
 
 // Invalid collects what is wrong with a configuration.
 type Invalid []Setting
 
-// Setting is one variable and what is wrong with its value. The problem
-// repeats the value only where it can't be a secret.
+// Setting is one variable and what is wrong with its value. Problem repeats the
+// value only if the value can't be a secret.
 type Setting struct{ Variable, Problem string }
 
 // Add notes that the variable's value is wrong.
@@ -61,8 +62,8 @@ func (inv *Invalid) Add(variable, problem string) {
 	*inv = append(*inv, Setting{variable, problem})
 }
 
-// Duration reads a duration of at least least and at most most; a wrong one is
-// noted.
+// Duration parses a duration and notes a problem unless it is from least to
+// most.
 func (inv *Invalid) Duration(variable, text string, least, most time.Duration) time.Duration {
 	d, err := time.ParseDuration(text)
 	if err != nil || d < least || d > most {
@@ -71,8 +72,8 @@ func (inv *Invalid) Duration(variable, text string, least, most time.Duration) t
 	return d
 }
 
-// Broker notes what is wrong with the variables that a connection to the broker
-// is made of: NATS_URL, NATS_CREDS and so on.
+// Broker notes what is wrong with NATS_URL, NATS_CREDS and the other variables
+// for the connection to the broker.
 func (inv *Invalid) Broker(c broker.Config) {
 	for _, p := range c.Problems() {
 		inv.Add("NATS_"+strings.ToUpper(p.Field), p.Err.Error())
@@ -91,8 +92,8 @@ func (inv Invalid) Err() error {
 	return fmt.Errorf("%w:\n  %s", ErrUsage, strings.Join(lines, "\n  "))
 }
 
-// WithWarnings returns a configuration's error with the warnings: a misspelt
-// variable is often why another is missing.
+// WithWarnings adds the warnings of Settings to a configuration's error: if a
+// variable is missing, its name was often misspelt.
 func WithWarnings(err error, warnings []string) error {
 	if len(warnings) == 0 {
 		return err
@@ -102,8 +103,8 @@ func WithWarnings(err error, warnings []string) error {
 
 type field struct{ name, value, desc string }
 
-// fields lists a configuration's variables. It relies on the tags that
-// envconfig knows: split_words or envconfig, default, desc.
+// fields lists the variables of a configuration, from the tags of envconfig:
+// split_words or envconfig, default, desc.
 func fields(prefix string, cfg any) []field {
 	var out []field
 	t := reflect.TypeOf(cfg).Elem()
@@ -141,7 +142,7 @@ func words(name string) string {
 	return b.String()
 }
 
-// PrintSettings writes the table of settings for people.
+// PrintSettings writes the table of settings for --help.
 func PrintSettings(w io.Writer, prefix string, cfg any) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fields(prefix, cfg) {
@@ -154,7 +155,7 @@ func PrintSettings(w io.Writer, prefix string, cfg any) {
 	_ = tw.Flush()
 }
 
-// MarkdownSettings returns the same table as the README has it.
+// MarkdownSettings returns the same table in Markdown, for the documentation.
 func MarkdownSettings(prefix string, cfg any) string {
 	var b strings.Builder
 	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")
@@ -168,7 +169,7 @@ func MarkdownSettings(prefix string, cfg any) string {
 	return b.String()
 }
 
-// nearest returns the name with the longest common letters, by edit distance.
+// nearest returns the known name with the smallest edit distance to name.
 func nearest(name string, known []string) string {
 	best, bestDistance := "", len(name)+1
 	for _, k := range known {

@@ -16,12 +16,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Logger returns the program's logger: JSON, or lines for people where w is a
-// terminal. level is one of debug, info, warn and error.
+// Logger returns the program's logger. It writes JSON, or readable lines if w is
+// a terminal. level is debug, info, warn or error.
 func Logger(w io.Writer, level string) (zerolog.Logger, error) {
 	lvl, err := zerolog.ParseLevel(strings.ToLower(level))
 	if err != nil || lvl < zerolog.DebugLevel || lvl > zerolog.ErrorLevel {
-		return zerolog.Nop(), fmt.Errorf("%q is not a level: debug, info, warn or error", level)
+		return zerolog.Nop(), fmt.Errorf("%q is not a log level; use debug, info, warn or error", level)
 	}
 	if f, ok := w.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: "15:04:05.000"}
@@ -29,8 +29,8 @@ func Logger(w io.Writer, level string) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(lvl).With().Timestamp().Logger(), nil
 }
 
-// release is the version where the build can't tell it, set by the linker:
-// -X bridge/cmd/internal/program.release=v1.2.3
+// release is the version, for builds that don't know it from version control.
+// The linker sets it: -X bridge/cmd/internal/program.release=v1.2.3
 var release string
 
 // Version returns what --version prints.
@@ -51,8 +51,8 @@ func Version(name string) string {
 	return fmt.Sprintf("%s %s (%s%s)", name, version, info.GoVersion, revision)
 }
 
-// ExitCode prints a program's last error on one line and returns its exit
-// status: 0, 1, or 2 for a bad configuration.
+// ExitCode prints the error that ended a program and returns its exit status: 0
+// without an error or after a cancelled context, 2 for ErrUsage, else 1.
 func ExitCode(stderr io.Writer, name string, err error) int {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return 0
@@ -64,19 +64,19 @@ func ExitCode(stderr io.Writer, name string, err error) int {
 	return 1
 }
 
-// CheckAddress says what is wrong with a host:port to listen on, if anything.
+// CheckAddress returns an error unless address is a host:port to listen on.
 func CheckAddress(address string) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return fmt.Errorf("%q is not host:port", address)
 	}
 	if _, err := net.ResolveTCPAddr("tcp", address); err != nil {
-		return fmt.Errorf("%q is not host:port: unknown host or port", address)
+		return fmt.Errorf("%q is not host:port: the host or the port is unknown", address)
 	}
 	return nil
 }
 
-// Healthcheck asks the program that listens on address whether it is ready,
-// and prints what it answers where it is not.
+// Healthcheck asks the program that listens on address whether it is ready. If
+// it is not, Healthcheck prints its answer and returns an error.
 func Healthcheck(ctx context.Context, address string, out io.Writer) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -93,7 +93,7 @@ func Healthcheck(ctx context.Context, address string, out io.Writer) error {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask for health: %w", err)
+		return fmt.Errorf("ask for health (is the program running?): %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusOK {
