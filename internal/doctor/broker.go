@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// A broker keeps about this much in memory for each subject of a stream.
+	// For each subject of a stream a broker keeps about this many bytes in memory.
 	minRowMemory, maxRowMemory = 256, 1024
-	// manyRows is what one server should hold as latest.
+	// manyRows is how many rows of latest streams one server should hold at most.
 	manyRows = 10_000_000
-	// smallPayload is a max_payload that many tables have rows above of.
+	// smallPayload is a max_payload that is too small for rows of many tables.
 	smallPayload = 256 << 10
 )
 
@@ -50,8 +50,8 @@ func (r *run) broker(ctx context.Context) {
 	}
 	r.Broker = b
 	if b.MaxPayload < smallPayload {
-		r.warn(AreaBroker, "", fmt.Sprintf("max_payload is %s: rows above it are replaced by an oversize mark", size(b.MaxPayload)),
-			"set max_payload: 1MB or more in the server's configuration")
+		r.warn(AreaBroker, "", fmt.Sprintf("max_payload is %s: a larger row is replaced by an oversize mark", size(b.MaxPayload)),
+			"set max_payload in the server's configuration to 1MB or more")
 	}
 	r.replicas(b)
 	r.memory(b)
@@ -73,28 +73,30 @@ func natsAdvice(err error) string {
 	case errors.As(err, &dns):
 		return "correct the host in NATS_URL"
 	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
-		return "use tls:// in NATS_URL exactly where the server has TLS, and NATS_CA for a certificate of your own authority"
+		return "use tls:// in NATS_URL if the server has TLS, else nats://; set NATS_CA if your own CA signed its certificate"
 	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
 		return "look for a firewall between here and the server, or a paused server"
 	}
-	return "start nats-server with -js, or correct NATS_URL; empty, the bridge runs a server of its own"
+	return "start nats-server with -js, or correct NATS_URL; with an empty NATS_URL the bridge runs a server of its own"
 }
 
-// embedded checks whether a bridge that does not run could start its server.
+// embedded checks whether the bridge could start its server. The bridge does not
+// run now.
 func (r *run) embedded(e *Embedded) {
 	l, err := net.Listen("tcp", e.Listen)
 	if err != nil {
-		r.fail(AreaBroker, "BRIDGE_NATS_LISTEN", "the embedded server can't listen, and what listens there is no bridge: "+oneLine(err),
-			"name another address in BRIDGE_NATS_LISTEN, or set NATS_URL")
+		r.fail(AreaBroker, "BRIDGE_NATS_LISTEN", "the embedded server can't listen, and no bridge answers there: "+oneLine(err),
+			"set BRIDGE_NATS_LISTEN to another address, or set NATS_URL")
 	} else {
 		l.Close() //nolint:errcheck // it took no connection
 	}
-	// The folder, or the nearest above it that exists, must take new files.
+	// The directory must take new files. If it does not exist, its nearest parent
+	// that exists must.
 	dir, err := filepath.Abs(e.Dir)
 	for err == nil {
 		var st os.FileInfo
 		if st, err = os.Stat(dir); err == nil && !st.IsDir() {
-			err = fmt.Errorf("%s is no folder", dir)
+			err = fmt.Errorf("%s is not a directory", dir)
 		}
 		if err == nil || !errors.Is(err, os.ErrNotExist) || dir == filepath.Dir(dir) {
 			break
@@ -109,11 +111,11 @@ func (r *run) embedded(e *Embedded) {
 	}
 	if err != nil {
 		r.fail(AreaBroker, "BRIDGE_NATS_DIR", "the embedded server can't keep its files: "+oneLine(err),
-			"name a folder in BRIDGE_NATS_DIR that the bridge may write to")
+			"set BRIDGE_NATS_DIR to a directory that the bridge may write to")
 	}
 }
 
-// servers counts those of the cluster as far as the server tells its clients.
+// servers counts the servers of the cluster that the server tells its clients of.
 func servers(nc *nats.Conn) int {
 	names := map[string]bool{}
 	for _, s := range append(nc.Servers(), nc.DiscoveredServers()...) {
@@ -122,7 +124,7 @@ func servers(nc *nats.Conn) int {
 	return max(1, len(names))
 }
 
-// wantedReplicas is how many the bridge asks for where it can have them.
+// wantedReplicas returns how many replicas the bridge asks for, 0 for any number.
 func (r *run) wantedReplicas() int {
 	if r.cfg.Replicas == 0 && r.Broker.Servers >= 3 {
 		return 3
@@ -133,21 +135,21 @@ func (r *run) wantedReplicas() int {
 func (r *run) replicas(b *Broker) {
 	switch {
 	case r.cfg.Replicas > 1 && b.Cluster == "":
-		r.fail(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas are wanted, and the server is in no cluster", r.cfg.Replicas),
-			"set BRIDGE_STREAM_REPLICAS to 1, or make a cluster of servers")
+		r.fail(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas are wanted, but the server is in no cluster", r.cfg.Replicas),
+			"set BRIDGE_STREAM_REPLICAS to 1, or run a cluster of servers")
 	case r.cfg.Replicas > b.Servers && b.Cluster != "":
-		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas are wanted, and the cluster shows %d servers", r.cfg.Replicas, b.Servers),
+		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas are wanted, but the cluster shows only %d servers", r.cfg.Replicas, b.Servers),
 			"lower BRIDGE_STREAM_REPLICAS, or add servers")
 	case r.cfg.Replicas == 1 && b.Servers >= 3:
-		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("the cluster has %d servers, and each stream is on one of them only", b.Servers),
+		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("the cluster has %d servers, but each stream is on only one of them", b.Servers),
 			"set BRIDGE_STREAM_REPLICAS to 3")
 	case r.cfg.Replicas > 1 && r.cfg.Replicas%2 == 0:
 		r.warn(AreaBroker, "BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%d replicas survive no more failures than %d", r.cfg.Replicas, r.cfg.Replicas-1),
-			"set an odd number")
+			"set BRIDGE_STREAM_REPLICAS to an odd number")
 	}
 }
 
-// memory estimates what the latest streams take of the broker's.
+// memory estimates how much of the broker's memory the latest streams take.
 func (r *run) memory(b *Broker) {
 	var rows int64
 	for _, rel := range r.Relations {
@@ -157,13 +159,13 @@ func (r *run) memory(b *Broker) {
 	}
 	b.MemoryLow, b.MemoryHigh = rows*minRowMemory, rows*maxRowMemory
 	if rows > manyRows {
-		r.warn(AreaBroker, "", fmt.Sprintf("about %d rows are to be kept, for which the broker needs %s to %s of memory on each server that has them",
-			rows, size(b.MemoryLow), size(b.MemoryHigh)), "give it the memory, spread the relations over several clusters, or use history=log for some")
+		r.warn(AreaBroker, "", fmt.Sprintf("the streams will keep about %d rows, and each server that has them needs %s to %s of memory for them",
+			rows, size(b.MemoryLow), size(b.MemoryHigh)), "add memory, spread the relations over several clusters, or use history=log for some")
 	}
 }
 
-// account checks the limits of the account; it reports whether JetStream can
-// be asked further.
+// account checks the limits of the account. It returns false if JetStream does
+// not answer.
 func (r *run) account(ctx context.Context, js jetstream.JetStream) bool {
 	info, err := js.AccountInfo(ctx)
 	switch {
@@ -174,36 +176,36 @@ func (r *run) account(ctx context.Context, js jetstream.JetStream) bool {
 		r.fail(AreaBroker, "", "the account has no JetStream", "enable jetstream for the account")
 		return false
 	case err != nil:
-		r.fail(AreaBroker, "", "JetStream does not answer: "+oneLine(err), "let the user publish to $JS.API.> and subscribe to _INBOX.>; look at the cluster's meta leader")
+		r.fail(AreaBroker, "", "JetStream does not answer: "+oneLine(err), "allow the user to publish to $JS.API.> and to subscribe to _INBOX.>; check that the cluster has a meta leader")
 		return false
 	}
 	lim := info.Limits
-	if len(info.Tiers) > 0 { // limits by replicas; one tier is as good as another for what is checked here
+	if len(info.Tiers) > 0 { // limits by number of replicas; for these checks any tier will do
 		for _, t := range info.Tiers {
 			lim = t.Limits
 		}
 	}
 	if need := len(r.Relations) + 1; lim.MaxStreams > 0 && lim.MaxStreams < need {
-		r.fail(AreaBroker, "", fmt.Sprintf("the account may have %d streams; one for each relation and one for the leases are %d", lim.MaxStreams, need),
+		r.fail(AreaBroker, "", fmt.Sprintf("the account may have %d streams, and %d are needed: one for each relation and one for the leases", lim.MaxStreams, need),
 			"raise max_streams of the account")
 	}
 	if lim.MaxStore == 0 && lim.MaxMemory != 0 {
 		r.fail(AreaBroker, "", "the account has no file storage", "raise max_file of the account")
 	}
 	if lim.MaxStore > 0 && info.Store > uint64(lim.MaxStore)/10*9 {
-		r.warn(AreaBroker, "", fmt.Sprintf("%s of %s storage are used", size(int64(info.Store)), size(lim.MaxStore)), "raise max_file of the account")
+		r.warn(AreaBroker, "", fmt.Sprintf("%s of %s storage is used", size(int64(info.Store)), size(lim.MaxStore)), "raise max_file of the account")
 	}
 	if lim.MaxBytesRequired {
 		for _, rel := range r.Relations {
 			if rel.spec.MaxBytes == 0 {
-				r.fail(AreaBroker, rel.Name, "the account takes only streams with max_bytes", "remove max_bytes_required from the account; a latest stream must not drop rows")
+				r.fail(AreaBroker, rel.Name, "the account takes only streams with max_bytes", "remove max_bytes_required from the account: such a limit would make a latest stream drop rows")
 			}
 		}
 	}
 	return true
 }
 
-// streams compares those that exist with the configuration.
+// streams compares the streams that exist with the configuration.
 func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 	for i := range r.Relations {
 		rel := &r.Relations[i]
@@ -221,35 +223,35 @@ func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 		}
 		rel.Replicas = info.Config.Replicas
 		if want := r.wantedReplicas(); want > rel.Replicas {
-			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has %d replicas of %d", rel.Stream, rel.Replicas, want),
+			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has %d of %d replicas", rel.Stream, rel.Replicas, want),
 				"restart the bridge when all servers of the cluster run")
 		}
 		meta, err := stream.ReadMeta(info.Config)
 		if err != nil {
-			r.fail(AreaBroker, rel.Name, oneLine(err), "move or remove the stream, or choose another BRIDGE_STREAM_PREFIX")
+			r.fail(AreaBroker, rel.Name, oneLine(err), "remove the stream, or choose another BRIDGE_STREAM_PREFIX")
 			continue
 		}
 		r.origin(*rel, meta)
 	}
 }
 
-// origin compares where a stream's rows came from with where they would come
-// from now.
+// origin compares the database that a stream's rows came from with the one that
+// they would come from now.
 func (r *run) origin(rel Relation, meta stream.Meta) {
-	const anew = "nothing, if that is meant: the stream begins anew, and so do its clients"
+	const anew = "nothing, if this is intended: the stream and its clients will start over"
 	switch src := r.source; {
 	case src.SystemID == 0:
 	case meta.Source.System != src.SystemID || meta.Source.Database != src.Database:
 		r.fail(AreaBroker, rel.Name, fmt.Sprintf("stream %s holds rows of database %q of system %d; DATABASE_URL leads to %q of system %d",
-			rel.Stream, meta.Source.Database, meta.Source.System, src.Database, src.SystemID), "correct DATABASE_URL or NATS_URL; or, if that is meant: bridge adopt "+rel.Name)
+			rel.Stream, meta.Source.Database, meta.Source.System, src.Database, src.SystemID), "correct DATABASE_URL or NATS_URL; if this is intended, run: bridge adopt "+rel.Name)
 	case meta.Source.Timeline != src.Timeline:
 		r.warn(AreaBroker, rel.Name, fmt.Sprintf("Postgres is on timeline %d, the stream on %d: transactions may have been undone", src.Timeline, meta.Source.Timeline), anew)
 	case meta.Log != (rel.History == "log"):
-		r.warn(AreaBroker, rel.Name, fmt.Sprintf("its history is to be %s from now on, and its stream was made for the other", rel.History), anew)
+		r.warn(AreaBroker, rel.Name, fmt.Sprintf("it now has history=%s, but its stream was made with the other history", rel.History), anew)
 	}
 }
 
-// size prints bytes for people.
+// size writes a number of bytes for people.
 func size(n int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	f, i := float64(n), 0

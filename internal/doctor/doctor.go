@@ -1,10 +1,10 @@
-// Package doctor makes the checks of bridge check: configuration, Postgres,
-// every relation and the broker, and reports everything that is wrong at once,
-// each with what to do about it. It only looks: it makes no stream, and changes
-// nothing in Postgres.
+// Package doctor makes the checks of bridge check. It checks the configuration,
+// Postgres, every relation, and the broker. It puts every problem into one
+// report, with what to do about it. It makes no stream and changes nothing in
+// Postgres.
 //
-// A part that can't be reached is one problem, and what depends on it is left
-// out. Only errors make a report bad; warnings are for people to judge.
+// A server that can't be reached is one problem; checks that need the server
+// are left out. Only errors make a report bad. Warnings are for people to judge.
 package doctor
 
 import (
@@ -18,35 +18,35 @@ import (
 
 // Config is what to check.
 type Config struct {
-	// Invalid are the problems of the configuration that the caller found.
+	// Invalid has the problems of the configuration that the caller found.
 	Invalid []Problem
-	// DatabaseURL is not connected to where it is empty; nor is Specs looked
-	// at then.
+	// DatabaseURL leads to Postgres, and Specs are the relations to check there.
+	// If DatabaseURL is empty, neither is checked.
 	DatabaseURL string
 	Specs       relation.Specs
-	// Connect connects to the broker; nil leaves it out. A server embedded in
-	// a bridge that does not run just now can't be looked at; Embedded then
-	// makes one of what would become it.
-	Connect  func(context.Context) (*nats.Conn, error)
+	// Connect connects to the broker. If it is nil, the broker is not checked.
+	Connect func(context.Context) (*nats.Conn, error)
+	// Embedded is set if the bridge runs a server of its own. If Connect fails,
+	// Run checks whether the bridge could start that server.
 	Embedded *Embedded
-	// Prefix is that of the streams. Replicas is how many of them are wanted,
-	// 0 for what the bridge chooses.
+	// Prefix begins the names of the streams. Replicas is how many replicas each
+	// of them shall have, 0 for what the bridge chooses.
 	Prefix   string
 	Replicas int
-	// Name is that of slot and publication. MaxLag is how much WAL the slot may
-	// keep, 0 for any.
+	// Name is the name of slot and publication. MaxLag is how many bytes of WAL
+	// the slot may keep, 0 for no limit.
 	Name   string
 	MaxLag int64
-	// Timeout bounds each of the parts, 15 s if 0.
+	// Timeout bounds the checks of Postgres, and those of the broker. 0 is 15 s.
 	Timeout time.Duration
 }
 
-// Embedded says where the bridge runs a server of its own.
+// Embedded says where the bridge's own server listens and keeps its files.
 type Embedded struct {
 	Listen, Dir string
 }
 
-// Area is the part that a problem is of.
+// Area is the part of the system that has a problem.
 type Area string
 
 const (
@@ -60,9 +60,10 @@ const (
 type Problem struct {
 	Severity relation.Severity `json:"severity"`
 	Area     Area              `json:"area"`
-	// Subject is the variable or relation, where there is one.
+	// Subject is the variable or the relation that has the problem, if any.
 	Subject string `json:"subject,omitempty"`
-	// What is wrong; Do is the SQL to run, the setting to change.
+	// What says what is wrong. Do says what to do: the SQL to run, or the
+	// setting to change.
 	What string `json:"what"`
 	Do   string `json:"do"`
 }
@@ -80,13 +81,13 @@ type Postgres struct {
 	Version  string `json:"version"`
 	Database string `json:"database"`
 	Role     string `json:"role"`
-	// SystemID is text: it does not fit into a JSON number of every reader.
+	// SystemID is text, because many JSON readers can't hold so large a number.
 	SystemID string `json:"system_id"`
 	Timeline uint32 `json:"timeline"`
 	Standby  bool   `json:"standby"`
 }
 
-// Relation is one that the bridge would capture.
+// Relation is a relation that the bridge would capture.
 type Relation struct {
 	Name    string   `json:"name"`
 	Stream  string   `json:"stream"`
@@ -94,22 +95,22 @@ type Relation struct {
 	Key     []string `json:"key,omitempty"`
 	// Rows is an estimate, -1 if unknown.
 	Rows int64 `json:"rows"`
-	// Replicas is how many servers hold its stream, 0 where there is none.
+	// Replicas is how many servers hold its stream, 0 if there is no stream.
 	Replicas int `json:"replicas,omitempty"`
-	// OK is set where nothing keeps it from being captured.
+	// OK is true if the relation can be captured.
 	OK bool `json:"ok"`
 
 	spec relation.Spec
 }
 
-// Broker is the server that the connection is with.
+// Broker is the NATS server that was asked.
 type Broker struct {
 	Version    string `json:"version"`
 	Cluster    string `json:"cluster,omitempty"`
 	Servers    int    `json:"servers"`
 	MaxPayload int64  `json:"max_payload,omitempty"`
-	// MemoryLow and MemoryHigh are what the streams that keep the last
-	// version of each row take of the broker's memory, about, in bytes.
+	// MemoryLow and MemoryHigh estimate how much of the broker's memory the
+	// latest streams take, in bytes.
 	MemoryLow  int64 `json:"memory_low"`
 	MemoryHigh int64 `json:"memory_high"`
 }
@@ -124,8 +125,7 @@ func (r Report) OK() bool {
 	return true
 }
 
-// Run makes all the checks. It blocks for as long as servers take to answer,
-// bounded by the timeout.
+// Run makes all checks. It waits for the servers to answer, up to the timeout.
 func Run(ctx context.Context, cfg Config) Report {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 15 * time.Second
@@ -142,7 +142,7 @@ func Run(ctx context.Context, cfg Config) Report {
 type run struct {
 	cfg Config
 	Report
-	// source is zero where Postgres could not be asked.
+	// source is zero if Postgres could not be asked.
 	source relation.Source
 }
 

@@ -97,7 +97,7 @@ func TestRun_AllWell(t *testing.T) {
 	}
 }
 
-// What is wrong in one part does not hide what is wrong in another.
+// A problem in one part does not hide those in others.
 func TestRun_EverythingAtOnce(t *testing.T) {
 	servers(t)
 	url := testenv.Postgres(t)
@@ -118,14 +118,14 @@ func TestRun_EverythingAtOnce(t *testing.T) {
 		"WARNING users: no index begins with txid: every poll reads the whole table\n  to do: CREATE INDEX CONCURRENTLY",
 		"WARNING users: it holds transaction IDs that this cluster has not given out yet", "WARNING users: the trigger that stamps txid",
 		"ERROR log: there is no such table", "ERROR the server runs without JetStream\n  to do: start it with -js",
-		"WARNING max_payload is 4 KiB", "ERROR BRIDGE_STREAM_REPLICAS: 3 replicas are wanted, and the server is in no cluster",
+		"WARNING max_payload is 4 KiB", "ERROR BRIDGE_STREAM_REPLICAS: 3 replicas are wanted, but the server is in no cluster",
 		"bad   usres", "ok    users", "bad: 7 errors, ")
 	if strings.Index(got, "WARNING") < strings.LastIndex(got, "ERROR") {
 		t.Errorf("errors come first:\n%s", got)
 	}
 }
 
-// A view's key is looked at, since no constraint promises anything of it.
+// The rows of a view are checked for its key: no constraint promises one.
 func TestRun_KeysOfViews(t *testing.T) {
 	servers(t)
 	url := testenv.Postgres(t)
@@ -179,7 +179,7 @@ func TestRun_Embedded(t *testing.T) {
 	}
 }
 
-// Streams that are there are held against the configuration.
+// Streams that exist are compared with the configuration.
 func TestRun_Streams(t *testing.T) {
 	servers(t)
 	url := testenv.Postgres(t)
@@ -211,5 +211,5 @@ func TestRun_Streams(t *testing.T) {
 	make("c", same, false, func(c *jetstream.StreamConfig) { c.Metadata["lockstep-layout"] = "99" })
 	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users,a,b,c"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1, Timeout: time.Minute})
 	contains(t, text(t, r), "ERROR users: stream LOCKSTEP-public-users holds rows of database", "bridge adopt users",
-		"WARNING a: Postgres is on timeline 1, the stream on 2", "WARNING b: its history is to be latest from now on", "ERROR c: ", `layout "99"`)
+		"WARNING a: Postgres is on timeline 1, the stream on 2", "WARNING b: it now has history=latest", "ERROR c: ", `layout "99"`)
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// minPostgres is the oldest release that the Postgres project still mends, and
-// the first with CREATE OR REPLACE TRIGGER, which bridge sql prints.
+// minPostgres is the first release with CREATE OR REPLACE TRIGGER, which bridge
+// sql prints.
 const minPostgres = 140000
 
 func (r *run) postgres(ctx context.Context) {
@@ -32,33 +32,33 @@ func (r *run) postgres(ctx context.Context) {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if r.source, err = relation.LoadSource(ctx, conn); err != nil {
-		r.fail(AreaPostgres, "", oneLine(err), "see the message; every stream carries these, so that it is never continued from another cluster")
+		r.fail(AreaPostgres, "", oneLine(err), "look at the log of Postgres; the bridge keeps what it asks here in each stream, so as not to continue it from another cluster")
 	}
 	if err := r.server(ctx, conn); err != nil {
-		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "see the server's log")
+		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "look at the log of Postgres")
 		return
 	}
 	if err := r.relations(ctx, conn); err != nil {
-		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "see the server's log")
+		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "look at the log of Postgres")
 	}
 }
 
-// connectAdvice says what to do about a refused connection. The errors of pgx
-// hold no password.
+// connectAdvice says what to do about a connection that failed. The errors of
+// pgx hold no password.
 func connectAdvice(err error) string {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
 		case strings.HasPrefix(pg.Code, "28"):
-			return "correct user and password in DATABASE_URL, or let the role in by pg_hba.conf"
+			return "correct the user and password in DATABASE_URL, or allow the role in pg_hba.conf"
 		case pg.Code == "3D000":
 			return "correct the database's name in DATABASE_URL"
 		case pg.Code == "42501":
 			return "GRANT CONNECT ON DATABASE … TO the role"
 		case pg.Code == "53300":
-			return "raise max_connections, or close other connections: the bridge needs a few of its own"
+			return "raise max_connections, or close other connections: the bridge needs a few"
 		case strings.HasPrefix(pg.Code, "57P"):
-			return "wait until the server has started; the bridge would try again by itself"
+			return "wait until Postgres has started; a running bridge tries again by itself"
 		}
 	}
 	var dns *net.DNSError
@@ -96,25 +96,25 @@ func (r *run) server(ctx context.Context, conn *pgx.Conn) error {
 		r.fail(AreaPostgres, "", fmt.Sprintf("Postgres %s is too old", pg.Version), fmt.Sprintf("upgrade it to %d or later", minPostgres/10000))
 	}
 	if pg.Standby {
-		r.warn(AreaPostgres, "", "it is a standby: rows come with its delay, some twice, and NOTIFY wakes nobody there",
-			"point DATABASE_URL at the primary, if the delay matters")
+		r.warn(AreaPostgres, "", "Postgres is a standby: rows come with its delay, some of them twice, and no NOTIFY wakes the bridge",
+			"if the delay matters, name the primary in DATABASE_URL")
 	}
 	if encoding != "UTF8" {
-		r.warn(AreaPostgres, "", fmt.Sprintf("the database's encoding is %s: text that is no UTF-8 can't be published", encoding), "move to a database with ENCODING 'UTF8'")
+		r.warn(AreaPostgres, "", fmt.Sprintf("the encoding of the database is %s: text that is not UTF-8 can't be published", encoding), "move to a database with ENCODING 'UTF8'")
 	}
 	if preparedCount > 0 {
-		r.warn(AreaPostgres, "", "prepared transactions are more than 5 minutes old: "+prepared+". While one lasts, no client's position moves past it",
-			"COMMIT PREPARED or ROLLBACK PREPARED, in the database of each")
+		r.warn(AreaPostgres, "", "prepared transactions are more than 5 minutes old: "+prepared+". Until they end, no client's position moves past them",
+			"end each with COMMIT PREPARED or ROLLBACK PREPARED, in its database")
 	}
 	if writers != "" {
-		r.warn(AreaPostgres, "", "transactions that have written are more than 5 minutes old: "+writers+". While one lasts, no client's position moves past it",
+		r.warn(AreaPostgres, "", "transactions that have written are more than 5 minutes old: "+writers+". Until they end, no client's position moves past them",
 			"end them, or limit them by idle_in_transaction_session_timeout")
 	}
 	return nil
 }
 
-// relations checks each. What a relation lacks is its own problem; an error is
-// one of the connection.
+// relations checks each relation. What a relation lacks is a problem in the
+// report; an error means that Postgres could not be asked.
 func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 	specs, skipped, err := r.cfg.Specs.Resolve(ctx, conn)
 	if err != nil {
@@ -176,7 +176,8 @@ func (r *run) relationProblem(p *relation.Problem) {
 	r.Problems = append(r.Problems, Problem{p.Severity, AreaRelation, p.Relation.Quoted(), p.What, p.Do})
 }
 
-// split takes apart what Load joined; err is what is no Problem.
+// split takes apart the problems that Load joined. An error that is not made of
+// problems is returned as it is.
 func split(joined error) (problems []*relation.Problem, err error) {
 	if joined == nil {
 		return nil, nil
@@ -196,7 +197,7 @@ func split(joined error) (problems []*relation.Problem, err error) {
 }
 
 // stamps looks for rows with transaction IDs that this cluster has not given
-// out yet, as a restored dump has them. Where no index helps, it gives up soon.
+// out yet, such as those of a restored dump. Without an index it gives up soon.
 func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
 	if rel.Txid < 0 {
 		return nil
@@ -208,14 +209,14 @@ func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation
 	}
 	ahead, err := exists(ctx, conn, fmt.Sprintf("SELECT FROM %s WHERE %s >= %s", rel.Name.SQL(), col, next))
 	if ahead {
-		r.warn(AreaRelation, rel.Name.Quoted(), "it holds transaction IDs that this cluster has not given out yet, as a restored dump does: changes of such rows by older stamps would be missed",
-			fmt.Sprintf("stamp them anew, table by table: UPDATE %s SET %s = DEFAULT WHERE %s >= %s", rel.Name.SQL(), col, col, next))
+		r.warn(AreaRelation, rel.Name.Quoted(), "it holds transaction IDs that this cluster has not given out yet, as a restored dump does: a change that keeps such an ID is missed",
+			fmt.Sprintf("give these rows a new ID, in each table: UPDATE %s SET %s = DEFAULT WHERE %s >= %s", rel.Name.SQL(), col, col, next))
 	}
 	return err
 }
 
-// viewKey looks at what the catalog can't promise of a view: that its key is
-// never NULL and names one row.
+// viewKey checks what no constraint promises of a view: that its key is never
+// NULL, and that no two rows have the same one.
 func (r *run) viewKey(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
 	var columns, nulls []string
 	for _, i := range rel.Key {
@@ -228,17 +229,18 @@ func (r *run) viewKey(ctx context.Context, conn *pgx.Conn, rel *relation.Relatio
 		return err
 	}
 	if null {
-		r.fail(AreaRelation, rel.Name.Quoted(), "its key "+key+" is NULL in some rows, and stops the relation there", "name another key in BRIDGE_TABLES")
+		r.fail(AreaRelation, rel.Name.Quoted(), "its key "+key+" is NULL in some rows: the relation stops at the first of them", "name another key in BRIDGE_TABLES")
 	}
 	twice, err := exists(ctx, conn, fmt.Sprintf("SELECT %s FROM %s GROUP BY %[1]s HAVING count(*) > 1", key, rel.Name.SQL()))
 	if twice {
-		r.fail(AreaRelation, rel.Name.Quoted(), "several rows have the same key "+key+": clients keep one of them", "name a key that no two rows share in BRIDGE_TABLES")
+		r.fail(AreaRelation, rel.Name.Quoted(), "several rows have the same key "+key+": clients keep only one of them", "in BRIDGE_TABLES, name a key that no two rows share")
 	}
 	return err
 }
 
-// exists says whether a query has a row. Where it takes long, or the view that
-// it asks has an error of its own, it says no: that is not worth stopping for.
+// exists reports whether a query returns a row. A query that takes long or fails
+// in Postgres, for example in a view's own expression, counts as one without
+// rows: the other checks go on.
 func exists(ctx context.Context, conn *pgx.Conn, query string) (yes bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -254,5 +256,5 @@ func exists(ctx context.Context, conn *pgx.Conn, query string) (yes bool, err er
 	return yes, err
 }
 
-// oneLine makes an error fit a line of a report.
+// oneLine returns the text of an error on one line.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

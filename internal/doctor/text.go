@@ -9,7 +9,8 @@ import (
 	"bridge/internal/relation"
 )
 
-// JSON writes the report as one indented document, with ok beside the rest.
+// JSON writes the report as one indented JSON document. Its field ok says
+// whether there are no errors.
 func (r Report) JSON(w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

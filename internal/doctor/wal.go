@@ -24,8 +24,8 @@ SELECT current_setting('wal_level'), r.rolreplication OR r.rolsuper, has_databas
   LEFT JOIN pg_catalog.pg_publication p ON p.pubname = $1
  WHERE r.rolname = current_user`
 
-// wal checks what capture from the WAL needs of the server, if a relation is
-// captured so.
+// wal checks what capture=wal needs of the server. Without such a relation, it
+// looks for a slot that is left over.
 func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) error {
 	if !slices.ContainsFunc(specs, byWAL) {
 		return r.idleSlot(ctx, conn)
@@ -40,35 +40,35 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 		return err
 	}
 	if r.source.InRecovery {
-		r.fail(AreaPostgres, "", "it is a standby, and capture=wal reads the primary", "name the primary in DATABASE_URL, or poll")
+		r.fail(AreaPostgres, "", "Postgres is a standby, but capture=wal needs the primary", "name the primary in DATABASE_URL, or poll")
 	}
 	if level != "logical" {
-		r.fail(AreaPostgres, "", "wal_level is "+level+", and capture=wal needs logical", "ALTER SYSTEM SET wal_level = logical; and restart Postgres")
+		r.fail(AreaPostgres, "", "wal_level is "+level+", but capture=wal needs logical", "ALTER SYSTEM SET wal_level = logical, then restart Postgres")
 	}
 	if !replication {
 		r.fail(AreaPostgres, "", "the role may not read the WAL", fmt.Sprintf("as a superuser: ALTER ROLE %s REPLICATION", pgx.Identifier{r.Postgres.Role}.Sanitize()))
 	}
 	switch want := "logical pgoutput " + r.Postgres.Database; {
 	case slot == "" && slots < 1:
-		r.fail(AreaPostgres, "", "all replication slots are in use", "raise max_replication_slots, or drop one that nobody reads; see pg_replication_slots")
+		r.fail(AreaPostgres, "", "all replication slots are in use", "raise max_replication_slots, or drop a slot that nobody reads; see pg_replication_slots")
 	case slot == "":
 	case slot != want:
-		r.fail(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("the replication slot %s is another's (%s)", r.cfg.Name, slot), "choose another BRIDGE_NAME")
+		r.fail(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("the replication slot %s is not the bridge's (%s)", r.cfg.Name, slot), "choose another BRIDGE_NAME")
 	case status == "lost":
-		r.warn(AreaPostgres, "", "Postgres has removed WAL that the slot needed: the bridge will make it anew, and compare every relation with its stream", "raise max_slot_wal_keep_size, or don't leave the bridge down for so long")
+		r.warn(AreaPostgres, "", "Postgres has removed WAL that the slot needed: the bridge will make a new slot, and compare every relation with its stream", "raise max_slot_wal_keep_size, or stop the bridge for shorter times")
 	case r.cfg.MaxLag > 0 && kept > r.cfg.MaxLag:
-		r.warn(AreaPostgres, "BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("Postgres keeps %d MiB of WAL for the slot, more than BRIDGE_SLOT_MAX_LAG (%d MiB): the bridge will drop it, and compare every relation with its stream; of what history=log or actions= relations went through meanwhile, only the outcome is read",
+		r.warn(AreaPostgres, "BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("Postgres keeps %d MiB of WAL for the slot, more than BRIDGE_SLOT_MAX_LAG (%d MiB): the bridge will drop it, and compare every relation with its stream; a relation with history=log or actions= loses the changes in that WAL, and is read as it is now",
 			kept>>20, r.cfg.MaxLag>>20), "raise BRIDGE_SLOT_MAX_LAG until the bridge has caught up")
 	}
 	if senders < 1 {
 		r.fail(AreaPostgres, "", "all WAL senders are in use", "raise max_wal_senders; see pg_stat_replication")
 	}
 	if keep == "-1" {
-		r.warn(AreaPostgres, "", "while no bridge reads its slot, Postgres keeps WAL without a bound, until the disk is full: BRIDGE_SLOT_MAX_LAG holds only while a bridge runs",
+		r.warn(AreaPostgres, "", "max_slot_wal_keep_size is not set: while no bridge runs, Postgres keeps WAL for the slot until the disk is full (BRIDGE_SLOT_MAX_LAG works only while a bridge runs)",
 			"ALTER SYSTEM SET max_slot_wal_keep_size = '20GB'; SELECT pg_reload_conf()")
 	}
 	if !published && !create {
-		r.fail(AreaPostgres, "", fmt.Sprintf("there is no publication %s, and the role may not make it", r.cfg.Name), "run what bridge sql prints for each relation, as its owner, who needs CREATE on the database")
+		r.fail(AreaPostgres, "", fmt.Sprintf("there is no publication %s, and the role may not create it", r.cfg.Name), "as the owner of each relation, run what bridge sql prints for it; the owner needs CREATE on the database")
 	}
 	for _, s := range specs {
 		if !published || !byWAL(s) {
@@ -87,10 +87,10 @@ const idleSlotSQL = `
 SELECT COALESCE(active_pid, 0)::int FROM pg_catalog.pg_replication_slots
  WHERE slot_name = $1 AND slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database()`
 
-// idleSlot warns of a slot that no relation needs any more.
+// idleSlot warns about a slot that no relation needs any more.
 func (r *run) idleSlot(ctx context.Context, conn *pgx.Conn) error {
 	if slices.ContainsFunc(r.cfg.Invalid, func(p Problem) bool { return p.Subject == "BRIDGE_TABLES" }) {
-		return nil // what it means is not known
+		return nil // which relations there are is not known
 	}
 	rows, err := conn.Query(ctx, idleSlotSQL, r.cfg.Name)
 	if err != nil {
@@ -100,15 +100,16 @@ func (r *run) idleSlot(ctx context.Context, conn *pgx.Conn) error {
 	_, err = pgx.ForEachRow(rows, []any{&pid}, func() error {
 		do := fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", r.cfg.Name)
 		if pid != 0 {
-			do = fmt.Sprintf("choose another BRIDGE_NAME, if another bridge reads it (PID %d); else stop that, and then: %s", pid, do)
+			do = fmt.Sprintf("process %d reads it: if that is another bridge, choose another BRIDGE_NAME; else stop it, then: %s", pid, do)
 		}
-		r.warn(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("no relation has capture=wal, and Postgres keeps WAL for the replication slot %s", r.cfg.Name), do)
+		r.warn(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("no relation has capture=wal, but Postgres keeps WAL for the replication slot %s", r.cfg.Name), do)
 		return nil
 	})
 	return err
 }
 
-// publishedSQL looks at tables only. The roots of a partition come nearest first.
+// publishedSQL has no row for what is not a table. It lists the tables above a
+// partition, the nearest first.
 const publishedSQL = `
 SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = $1 AND schemaname = $2 AND tablename = $3),
        pg_has_role(c.relowner, 'USAGE') AND ($4 = false OR EXISTS (SELECT FROM pg_catalog.pg_publication p WHERE p.pubname = $1 AND pg_has_role(p.pubowner, 'USAGE'))),
@@ -119,8 +120,8 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = $1 A
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = $2 AND c.relname = $3 AND c.relkind IN ('r', 'p')`
 
-// published checks that each relation is in the publication, or can be added by
-// the bridge. What is no table, Load speaks of.
+// published checks that each relation is in the publication, or that the bridge
+// may add it. About what is not a table, Load has its own problem.
 func (r *run) published(ctx context.Context, conn *pgx.Conn, specs []relation.Spec, exists bool) error {
 	for _, s := range specs {
 		if !byWAL(s) {
@@ -152,7 +153,7 @@ func (r *run) published(ctx context.Context, conn *pgx.Conn, specs []relation.Sp
 				fmt.Sprintf("name %s in BRIDGE_TABLES, and remove %s", root, s.Name.Quoted()))
 		case !may:
 			r.fail(AreaRelation, s.Name.Quoted(), fmt.Sprintf("it is not in publication %s, and the role may not add it", r.cfg.Name),
-				"run what this prints, as its owner: "+relation.SetupCommand(s))
+				"as its owner, run what this prints: "+relation.SetupCommand(s))
 		}
 	}
 	return nil

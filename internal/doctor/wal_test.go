@@ -10,7 +10,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// without fails for each text that is in got.
+// without fails the test for each bad text in got.
 func without(t *testing.T, got string, bad ...string) {
 	t.Helper()
 	for _, w := range bad {
@@ -20,7 +20,7 @@ func without(t *testing.T, got string, bad ...string) {
 	}
 }
 
-// section is what the report says of one subject.
+// section returns what the report says about one subject.
 func section(r doctor.Report, subject string) string {
 	var b strings.Builder
 	for _, p := range r.Problems {
@@ -31,7 +31,7 @@ func section(r doctor.Report, subject string) string {
 	return b.String()
 }
 
-// Advice that fits what is wrong, and no other.
+// Each relation gets the advice for what is wrong with it, and no other.
 func TestRun_AdviceOfWAL(t *testing.T) {
 	servers(t)
 	db := testenv.Postgres(t)
@@ -66,13 +66,13 @@ func TestRun_AdviceOfWAL(t *testing.T) {
 		contains(t, got, c.has...)
 		without(t, got, c.not...)
 	}
-	// The root need not be named to the bridge, if it is in the publication.
+	// The root counts as published also if BRIDGE_TABLES does not name it.
 	testenv.Exec(t, db, fmt.Sprintf("ALTER PUBLICATION p_%s ADD TABLE root", name))
 	r = doctor.Run(t.Context(), doctor.Config{DatabaseURL: as.String(), Prefix: "lockstep", Name: "p_" + name, Specs: specs(t, "part(capture=wal)")})
 	contains(t, section(r, "part"), "it is a partition, and published as root", "name root")
 }
 
-// A slot that no relation needs keeps WAL, and is no other's.
+// A slot that no relation needs keeps WAL: the report names it.
 func TestRun_SlotThatNoRelationNeeds(t *testing.T) {
 	servers(t)
 	db := testenv.Postgres(t)
@@ -92,16 +92,16 @@ func TestRun_SlotThatNoRelationNeeds(t *testing.T) {
 	}
 	drop := fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", slot)
 	got := check(doctor.Config{Specs: specs(t, "users")})
-	contains(t, got, "WARNING BRIDGE_NAME: no relation has capture=wal, and Postgres keeps WAL for the replication slot "+slot, drop, "0 errors, 1 warning")
+	contains(t, got, "WARNING BRIDGE_NAME: no relation has capture=wal, but Postgres keeps WAL for the replication slot "+slot, drop, "0 errors, 1 warning")
 	without(t, check(doctor.Config{Specs: specs(t, "users(capture=wal)")}), drop)
-	// One that the bridge will give up, and what a publication of the user's own
+	// A slot that the bridge will drop, and what a publication of the user's own
 	// leaves out.
 	testenv.Exec(t, db, fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE users WITH (publish = 'insert, update')", slot), "SELECT pg_logical_emit_message(true, 'noise', repeat('x', 2000000))")
 	got = check(doctor.Config{Specs: specs(t, "users(capture=wal)"), MaxLag: 1 << 20})
 	contains(t, got, "more than BRIDGE_SLOT_MAX_LAG (1 MiB)", "raise BRIDGE_SLOT_MAX_LAG", "leaves out its delete, truncate", "SET (publish = 'insert, update, delete, truncate')")
 	got = check(doctor.Config{Specs: specs(t, "users(capture=wal;actions=insert+update)"), MaxLag: 1 << 30})
 	without(t, got, "BRIDGE_SLOT_MAX_LAG (", "leaves out")
-	// What BRIDGE_TABLES means is not known.
+	// With a wrong BRIDGE_TABLES it is not known which relations there are.
 	without(t, check(doctor.Config{Invalid: []doctor.Problem{{Subject: "BRIDGE_TABLES"}}}), drop)
 	testenv.Exec(t, db, drop)
 	dropped = true

@@ -141,7 +141,7 @@ func TestWAL_LeastRights(t *testing.T) {
 	as.User = url.UserPassword("reader", "sesame-3f9c")
 	env := []string{"DATABASE_URL=" + as.String(), "NATS_URL=" + broker.URL(), "BRIDGE_TABLES=t(capture=wal),u(capture=wal)", "BRIDGE_NAME=" + slotOf(db)}
 	code, out, _ := command(t, env, "check")
-	for _, part := range []string{"ALTER ROLE", "REPLICATION", "may not make it", "REPLICA IDENTITY USING INDEX"} {
+	for _, part := range []string{"ALTER ROLE", "REPLICATION", "may not create it", "REPLICA IDENTITY USING INDEX"} {
 		if code != 2 || !strings.Contains(out, part) {
 			t.Errorf("bridge check: exit status %d, and no %q in\n%s", code, part, out)
 		}
