@@ -15,45 +15,46 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// work is one query for rows and what its rows mean.
+// work is one query for rows, with the meaning of these rows.
 type work struct {
 	query  string
 	params [][]byte
-	// whole is true where the query reads the whole relation.
+	// whole is true if the query reads the whole relation.
 	whole bool
-	// repair says that what a crash may have undone is made good first.
+	// repair says that session.repair runs first.
 	repair bool
-	// schema, if not nil, is stored behind the announcement: a crash between
-	// the two begins anew, one behind both continues.
+	// schema, if not nil, is stored after the announcement. After a crash between
+	// the two the whole batch is read again; after a later crash it continues.
 	schema []byte
 	// previous is P for a delta.
 	previous *relation.Snapshot
 	// ceiling, if not 0, is the highest since that a row may show.
 	ceiling uint64
-	// announced is the snapshot of the interrupted batch that this continues;
-	// no heartbeat follows.
+	// announced is the snapshot of the interrupted batch that this one continues.
+	// No heartbeat follows such a batch.
 	announced *relation.Snapshot
 }
 
-// look is what snapshotSQL says.
+// look is the result of snapshotSQL.
 type look struct {
-	// taken is the snapshot, snapshot what of it bounds the next batch.
+	// taken is the snapshot that rows are read under. snapshot is what the next
+	// batch takes from it for P (see session.bound).
 	taken, snapshot relation.Snapshot
 
 	oid        uint32
 	inRecovery bool
 	// policies is set where row level security may hide rows.
 	policies bool
-	// next is the first transaction ID not given out; it is the snapshot's
-	// xmax, but for a standby's snapshot.
+	// next is the first transaction ID that was not given out: xmax of the
+	// snapshot as Postgres gave it.
 	next uint64
 	// inserted and flushed are WAL positions; 0 in recovery.
 	inserted, flushed uint64
 }
 
-// batchRows runs one batch: reads its rows under one snapshot, publishes them,
-// and, unless it continues another, the heartbeat. It returns the number of
-// rows.
+// batchRows reads one batch under one snapshot and publishes its rows. Then it
+// publishes the heartbeat, unless the batch continues an interrupted one. It
+// returns the number of rows.
 func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (int64, error) {
 	b := newBatch(s, w)
 	if err := s.readRows(ctx, conn, w.query, w.params, b); err != nil {
@@ -65,7 +66,7 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 	s.p.metrics.Batch(time.Since(b.begun), b.rows)
 	if b.foreign > 0 {
 		s.log.Warn().Int64("rows", b.foreign).
-			Msg("rows have a txid ahead of this cluster's (a restored dump?) and will not be seen to change; stamp them anew: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+			Msg("rows have a txid ahead of this cluster's (from a restored dump?), polls don't see them; to correct them: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
 	}
 	if w.announced != nil {
 		return b.rows, nil
@@ -73,20 +74,20 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 	return b.rows, s.endBatch(ctx, conn, b)
 }
 
-// taker takes what a query for rows returns: the look under which they are
-// read, and then each of them.
+// taker takes the result of a query for rows: first the look under which they are
+// read, then each row.
 type taker interface {
 	start(ctx context.Context, l look) error
 	add(ctx context.Context, values [][]byte) error
 }
 
-// readRows runs a query for rows under a new snapshot, and hands them over as
-// they come. It uses only what of the session never changes after load: a
-// comparison calls it at the same time.
+// readRows runs a query for rows under a new snapshot, and gives t each row as it
+// comes. A comparison calls it at the same time as the session does, so it uses
+// only fields of the session that don't change after load.
 func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, query string, params [][]byte, t taker) error {
 	if src := source.ConnectionOf(conn).Source; src != s.src {
 		_ = conn.Conn().Close(ctx) // so that the pool does not keep it
-		return fmt.Errorf("%w: the connection leads to another server or timeline (system %d, timeline %d, standby %t)",
+		return fmt.Errorf("%w: the connection goes to another server or timeline (system %d, timeline %d, standby %t)",
 			errChanged, src.SystemID, src.Timeline, src.InRecovery)
 	}
 	return s.exchange(ctx, conn, t,
@@ -97,7 +98,7 @@ func (s *session) readRows(ctx context.Context, conn *pgxpool.Conn, query string
 		source.Statement{SQL: commitSQL})
 }
 
-// exchange sends the statements and reads what they return.
+// exchange sends the statements and reads their results.
 func (s *session) exchange(ctx context.Context, conn *pgxpool.Conn, t taker, statements ...source.Statement) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -108,14 +109,14 @@ func (s *session) exchange(ctx context.Context, conn *pgxpool.Conn, t taker, sta
 	err = s.readResults(ctx, pl, t)
 	var pg *pgconn.PgError
 	if err != nil && !errors.As(err, &pg) && !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
-		cancel() // Close would read all the rows that are left
+		cancel() // otherwise Close would read all the remaining rows
 	}
 	closeErr := pl.Close()
 	switch {
 	case err == nil && closeErr != nil:
 		err = fmt.Errorf("poll: %w", closeErr)
 	case err != nil && !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() == 'E':
-		// So that the pool keeps the connection: a new one means repairs.
+		// With this the pool keeps the connection. A new one would mean repairs.
 		if _, rollbackErr := conn.Exec(ctx, "ROLLBACK"); rollbackErr != nil {
 			err = fmt.Errorf("poll: %w", errors.Join(err, rollbackErr))
 		}
@@ -123,8 +124,9 @@ func (s *session) exchange(ctx context.Context, conn *pgxpool.Conn, t taker, sta
 	return err
 }
 
-// errLocked says that a relation can't be read before another session ends.
-var errLocked = errors.New("another session has locked it (ALTER TABLE, TRUNCATE, VACUUM FULL), or waits to; see pg_locks")
+// errLocked says that the relation can't be read before another Postgres session
+// releases its lock.
+var errLocked = errors.New("another Postgres session has locked the relation (ALTER TABLE, TRUNCATE, VACUUM FULL) or waits for its lock; to find it: SELECT * FROM pg_locks")
 
 // readResults reads the results of readRows' statements.
 func (s *session) readResults(ctx context.Context, pl *source.Pipeline, t taker) error {
@@ -151,7 +153,7 @@ func (s *session) readResults(ctx context.Context, pl *source.Pipeline, t taker)
 		return err
 	}
 	rr, err := pl.Next()
-	if relation.IsLocked(err) { // by what a view's functions read, say
+	if relation.IsLocked(err) { // for example by a table that a view's functions read
 		return errLocked
 	}
 	if err != nil {
@@ -194,9 +196,10 @@ func readLook(pl *source.Pipeline) (look, error) {
 	return l, parseErr
 }
 
-// bound returns what of a snapshot says which rows are published. A row of a
-// view may have several writers, and what one of them changed does not show in
-// the highest of their txids where another's is higher; only xmin bounds it.
+// bound returns the part of a snapshot that says which rows are published with
+// it. For a view that is xmin alone: a row may have several writers, and its txid
+// is the highest of theirs. If a writer with a lower txid commits later, the
+// row's txid does not change.
 func (s *session) bound(sn relation.Snapshot) relation.Snapshot {
 	if s.rel.Kind == 'v' {
 		return atXmin(sn)
@@ -204,15 +207,16 @@ func (s *session) bound(sn relation.Snapshot) relation.Snapshot {
 	return sn
 }
 
-// atXmin returns the snapshot that shows nothing of transactions from xmin on.
+// atXmin returns the snapshot in which no transaction from xmin on is visible.
 func atXmin(sn relation.Snapshot) relation.Snapshot {
 	return relation.Snapshot{Xmin: sn.Xmin, Xmax: sn.Xmin}
 }
 
-// same says whether relation and source are still those of the session.
+// same returns errChanged unless relation and source are still those of the
+// session.
 func (s *session) same(l look) error {
 	if l.oid != s.rel.OID {
-		return fmt.Errorf("%w: it was dropped, or dropped and made again", errChanged)
+		return fmt.Errorf("%w: it was dropped, or dropped and created again", errChanged)
 	}
 	if l.policies != s.rel.Policies {
 		return fmt.Errorf("%w: row level security was turned on or off", errChanged)
@@ -223,8 +227,9 @@ func (s *session) same(l look) error {
 	return nil
 }
 
-// check says whether a look is not behind what was published. It returns
-// errBehind for a standby that has to catch up first.
+// check makes sure that a look does not lag behind what was published. For a
+// standby that has to catch up first it returns errBehind. For a primary that
+// was replaced by an older copy it begins a new incarnation.
 func (s *session) check(ctx context.Context, b *batch, l look) error {
 	if l.inRecovery {
 		if s.previous != nil && l.snapshot.Xmin < s.previous.Xmax || b.work.announced != nil && l.snapshot.Xmin < b.work.announced.Xmax {
@@ -235,15 +240,15 @@ func (s *session) check(ctx context.Context, b *batch, l look) error {
 	if l.next >= s.durable.durable.Xmax {
 		return nil
 	}
-	reason := fmt.Sprintf("Postgres is at transaction %d, and %d was durable before: it was restored from an older copy", l.next, s.durable.durable.Xmax)
+	reason := fmt.Sprintf("Postgres is at transaction %d, but was durably at %d before: it was restored from an older copy", l.next, s.durable.durable.Xmax)
 	if err := s.sink.Restart(ctx, reason, 0); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %s", errChanged, reason)
 }
 
-// checkColumns makes sure that the rows have the columns that were loaded: a
-// statement that is prepared after a change has the new ones.
+// checkColumns makes sure that the rows have the columns that were loaded. A
+// statement that is prepared after a change returns the new ones.
 func (s *session) checkColumns(got []pgconn.FieldDescription) error {
 	want := len(s.rel.Columns)
 	for _, yes := range s.serverSide {
@@ -256,18 +261,18 @@ func (s *session) checkColumns(got []pgconn.FieldDescription) error {
 	}
 	for i, c := range s.rel.Columns {
 		if got[i].Name != c.Name || got[i].DataTypeOID != c.TypeOID && got[i].DataTypeOID != c.BaseOID {
-			return fmt.Errorf("%w: column %q is not as it was loaded", errChanged, c.Name)
+			return fmt.Errorf("%w: column %q has another name or type than before", errChanged, c.Name)
 		}
-		// In a UNION ALL columns don't say where they are from.
+		// The columns of a UNION ALL don't name their table.
 		if got[i].TableOID == s.rel.OID && int(got[i].TableAttributeNumber) != c.Num {
-			return fmt.Errorf("%w: column %q was dropped and made again", errChanged, c.Name)
+			return fmt.Errorf("%w: column %q was dropped and added again", errChanged, c.Name)
 		}
 	}
 	return nil
 }
 
-// endBatch publishes the heartbeat; then the batch's snapshot is the previous
-// one. Where nothing happened and no heartbeat is due, it publishes nothing.
+// endBatch publishes the heartbeat and makes the batch's snapshot the previous
+// one. If there are no rows and no heartbeat is due, it publishes nothing.
 func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
 	if b.announced {
 		if err := s.durable.refresh(ctx, conn); err != nil {

@@ -11,14 +11,14 @@ import (
 	"bridge/internal/relation"
 )
 
-// storedRows is the stream's side of a comparison.
+// storedRows reads the stream's side of a comparison.
 func (s *session) storedRows(ctx context.Context, row func(reconcile.Row) error) error {
 	return s.sink.Scan(ctx, func(r capture.StoredRow) error {
 		if r.Deleted {
 			return nil
 		}
-		// One that was too large has no data, which equals nothing: it is looked
-		// at again each time, and comes back once it has shrunk.
+		// An oversize row has no data, which equals nothing. So each comparison
+		// looks at the row again, and publishes it once it has shrunk.
 		return row(reconcile.Row{Key: r.Key, Data: r.Data})
 	})
 }
@@ -29,7 +29,7 @@ func (s *session) relationRows(form *relation.Form) reconcile.Side {
 		begun := time.Now()
 		for wait := s.p.opt.Interval; ; wait = min(2*wait, maxWait) {
 			err := s.readAll(ctx, &relationSide{s: s, form: form, row: row})
-			if !errors.Is(err, errLocked) || time.Since(begun) > lookWithin { // locked means that no row was read
+			if !errors.Is(err, errLocked) || time.Since(begun) > lookWithin { // errLocked: no row was read, so try again
 				return err
 			}
 			if err := sleep(ctx, wait); err != nil {
@@ -39,8 +39,8 @@ func (s *session) relationRows(form *relation.Form) reconcile.Side {
 	}
 }
 
-// readAll reads the whole relation on a connection of its own, as a batch that
-// does so is allowed to, but beside the session's polls.
+// readAll reads the whole relation, on its own connection and at the same time as
+// the session polls. It counts as a batch that reads a whole relation does.
 func (s *session) readAll(ctx context.Context, t taker) error {
 	release, err := s.reserve(ctx)
 	if err != nil {
@@ -55,8 +55,8 @@ func (s *session) readAll(ctx context.Context, t taker) error {
 	return s.readRows(ctx, conn, s.queries.all, nil, t)
 }
 
-// relationSide takes the relation's rows as their documents would have them. It
-// is no batch: nothing of it is published.
+// relationSide takes the relation's rows and encodes them as their documents
+// would. Unlike a batch, it publishes nothing.
 type relationSide struct {
 	s    *session
 	form *relation.Form
@@ -66,8 +66,8 @@ type relationSide struct {
 	data         []byte
 }
 
-// start takes any look: one that is behind what was published only makes keys
-// suspect in vain.
+// start accepts any look. If a standby lags behind what was published, some keys
+// are suspect for no reason, which does no harm.
 func (r *relationSide) start(context.Context, look) error { return nil }
 
 func (r *relationSide) add(_ context.Context, values [][]byte) error {
@@ -77,7 +77,7 @@ func (r *relationSide) add(_ context.Context, values [][]byte) error {
 	r.key = keyOf(r.key[:0], r.s.rel, values)
 	for n, k := range r.key {
 		if k == nil {
-			return fmt.Errorf("key column %s is NULL in a row", r.s.rel.Columns[r.s.rel.Key[n]].Name)
+			return fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: correct the row, or name another key in BRIDGE_TABLES", r.s.rel.Columns[r.s.rel.Key[n]].Name)
 		}
 	}
 	var err error

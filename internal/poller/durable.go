@@ -11,19 +11,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// durability finds D: the newest snapshot that a crash of Postgres can't undo.
-// A snapshot is durable once the WAL is flushed up to the insert position
-// sampled after it was taken. What a crash undoes was still running in D, or
-// came after it: it is not visible in D.
+// durability finds D: the newest snapshot that a crash of Postgres can't undo. A
+// snapshot is durable once the WAL is flushed up to the insert position that was
+// read after taking the snapshot. A transaction that a crash undoes is not
+// visible in D: it was running when D was taken, or began later.
 type durability struct {
-	// durable is D; the zero value says that none is known.
+	// durable is D. It is zero while none is known.
 	durable relation.Snapshot
-	// pending waits for the WAL to be flushed up to position; zero for none.
+	// pending is durable once the WAL is flushed up to position. It is zero if no
+	// snapshot waits for that.
 	pending  relation.Snapshot
 	position uint64
 }
 
-// add takes a look at Postgres.
+// add learns from a look at Postgres.
 func (d *durability) add(l look) {
 	sn := l.snapshot
 	if l.inRecovery { // a primary sends only WAL that it has flushed
@@ -40,7 +41,7 @@ func (d *durability) add(l look) {
 	}
 }
 
-// flushed says how far the WAL is flushed.
+// flushed learns that the WAL is flushed up to the position.
 func (d *durability) flushed(position uint64) {
 	if d.pending.Xmax != 0 && position >= d.position {
 		d.raise(d.pending)
@@ -54,11 +55,12 @@ func (d *durability) raise(sn relation.Snapshot) {
 	}
 }
 
-// reconnected forgets what was sampled before Postgres may have crashed: a
-// position in the WAL that it lost says nothing of the one it writes now.
+// reconnected forgets the pending snapshot, because Postgres may have crashed
+// meanwhile. A position in WAL that a crash lost says nothing about the WAL that
+// Postgres writes now.
 func (d *durability) reconnected() { d.pending = relation.Snapshot{} }
 
-// text is the form that the stream carries; empty where none is known.
+// text returns D as the stream carries it, or "" if none is known.
 func (d *durability) text() string {
 	if d.durable.Xmax == 0 {
 		return ""
@@ -66,20 +68,20 @@ func (d *durability) text() string {
 	return d.durable.String()
 }
 
-// parseDurable reads what text returned.
+// parseDurable parses what text returned.
 func parseDurable(text string) (relation.Snapshot, error) {
 	if text == "" {
 		return relation.Snapshot{}, nil
 	}
 	sn, err := relation.ParseSnapshot(text)
 	if err != nil {
-		return relation.Snapshot{}, fmt.Errorf("durable snapshot: %w", err)
+		return relation.Snapshot{}, fmt.Errorf("parse durable snapshot: %w", err)
 	}
 	return sn, nil
 }
 
-// refresh asks once more how far the WAL is flushed, if that may make more
-// durable.
+// refresh asks Postgres again how far the WAL is flushed, if a snapshot is
+// pending.
 func (d *durability) refresh(ctx context.Context, q relation.Querier) error {
 	if d.pending.Xmax == 0 {
 		return nil
@@ -105,11 +107,11 @@ func (d *durability) refresh(ctx context.Context, q relation.Querier) error {
 // durableWithin bounds the wait for a first durable snapshot.
 const durableWithin = 2 * time.Second
 
-// awaitDurable waits until some snapshot is durable, so that a batch that is
-// continued after a crash need not read everything again to be safe. Postgres
-// flushes its WAL within three times wal_writer_delay, by default 0.6 s; where
-// it takes longer than durableWithin, or no second connection is free, reading
-// again is the price.
+// awaitDurable waits until some snapshot is durable. With one, a batch that
+// continues after a crash need not read everything again to be safe. Postgres
+// flushes its WAL within three times wal_writer_delay (0.6 s by default). If it
+// takes longer than durableWithin, or no second connection is free, the batch
+// goes on without one.
 func (s *session) awaitDurable(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, durableWithin)
 	defer cancel()

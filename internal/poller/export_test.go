@@ -7,7 +7,7 @@ import (
 	"bridge/internal/relation"
 )
 
-// What the tests of this package's pure parts need.
+// Hooks for the unit tests of this package.
 
 // Pace is pace.
 type Pace struct{ p *pace }

@@ -17,24 +17,24 @@ import (
 // listenRetry is the time between two tries to listen.
 const listenRetry = 5 * time.Second
 
-// Listener wakes pollers when Postgres notifies. A notification only saves
-// time: the timer finds every row without it.
+// Listener wakes pollers when Postgres sends a notification. Notifications only
+// save time: polls by the timer find every row without them.
 type Listener struct {
 	// Static after construction.
 	pool *source.Pool
 	log  zerolog.Logger
 
 	mu sync.Mutex
-	// Guarded by mu: the payloads that each is woken by.
+	// Guarded by mu: for each Wake the payloads that trigger it.
 	wakes map[*Wake][]string
 }
 
-// NewListener returns a listener on a connection of the pool.
+// NewListener returns a listener that will use a connection of the pool.
 func NewListener(pool *source.Pool, log zerolog.Logger) *Listener {
 	return &Listener{pool: pool, log: log.With().Str("component", "listener").Logger(), wakes: make(map[*Wake][]string)}
 }
 
-// watch makes notifications for the tables, and for no others, wake w.
+// watch sets the tables whose notifications wake w. It replaces those set before.
 func (l *Listener) watch(w *Wake, tables []relation.Name) {
 	payloads := make([]string, len(tables))
 	for i, t := range tables {
@@ -45,7 +45,8 @@ func (l *Listener) watch(w *Wake, tables []relation.Name) {
 	l.wakes[w] = payloads
 }
 
-// Run listens until ctx ends; it connects anew whenever the connection fails.
+// Run listens until ctx ends. If the connection fails, it makes another one after
+// listenRetry.
 func (l *Listener) Run(ctx context.Context) error {
 	for {
 		if err := l.listen(ctx); ctx.Err() == nil {
@@ -66,15 +67,15 @@ func (l *Listener) listen(ctx context.Context) error {
 	}
 	if source.ConnectionOf(conn).Source.InRecovery {
 		conn.Release()
-		return errors.New("a standby notifies nobody")
+		return errors.New("a standby sends no notifications")
 	}
-	// A connection that listens is not given back.
+	// Hijack, because a connection that listens must not go back to the pool.
 	c := conn.Hijack()
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	if _, err := c.Exec(ctx, "LISTEN "+relation.NotifyChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	l.wake(nil) // what was notified before
+	l.wake(nil) // notifications from before LISTEN are lost, so wake all
 	for {
 		n, err := c.WaitForNotification(ctx)
 		if err != nil {
@@ -84,7 +85,7 @@ func (l *Listener) listen(ctx context.Context) error {
 	}
 }
 
-// wake wakes who watches the payload's table; nil is every table.
+// wake wakes the pollers that watch the payload's table; nil wakes all.
 func (l *Listener) wake(payload *string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -5,20 +5,21 @@ import (
 	"time"
 )
 
-// fastest is the shortest time between two polls that no notification asked
-// for: while rows flow, a poll costs about 0.3 ms.
+// fastest is the shortest time between two polls without a notification. A poll
+// costs about 0.3 ms while rows flow.
 const fastest = 5 * time.Millisecond
 
-// pace decides when to poll next: at once after a notification, soon while
-// rows flow, and ever more slowly, up to the interval, when they stop.
+// pace decides when to poll next. It is immediately after a notification, and
+// after fastest while rows flow. When rows stop, the pause doubles with each poll
+// up to the interval.
 type pace struct {
 	interval, next time.Duration
 }
 
 func newPace(interval time.Duration) *pace { return &pace{interval: interval, next: interval} }
 
-// wait blocks until the next poll is due. flowing says that the last one
-// found rows.
+// wait blocks until the next poll is due. flowing says that the last poll found
+// rows.
 func (p *pace) wait(ctx context.Context, wake *Wake, flowing bool) error {
 	p.next = min(p.next*2, p.interval)
 	if flowing {
@@ -35,10 +36,10 @@ func (p *pace) wait(ctx context.Context, wake *Wake, flowing bool) error {
 	return nil
 }
 
-// Wake lets a notification wake a poller.
+// Wake lets a notification, or a comparison, wake a poller.
 type Wake struct {
-	// ch has room for one: any number of notifications before the next poll
-	// are one reason to poll. Sent to by the Listener, never closed.
+	// ch has room for one: any number of wake-ups before the next poll are one
+	// reason to poll. Sent to by the Listener and by session.suspect, never closed.
 	ch chan struct{}
 }
 

@@ -2,39 +2,42 @@
 //
 // # How nothing is lost
 //
-// A batch is read in one REPEATABLE READ transaction whose snapshot is N. It
-// holds the rows whose writer was not visible in P, the snapshot of the batch
-// before: txid >= xmax(P) or txid among xip(P). A row whose current version
-// was written by a transaction visible in P was the current version at P too,
-// and was published then; so the batch is exactly what is not yet published
-// (I2, I3). Then comes a heartbeat that carries N, and N becomes P. P lives in
-// the stream's last heartbeat and nowhere else.
+// A poll reads one batch, in one REPEATABLE READ transaction. N is the snapshot
+// of this transaction, P the snapshot of the batch before. The batch holds the
+// rows whose writer was not visible in P: txid >= xmax(P) or txid among xip(P).
+// No other row is needed: if a transaction visible in P wrote a row's current
+// version, that version was current at P too, and was published then. So the
+// batch is exactly what is not yet published (I2, I3). A heartbeat that carries N
+// ends the batch, and N becomes P. P is kept in the stream's last heartbeat and
+// nowhere else.
 //
-// A row of a view may have several writers, of which its txid is the highest; a
-// lower one that commits later would go unnoticed. Of a view every batch reads
-// what is not below xmin(P), and leaves out what it has just published; so it
-// does on a hot standby, whose snapshots don't list running transactions.
+// A row of a view may have several writers; its txid is the highest of theirs. If
+// a writer with a lower txid commits later, the row's txid does not change. So of
+// a view each batch reads all rows with txid >= xmin(P), and leaves out those it
+// has just published. It does the same on a hot standby, whose snapshots don't
+// list running transactions.
 //
-// The first batch, without a P, is every row. A batch that turns out to be
-// long is announced before its first row, so that after a crash it is
-// continued behind the last row that was stored, not begun anew (I7).
+// The first batch has no P and reads every row. A batch that turns out to be long
+// is announced before its first row. After a crash it then continues after the
+// last row that was stored, and does not start again (I7).
 //
-// A crash of Postgres loses transaction IDs that were never flushed and gives
-// them out again. So each heartbeat carries D, the newest snapshot known to be
-// durable, and on every new connection the first batch reads what is not
-// visible in D, and reads again the keys that the stream holds of such rows.
+// A crash of Postgres loses transaction IDs that were never flushed to disk, and
+// Postgres gives them out again. So each heartbeat also carries D, the newest
+// snapshot known to be durable. On a new connection the first batch reads
+// everything that is not visible in D. Before that, it looks again at all keys
+// that the stream holds with a txid not visible in D.
 //
 // # What a relation must promise
 //
-// Its txid column holds the top-level transaction ID of the row's last writer,
-// of this cluster. A row does not vanish without a new txid; hard deletes and
-// rows that leave a view's filter are not seen by polls. Poller.Reconcile finds
-// them.
+// Its txid column holds the top-level transaction ID of the row's last writer, in
+// this cluster. A row does not vanish without a new txid. Polls don't see hard
+// deletes, nor rows that leave a view's filter; Poller.Reconcile finds both.
 //
 // # Failures
 //
-// Every error ends the session. The next one begins with Sink.Begin and takes
-// its position from there. Errors of one relation touch no other (I10).
+// A session waits for locks to be released and for a standby that lags. Any other
+// error ends it. The next session begins with Sink.Begin, and takes its position
+// from there. An error of one relation does not affect any other (I10).
 package poller
 
 import (
@@ -54,16 +57,17 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Options are a poller's.
+// Options configure a Poller.
 type Options struct {
 	Spec relation.Spec
-	// Interval is how often an idle relation is polled. While rows flow it is
-	// polled faster.
+	// Interval is the time between polls of an idle relation. While rows flow,
+	// polls come faster.
 	Interval time.Duration
-	// HeartbeatInterval is the longest time between two heartbeats.
+	// HeartbeatInterval is the time after which an idle relation gets another
+	// heartbeat.
 	HeartbeatInterval time.Duration
-	// ShapeInterval is how often the catalog is asked whether the relation's
-	// shape is still what it was; 0 means a minute.
+	// ShapeInterval is how often the poller checks in the catalog whether the
+	// relation's shape changed; 0 means a minute.
 	ShapeInterval time.Duration
 	// ReconcileInterval is how often the stream is compared with the relation;
 	// 0 means never.
@@ -84,14 +88,14 @@ type Poller struct {
 	keeper reconcile.Keeper
 
 	mu sync.Mutex
-	// Guarded by mu. live is the session that published the last heartbeat and
-	// has not ended, published that heartbeat's snapshot.
+	// Guarded by mu. live is the running session once it has published a
+	// heartbeat, else nil. published is the last heartbeat's snapshot.
 	status    health.Status
 	live      *session
 	published relation.Snapshot
 }
 
-// New returns a poller; nothing happens until Run. The listener wakes it.
+// New returns a poller, which does nothing until Run. The listener wakes it.
 func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, m *health.Metrics, log zerolog.Logger) *Poller {
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, shapeEvery)
 	p := &Poller{
@@ -104,21 +108,21 @@ func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, 
 	return p
 }
 
-// Backoff between sessions that fail.
 const (
+	// backoffMin and backoffMax bound the pause after a session that failed.
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 2 * time.Second
-	// yieldAfter is how long Postgres may be out of reach before another
-	// bridge may take the relation.
+	// yieldAfter is how long sessions may fail without a Sink.Begin that returns
+	// (for example because Postgres is away). Then another bridge may take over.
 	yieldAfter = 3 * time.Second
 	// logEvery is how often a failure that goes on is logged.
 	logEvery = time.Minute
 )
 
-// Run captures the relation until ctx ends. Every failure is retried for ever
-// with backoff; it is logged at once and then once a minute, and Status shows
-// it. Besides, it compares stream and relation from time to time. It returns
-// ctx's error.
+// Run captures the relation until ctx ends, and compares it with the stream every
+// Options.ReconcileInterval. It retries after every failure, for ever, with
+// backoff. It logs a failure immediately and then once a minute; Status shows it
+// too. Run returns ctx's error.
 func (p *Poller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -131,7 +135,7 @@ func (p *Poller) Run(ctx context.Context) error {
 // capture is Run's loop over sessions.
 func (p *Poller) capture(ctx context.Context) error {
 	backoff := backoffMin
-	var failing time.Time // since when no session came as far as Begin
+	var failing time.Time // since when Begin of no session has returned
 	var lastLog time.Time
 	var lastErr string
 	for attempt := 1; ; attempt++ {
@@ -179,7 +183,7 @@ func (p *Poller) update(change func(*health.Status)) {
 	change(&p.status)
 }
 
-// shown says that a session has published a heartbeat with the snapshot.
+// shown records that a session has published a heartbeat with the snapshot.
 func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -187,14 +191,14 @@ func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
 	p.live, p.published = s, sn
 }
 
-// lastPublished is the last heartbeat's snapshot.
+// lastPublished returns the snapshot of the last heartbeat.
 func (p *Poller) lastPublished() relation.Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.published
 }
 
-// over says that a session has ended.
+// over records that a session has ended.
 func (p *Poller) over(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -206,6 +210,6 @@ func (p *Poller) setError(err error) {
 	p.update(func(s *health.Status) { s.State, s.Err = health.StateFailing, err })
 }
 
-// errChanged ends a session because the relation is no longer the one that was
-// loaded; the next one loads it anew.
+// errChanged ends a session because relation or source are no longer as they were
+// loaded. The next session loads them again.
 var errChanged = errors.New("the relation changed")

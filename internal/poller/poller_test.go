@@ -16,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// While rows flow polls come fast, then ever more slowly, up to the interval;
-// a notification ends the wait, and is not lost if it came before.
+// While rows flow, polls come fast. When rows stop, the pause grows up to the
+// interval. A notification ends the wait, even if it came before the wait.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, w := poller.NewPace(100*time.Millisecond), poller.NewWake()
@@ -41,7 +41,7 @@ func TestPace(t *testing.T) {
 			t.Errorf("waited %s after a notification", d)
 		}
 		if d := took(false); d != 100*time.Millisecond {
-			t.Errorf("waited %s: two notifications are one reason to poll", d)
+			t.Errorf("waited %s, want the interval: two notifications are one reason to poll", d)
 		}
 		time.AfterFunc(30*time.Millisecond, w.Notify)
 		if d := took(false); d != 30*time.Millisecond {
@@ -69,9 +69,9 @@ func TestRepeats(t *testing.T) {
 	}{
 		{row("a", "b"), 10, false},
 		{row("a", "b"), 10, true},
-		{row("a", "b"), 9, false}, // T10 and then T9 may write a key (I4)
+		{row("a", "b"), 9, false}, // T9 may write a key after T10 (I4)
 		{row("a", "b"), 9, true},
-		{row("", "ab"), 9, false}, // another key, though the bytes are the same
+		{row("", "ab"), 9, false}, // another key with the same bytes
 		{row("ab", ""), 9, false},
 	} {
 		if got := r.Seen(c.row, key, c.txid, "content"); got != c.want {
@@ -94,8 +94,8 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
-// Every statement is one that Postgres takes, has the batch's order, and
-// finds rows by the index on txid where it reads a delta.
+// Postgres accepts every statement. Statements for rows have the batch's order,
+// and the delta finds its rows by the index on txid.
 func TestQueries(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")

@@ -14,16 +14,19 @@ import (
 )
 
 var (
-	errLog          = errors.New("a stream with history=log has every version, not the relation's state, and can't be compared with it")
-	errSessionEnded = errors.New("the relation's session ended, ask again")
+	errLog          = errors.New("the relation has history=log: its stream holds every version, not the relation's state, so the two can't be compared")
+	errSessionEnded = errors.New("the relation's session ended during the comparison: run it again")
 )
 
-// Reconcile compares the stream with the relation, and has published anew, or
-// as deleted, what differs. The counts are of what was published, of which the
-// Sink promises order, not storage: what an epoch's end loses is found the next
-// time. Approximate counts are of more keys than differed. It may be called from any
-// goroutine, and waits for a first load to end. It returns reconcile.ErrStandby, or
-// another error at once where the relation is not captured or has a log.
+// Reconcile compares the stream with the relation. It has rows that differ
+// published again, or as deleted, and returns how many were published. The Sink
+// promises their order, not that they are stored: if an epoch's end loses some,
+// the next comparison finds them. Approximate counts include keys that did not
+// differ.
+//
+// Any goroutine may call it. It waits for a first load to end. It returns
+// immediately with reconcile.ErrStandby, or with another error if the relation is
+// not being captured or has a log.
 func (p *Poller) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 	if p.opt.Spec.History == relation.HistoryLog {
 		return reconcile.Counts{}, errLog
@@ -31,7 +34,7 @@ func (p *Poller) Reconcile(ctx context.Context) (reconcile.Counts, error) {
 	return p.keeper.Reconcile(ctx)
 }
 
-// compareNow is the keeper's.
+// compareNow is Keeper.Compare.
 func (p *Poller) compareNow(ctx context.Context) (reconcile.Counts, time.Duration, error) {
 	s, err := p.awaitLive(ctx)
 	if err != nil {
@@ -40,7 +43,7 @@ func (p *Poller) compareNow(ctx context.Context) (reconcile.Counts, time.Duratio
 	return s.reconcile(ctx)
 }
 
-// Captures says whether this process, and no other, captures the relation now.
+// Captures says whether this process captures the relation now.
 func (p *Poller) Captures() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,7 +56,8 @@ func (p *Poller) isLive() bool {
 	return p.live != nil
 }
 
-// awaitLive returns the session that captures the relation.
+// awaitLive returns the session that captures the relation. It waits for a first
+// load to end.
 func (p *Poller) awaitLive(ctx context.Context) (*session, error) {
 	for {
 		p.mu.Lock()
@@ -65,7 +69,7 @@ func (p *Poller) awaitLive(ctx context.Context) (*session, error) {
 		case st.State == health.StateStandby:
 			return nil, reconcile.ErrStandby
 		case st.State == health.StateFailing:
-			return nil, fmt.Errorf("the relation is not being captured now: %w", st.Err)
+			return nil, fmt.Errorf("the relation is not being captured: %w", st.Err)
 		}
 		if err := sleep(ctx, 50*time.Millisecond); err != nil {
 			return nil, err
@@ -76,12 +80,13 @@ func (p *Poller) awaitLive(ctx context.Context) (*session, error) {
 // page is suspect keys on their way from a comparison to the session.
 type page struct {
 	again *suspects
-	// done is closed by the session when it has looked at them.
+	// done is closed by the session when it has looked at the keys.
 	done chan struct{}
 }
 
-// reconcile compares beside the session's polls, as soon as few enough others
-// do, and says how long it took; only suspect keys are handed to the session.
+// reconcile compares while the session goes on polling, and returns how long it
+// took. It first waits for a place in Pool.Comparisons. The session is given
+// only the suspect keys.
 func (s *session) reconcile(ctx context.Context) (counts reconcile.Counts, took time.Duration, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -106,9 +111,10 @@ func (s *session) reconcile(ctx context.Context) (counts reconcile.Counts, took 
 	return counts, time.Since(begun), err
 }
 
-// compare counts what was published, which is less than what was suspect.
+// compare runs the comparison. It counts the keys that were published, which may
+// be fewer than those that were suspect.
 func (s *session) compare(ctx context.Context) (repaired reconcile.Counts, err error) {
-	form, err := relation.NewForm(s.rel, s.types) // the session's is its own
+	form, err := relation.NewForm(s.rel, s.types) // s.form is for the session's goroutine only
 	if err != nil {
 		return repaired, err
 	}
@@ -122,14 +128,14 @@ func (s *session) compare(ctx context.Context) (repaired reconcile.Counts, err e
 	return repaired, err
 }
 
-// lookWithin is how long the session may take to look at a page, or may be kept
-// from reading by a lock, before the comparison is given up: others wait for its
-// place.
+// lookWithin bounds the session's time to look at a page, and the time for which
+// a lock may keep a comparison from reading. After it the comparison fails,
+// because others wait for its place.
 const lookWithin = 5 * time.Minute
 
-var errNotLookedAt = fmt.Errorf("what may differ could not be looked at for %s: the relation is locked, or a long batch is under way", lookWithin)
+var errNotLookedAt = fmt.Errorf("rows that may differ could not be read again within %s: the relation is locked, or a long batch is being read; try again later", lookWithin)
 
-// suspect hands keys to the session, and waits until it has looked at them.
+// suspect gives keys to the session, and waits until it has looked at them.
 // published is the snapshot of a heartbeat from before the comparison.
 func (s *session) suspect(ctx context.Context, keys []reconcile.Suspect, published relation.Snapshot) (reconcile.Counts, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errNotLookedAt)
@@ -153,10 +159,10 @@ func (s *session) suspect(ctx context.Context, keys []reconcile.Suspect, publish
 	}
 }
 
-// repairPage looks again at the keys that a comparison has handed over, if it
-// has. low is the xmin of what the batch that follows reads from: it may bring
-// rows of any transaction from there on, so none here shows a higher since (I5).
-// That batch brings, too, what is written after this look (I4).
+// repairPage looks again at the keys that a comparison gave to the session, if
+// there are any. low is the xmin of the snapshot from which the next batch reads.
+// That batch may bring rows of any transaction from low on, so no row here shows
+// a higher since (I5). It also brings what is written after this look (I4).
 func (s *session) repairPage(ctx context.Context, conn *pgxpool.Conn, low uint64) error {
 	if s.page == nil {
 		select {
@@ -173,7 +179,7 @@ func (s *session) repairPage(ctx context.Context, conn *pgxpool.Conn, low uint64
 	return nil
 }
 
-// sleep waits, but not longer than ctx lasts.
+// sleep waits for d, or returns ctx's error as soon as ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

@@ -27,12 +27,13 @@ import (
 // stored is a sink that holds the latest version of each row, as a stream does.
 type stored struct {
 	memory
-	// beside, if not nil, is called in each Scan when all its rows were read,
+	// beside, if not nil, is called at the end of each Scan, after all its rows,
 	// with the scan's number.
 	beside func(scan int)
 
 	mu sync.Mutex
-	// Guarded by mu. order and all are the keys of all rows, and the rows, as they came.
+	// Guarded by mu. order has the keys of all rows in the order in which they
+	// came, all has the rows.
 	latest  map[string]capture.StoredRow
 	order   []string
 	all     []lockstep.Row
@@ -86,14 +87,14 @@ func (s *stored) Scan(_ context.Context, row func(capture.StoredRow) error) erro
 	return nil
 }
 
-// lose removes a row as no writer does.
+// lose removes a row without a message, as a broker's loss would.
 func (s *stored) lose(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.latest, key)
 }
 
-// state is the live rows: id and v.
+// state returns the documents of the live rows, sorted.
 func (s *stored) state() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +114,7 @@ func (s *stored) rows() int {
 	return len(s.order)
 }
 
-// reconciled is a poller with its table t (id, v) and its sink.
+// reconciled is a running poller with its table t (id, v) and its sink.
 type reconciled struct {
 	*poller.Poller
 	t    *testing.T
@@ -158,7 +159,7 @@ func (r *reconciled) run(statements ...string) {
 	}
 }
 
-// unstamped runs statements whose rows keep their txid.
+// unstamped runs statements with triggers off, so that rows keep their txid.
 func (r *reconciled) unstamped(statements ...string) {
 	r.t.Helper()
 	r.run("SET session_replication_role = replica")
@@ -166,7 +167,7 @@ func (r *reconciled) unstamped(statements ...string) {
 	r.run("RESET session_replication_role")
 }
 
-// published waits until the sink holds what is visible now.
+// published waits until the sink holds everything that is visible now.
 func (r *reconciled) published() {
 	r.t.Helper()
 	r.run("INSERT INTO t VALUES (0, clock_timestamp()::text) ON CONFLICT (id) DO UPDATE SET v = excluded.v")
@@ -182,7 +183,7 @@ func (r *reconciled) published() {
 	})
 }
 
-// same fails the test unless the sink holds the relation.
+// same fails the test unless the sink's live rows are the relation's.
 func (r *reconciled) same() {
 	r.t.Helper()
 	var want string

@@ -13,8 +13,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// What no poll sees is found, repaired and counted, in a relation that is
-// polled on; a second look finds nothing, and publishes nothing.
+// Reconcile finds, repairs and counts what no poll sees, while polls go on. A
+// second comparison finds nothing and publishes nothing.
 func TestPoller_ReconcileFindsWhatNoPollSees_I1(t *testing.T) {
 	r := startReconciled(t, 3000, poller.Options{}, &stored{})
 	r.published()
@@ -30,9 +30,9 @@ func TestPoller_ReconcileFindsWhatNoPollSees_I1(t *testing.T) {
 	}
 }
 
-// Between the look of the comparison and its repair every key that is suspect
-// is written again, published, and more. What the comparison has seen is of no
-// account then: the repair looks again (I4).
+// After the comparison has read both sides and before it repairs, the suspect keys
+// are written again and published, and others too. What the comparison saw does
+// not count then: the repair looks again (I4).
 func TestPoller_ReconcileLooksAgain_I4(t *testing.T) {
 	sink := &stored{}
 	r := startReconciled(t, 100, poller.Options{}, sink)
@@ -40,7 +40,7 @@ func TestPoller_ReconcileLooksAgain_I4(t *testing.T) {
 	r.unstamped("DELETE FROM t WHERE id IN (11, 12)", "UPDATE t SET v = 'unstamped' WHERE id IN (21, 22, 23)",
 		"INSERT INTO t SELECT g, 'unseen', 3 FROM generate_series(201, 203) g")
 	sink.beside = func(scan int) {
-		if scan != 2 { // the second is that which compares key by key, and comes last
+		if scan != 2 { // the second scan is the last: it compares key by key
 			return
 		}
 		r.run("INSERT INTO t VALUES (11, 'back')", "UPDATE t SET v = 'newer' WHERE id IN (21, 201)", "DELETE FROM t WHERE id IN (22, 202)",
@@ -50,7 +50,7 @@ func TestPoller_ReconcileLooksAgain_I4(t *testing.T) {
 		r.published()
 	}
 	got := r.reconcile()
-	// 11, 21 and 201 came by themselves; 22 and 202 are gone by now, as is 12.
+	// Polls brought 11, 21 and 201; 12, 22 and 202 are gone.
 	if want := (reconcile.Counts{Rows: 102, Missing: 1, Stale: 1, Zombie: 3}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -65,8 +65,8 @@ func TestPoller_ReconcileLooksAgain_I4(t *testing.T) {
 	r.same()
 }
 
-// A row that is suspect only because it was written between the two looks is
-// neither counted nor published once more.
+// A row that is suspect only because it was written between the two reads is not
+// counted and not published once more.
 func TestPoller_ReconcileSparesWhatWasWrittenMeanwhile(t *testing.T) {
 	sink := &stored{}
 	r := startReconciled(t, 100, poller.Options{}, sink)
@@ -92,10 +92,10 @@ func TestPoller_ReconcileSparesWhatWasWrittenMeanwhile(t *testing.T) {
 	r.same()
 }
 
-// Where the relation is locked when a page is to be repaired, the repair waits
-// as polls do. The transaction that has locked it writes a row, too, which the
-// repair sees, and the batch behind it brings: what the repair publishes first
-// must show no since above that row's txid.
+// If the relation is locked when a page must be repaired, the repair waits as
+// polls do. Here the transaction that holds the lock also writes a row. The repair
+// sees that row, and the batch after the repair brings it. So what the repair
+// publishes before it must show no since above that row's txid.
 func TestPoller_ReconcilePromisesNoMore_I5(t *testing.T) {
 	sink := &stored{}
 	r := startReconciled(t, 100, poller.Options{}, sink)
@@ -137,7 +137,7 @@ func TestPoller_ReconcilePromisesNoMore_I5(t *testing.T) {
 	}
 }
 
-// Of the relations of a process only a few are compared at once.
+// Only a few relations of a process are compared at the same time.
 func TestPoller_ReconcilesAreFewAtOnce_I9(t *testing.T) {
 	r := startReconciled(t, 10, poller.Options{}, &stored{})
 	r.published()
@@ -147,14 +147,14 @@ func TestPoller_ReconcilesAreFewAtOnce_I9(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := r.Reconcile(ctx); !errors.Is(err, context.DeadlineExceeded) || r.sink.scans > 0 {
-		t.Errorf("got %v after %d scans, want that it waits", err, r.sink.scans)
+		t.Errorf("got %v after %d scans, want it to wait", err, r.sink.scans)
 	}
 	for range cap(r.pool.Comparisons) {
 		<-r.pool.Comparisons
 	}
 	r.reconcile()
 	if n := len(r.pool.Comparisons); n != 0 {
-		t.Errorf("%d places are taken for ever", n)
+		t.Errorf("%d places were not given back", n)
 	}
 }
 
@@ -218,7 +218,7 @@ func TestPoller_ReconcileSaysWhyNot(t *testing.T) {
 	})
 }
 
-// Periodic comparisons repair without being asked.
+// Periodic comparisons repair without a request.
 func TestPoller_ReconcilesFromTimeToTime_I1(t *testing.T) {
 	sink := &stored{}
 	r := startReconciled(t, 10, poller.Options{ReconcileInterval: 100 * time.Millisecond}, sink)

@@ -18,13 +18,13 @@ import (
 // suspectsPage is how many suspect keys are looked at under one snapshot.
 const suspectsPage = 1000
 
-// repair looks again at every key that the stream holds with a txid that is
-// not visible in safe: a row committed asynchronously may have been published
-// and then lost in a crash of Postgres. What is there is published as it is now,
-// what is gone as a delete. The batch that follows reads from safe on and at a
-// later snapshot, so that its heartbeat is true of these keys too; and because
-// it may bring rows of any transaction not visible in safe, no row here shows a
-// since above its xmin (I5).
+// repair looks again at every key that the stream holds with a txid that is not
+// visible in safe. Such a row may have been committed asynchronously, published,
+// and then lost in a crash of Postgres. A row that exists is published as it is
+// now; for one that is gone a delete is published. The next batch reads from safe
+// on, under a later snapshot, so its heartbeat is true of these keys too. It may
+// bring rows of any transaction not visible in safe, so no row here shows a since
+// above safe's xmin (I5).
 func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, safe relation.Snapshot) error {
 	var page capture.Page
 	for {
@@ -53,34 +53,34 @@ func (s *session) repairKeys(ctx context.Context, conn *pgxpool.Conn, rows []cap
 	return s.lookAgain(ctx, conn, again, low)
 }
 
-// suspects are keys that are looked at again.
+// suspects are keys to look at again.
 type suspects struct {
-	// left are those of which no row was found yet, by name.
+	// left holds, by name, the keys for which no row was found yet.
 	left map[string]reconcile.Suspect
-	// published, if not nil, is the snapshot of a heartbeat from before anything
-	// was held against these keys. A row of a transaction that it does not show
-	// explains itself: it was published since, or the next batch reads it.
+	// published, if not nil, is the snapshot of a heartbeat from before the
+	// comparison. If a row's transaction is not visible in it, the row differs only
+	// because it is new: it was published meanwhile, or the next batch reads it.
 	published *relation.Snapshot
-	// counts are those that were published.
+	// counts counts the keys that were published.
 	counts reconcile.Counts
 }
 
 func newSuspects() *suspects { return &suspects{left: make(map[string]reconcile.Suspect)} }
 
 func (u *suspects) add(rel *relation.Relation, key [][]byte, kind reconcile.Kind) {
-	if len(key) == len(rel.Key) { // else it is of a key that the relation had before
+	if len(key) == len(rel.Key) { // otherwise the relation had another key then
 		u.left[relation.KeyName(key)] = reconcile.Suspect{Key: key, Kind: kind}
 	}
 }
 
-// comes says whether the row comes by itself. One that a restored stamp puts
-// ahead of the cluster does not.
+// comes says whether polls publish the row without a repair. They don't see a row
+// whose txid, from a restored dump, is ahead of this cluster.
 func (u *suspects) comes(txid uint64, l look) bool {
 	return u.published != nil && txid < l.next && !u.published.Visible(txid)
 }
 
-// settle takes a key off the list, because its row was found. It counts if that
-// was published.
+// settle takes a key off the list, because its row was found. It counts the key
+// if the row was published.
 func (u *suspects) settle(key [][]byte, published bool) {
 	name := relation.KeyName(key)
 	if s, ok := u.left[name]; ok && published {
@@ -89,7 +89,7 @@ func (u *suspects) settle(key [][]byte, published bool) {
 	delete(u.left, name)
 }
 
-// keys are those on the list.
+// keys returns the keys on the list.
 func (u *suspects) keys() iter.Seq[[][]byte] {
 	return func(yield func([][]byte) bool) {
 		for _, s := range u.left {
@@ -100,11 +100,11 @@ func (u *suspects) keys() iter.Seq[[][]byte] {
 	}
 }
 
-// lookAgain publishes the rows of the keys as they are now, and of those that
-// have none, deletes. No row shows a since above low.
+// lookAgain publishes the rows of the keys as they are now, and a delete for each
+// key that has no row. None of them shows a since above low.
 func (s *session) lookAgain(ctx context.Context, conn *pgxpool.Conn, again *suspects, low uint64) error {
 	b := newBatch(s, work{ceiling: low})
-	b.announced = true // it belongs to no batch that could be continued
+	b.announced = true // a repair is never announced: it can't be continued
 	b.again = again
 	if err := s.readRows(ctx, conn, s.queries.keys, relation.KeyArrays(again.keys(), len(s.rel.Key)), b); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (s *session) lookAgain(ctx context.Context, conn *pgxpool.Conn, again *susp
 		}
 		again.counts.Add(reconcile.Zombie)
 	}
-	s.nextHeartbeat = time.Time{} // even if the batch that follows is empty
+	s.nextHeartbeat = time.Time{} // a heartbeat must follow, even after an empty batch
 	return nil
 }
 
@@ -136,14 +136,14 @@ func (b *batch) publishDelete(ctx context.Context, key [][]byte) error {
 	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: txid, Line: line})
 }
 
-// nullsEvery is how often rows without a txid are counted; in a view that may
-// take a look at every row.
+// nullsEvery is how often rows without a txid are counted. In a view this may
+// read every row, so there it is done less often.
 const (
 	nullsEvery       = time.Minute
 	nullsEveryInView = 15 * time.Minute
 )
 
-// countNulls reports rows whose txid is NULL: no poll ever sees them.
+// countNulls reports rows whose txid is NULL, because no poll ever sees them.
 func (s *session) countNulls(ctx context.Context) error {
 	if !s.rel.Columns[s.rel.Txid].Nullable || time.Now().Before(s.nextNulls) {
 		return nil
@@ -163,7 +163,7 @@ func (s *session) countNulls(ctx context.Context) error {
 	s.p.metrics.Nulls.Set(float64(n))
 	if n > 0 {
 		s.log.Warn().Int64("rows", n).
-			Msg("rows have no txid (NULL) and are not published; stamp them: UPDATE … SET txid = txid_current() WHERE txid IS NULL")
+			Msg("rows have no txid (NULL) and are not published; to correct them: UPDATE … SET txid = txid_current() WHERE txid IS NULL")
 	}
 	return nil
 }

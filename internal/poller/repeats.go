@@ -7,13 +7,13 @@ import (
 	"bridge/internal/relation"
 )
 
-// maxRepeats bounds the memory for rows that come again. Past it they are
+// maxRepeats bounds the number of rows that are remembered. Rows beyond it are
 // published again, which is harmless.
 const maxRepeats = 100_000
 
-// repeats remembers the rows above xmin that were published, where every look
-// reads all of those: on a standby, and in a view. It compares what the rows
-// hold, not their txids: a row of a join may change without a new highest txid.
+// repeats remembers the published rows above xmin, for a standby and for a view:
+// there every batch reads all of those rows again. It compares their content, not
+// their txids, because a row of a join may change without a new highest txid.
 type repeats struct {
 	rows map[string]repeat
 	seed maphash.Seed
@@ -26,8 +26,8 @@ func newRepeats() *repeats {
 	return &repeats{rows: make(map[string]repeat), seed: maphash.MakeSeed()}
 }
 
-// seen says whether the row was seen before with this content, and remembers
-// it.
+// seen says whether this row was seen before with the same txid and content. It
+// remembers the row.
 func (r *repeats) seen(values [][]byte, key []int, txid uint64, content []byte) bool {
 	r.name = r.name[:0]
 	for _, i := range key {
@@ -45,7 +45,7 @@ func (r *repeats) seen(values [][]byte, key []int, txid uint64, content []byte) 
 	return false
 }
 
-// forgetBelow forgets rows that no look reads again.
+// forgetBelow forgets the rows below xmin, which no batch reads again.
 func (r *repeats) forgetBelow(xmin uint64) {
 	for name, row := range r.rows {
 		if row.txid < xmin {
@@ -54,6 +54,6 @@ func (r *repeats) forgetBelow(xmin uint64) {
 	}
 }
 
-// forget forgets a key whose delete was published: its row may come back as it
-// was.
+// forget forgets a key whose delete was published. If the same row comes back, it
+// must be published again.
 func (r *repeats) forget(key [][]byte) { delete(r.rows, relation.KeyName(key)) }

@@ -13,23 +13,24 @@ import (
 )
 
 const (
-	// holdRows and holdBytes are how much of a batch is held before the first
-	// row is published: a batch that ends within needs no announcement.
+	// holdRows and holdBytes are how much of a batch is held in memory before its
+	// first row is published. A batch that ends before that needs no announcement.
 	holdRows  = 1000
 	holdBytes = 256 << 10
 )
 
-// batch is the rows of one batch on their way from the query to the sink. A
-// row is encoded once, into lines; what it holds is bounded by holdRows and
-// holdBytes, and one row.
+// batch is the rows of one batch on their way from the query to the sink. Each row
+// is encoded once, into lines. What a batch holds is bounded by holdRows, and by
+// holdBytes plus one row.
 type batch struct {
 	s     *session
 	work  work
 	begun time.Time
 	look  look
-	// xmin is the snapshot's whose rows these are, or lower.
+	// xmin is what the rows show as current_xmin: xmin of the batch's snapshot, or
+	// lower.
 	xmin uint64
-	// announced is set when the rows need, or have, an announcement.
+	// announced is set when the batch was announced, or needs no announcement.
 	announced bool
 	rows      int64
 	foreign   int64
@@ -39,14 +40,14 @@ type batch struct {
 	keys  []byte
 	held  []heldRow
 	key   [][]byte
-	// columns is memory for Encodable.
+	// columns is reused memory for Form.Encodable.
 	columns [][]byte
-	// again, if not nil, are the keys whose rows these are.
+	// again, if not nil, holds the suspect keys whose rows this batch reads.
 	again *suspects
 }
 
-// heldRow is one row whose document ends at line in lines, and whose key's
-// columns end at keys in keys.
+// heldRow is one held row. Its document ends at offset line in batch.lines, its
+// key columns end at offsets keys in batch.keys.
 type heldRow struct {
 	txid, high uint64
 	line       int
@@ -57,9 +58,8 @@ func newBatch(s *session, w work) *batch {
 	return &batch{s: s, work: w, begun: time.Now(), announced: w.announced != nil}
 }
 
-// start takes the look under which the rows are read. A batch that reads the
-// whole relation is always announced, and its schema stored, before its first
-// row.
+// start takes the look under which the rows are read. If the batch reads the whole
+// relation, start announces it, and stores the schema if work has one.
 func (b *batch) start(ctx context.Context, l look) error {
 	if err := b.s.check(ctx, b, l); err != nil {
 		return err
@@ -114,12 +114,12 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 	return b.hold(ctx, txid, values)
 }
 
-// comesAgain says whether the next look will show the row again, as it is.
+// comesAgain says whether the next batch will read the same row again.
 func (b *batch) comesAgain(txid uint64) bool {
 	return (b.look.inRecovery || b.s.rel.Kind == 'v') && txid >= b.look.snapshot.Xmin
 }
 
-// keyOf appends the key of a row to key.
+// keyOf appends the key columns of a row to key.
 func keyOf(key [][]byte, rel *relation.Relation, values [][]byte) [][]byte {
 	for _, i := range rel.Key {
 		key = append(key, values[i])
@@ -127,8 +127,8 @@ func keyOf(key [][]byte, rel *relation.Relation, values [][]byte) [][]byte {
 	return key
 }
 
-// hold keeps the row whose document was appended to lines, and publishes what
-// is held when it is enough.
+// hold keeps the row whose document was appended to lines. When enough is held,
+// it publishes what it holds.
 func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	if len(b.held) < cap(b.held) {
 		b.held = b.held[:len(b.held)+1]
@@ -139,7 +139,7 @@ func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	r.txid, r.high, r.line, r.keys = txid, b.high(txid), len(b.lines), r.keys[:0]
 	for _, i := range b.s.rel.Key {
 		if values[i] == nil {
-			return fmt.Errorf("key column %s is NULL in a row of transaction %d; a key must not be NULL: mend the row, or name another key in BRIDGE_TABLES", b.s.rel.Columns[i].Name, txid)
+			return fmt.Errorf("key column %s is NULL in a row of transaction %d; a key must not be NULL: correct the row, or name another key in BRIDGE_TABLES", b.s.rel.Columns[i].Name, txid)
 		}
 		b.keys = append(b.keys, values[i]...)
 		r.keys = append(r.keys, len(b.keys))
@@ -154,19 +154,22 @@ func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	return b.flush(ctx)
 }
 
-// forgettable is how many transaction IDs a crash of Postgres may give out
-// again, generously: those assigned since WAL was last flushed, which the WAL
-// writer does several times a second.
+// forgettable is a generous bound for the number of transaction IDs that Postgres
+// may give out again after a crash. These are the IDs assigned since the WAL was
+// last flushed, which the WAL writer does several times a second.
 const forgettable = 1 << 22
 
-// high is the position that the row's message may stand for. In a batch of the
-// whole relation that is not xmin, which is far above the old rows' txids: a
-// client cut among them could not resume where it was. But it is more than the
-// txid: where the broker lost its files, clients come with positions from
-// before a crash of Postgres that gave IDs out again, and rows that were
-// written since, under lower IDs, must be in front of them (I3). A row of
-// another cluster's txid shows xmin as its since, and must not raise High
-// above that.
+// high returns High for the row's message.
+//
+// In a batch of the whole relation that is not xmin. Since xmin is far above the
+// txids of old rows, a client that was cut between them could not resume there.
+// But it is higher than the txid. The reason is the loss of the broker's files
+// after a crash of Postgres that gave IDs out again. Clients then come with
+// positions from before the crash, and rows written after it, with lower IDs,
+// must still be ahead of them in the stream (I3).
+//
+// A row with a txid of another cluster shows xmin as its since. It must not raise
+// High above that.
 func (b *batch) high(txid uint64) uint64 {
 	switch {
 	case txid >= b.look.next:
@@ -178,7 +181,7 @@ func (b *batch) high(txid uint64) uint64 {
 	return max(txid, b.xmin)
 }
 
-// announce says which batch the rows are of, once.
+// announce announces the batch, unless that was done before.
 func (b *batch) announce(ctx context.Context) error {
 	if b.announced {
 		return nil
@@ -194,10 +197,10 @@ func (b *batch) announce(ctx context.Context) error {
 	return b.s.sink.Announce(ctx, a)
 }
 
-// flush publishes the rows held.
+// flush publishes the rows that are held.
 func (b *batch) flush(ctx context.Context) error {
 	line, key := 0, 0
-	keyJSON := b.keyJSON // made once: a method value is an allocation
+	keyJSON := b.keyJSON // once for all rows, because a method value allocates memory
 	for i := range b.held {
 		r := &b.held[i]
 		b.key = b.key[:0]
@@ -234,7 +237,7 @@ func (b *batch) report() {
 	b.progress.Log(b.s.log, b.rows, b.s.rel.EstimatedRows)
 }
 
-// xid and xidArray are the text forms of parameters.
+// xid and xidArray return the text form of a parameter.
 func xid(n uint64) []byte { return strconv.AppendUint(nil, n, 10) }
 
 func xidArray(ids []uint64) []byte {

@@ -15,7 +15,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// session is one run of a poller with one look at the catalog and one epoch of
+// session is one run of a poller. It loads the relation once and uses one epoch of
 // the sink. It belongs to one goroutine.
 type session struct {
 	p    *Poller
@@ -27,36 +27,37 @@ type session struct {
 	types   relation.Types
 	form    *relation.Form
 	queries queries
-	// serverSide tells which columns only the server can turn into JSON.
+	// serverSide says which columns only the server can turn into JSON.
 	serverSide []bool
-	// shape tells prepared statements of different shapes apart.
+	// shape distinguishes the prepared statements of different shapes.
 	shape uint64
 	src   relation.Source
 
-	// previous is P; nil before the first load ended.
+	// previous is P. It is nil before the first load has ended.
 	previous *relation.Snapshot
 	durable  durability
-	// safe is D as of the last batch before which nothing can have been
-	// undone unnoticed; connects is how many connections there were then.
+	// safe is D as of the last safe batch, connects the number of connections made
+	// by then. What a crash of Postgres had undone before that batch was repaired
+	// with it.
 	safe     relation.Snapshot
 	connects int64
-	// repeats are the rows above xmin that were published.
+	// repeats remembers the published rows above xmin.
 	repeats *repeats
-	// nextHeartbeat is when one is due though nothing happens, nextNulls when
-	// rows without a txid are counted again, nextShape when the catalog is
-	// looked at again.
+	// nextHeartbeat is when a heartbeat is due even without rows. nextNulls is when
+	// rows without a txid are counted again, nextShape when the catalog is checked
+	// again.
 	nextHeartbeat, nextNulls, nextShape time.Time
-	// waits counts the tries in a row that waitsFor had to do with.
+	// waits counts consecutive tries for which waitsFor returned nil.
 	waits int
-	// pages takes what a comparison found, for the next poll; page is the one
-	// that is looked at. One has room: the comparison waits for each to be done
-	// with before it sends the next. Never closed.
+	// pages takes suspect keys from a comparison, for the next poll. It has room
+	// for one page: the comparison waits until the session is done with a page
+	// before it sends the next. Never closed. page is the one being looked at.
 	pages chan *page
 	page  *page
-	// ended is closed when the session has.
+	// ended is closed when the session has ended.
 	ended chan struct{}
-	// begun is set when the epoch began, live when a heartbeat was published,
-	// overdue while one is, for a reason that was logged.
+	// begun is set once the epoch has begun, live once a heartbeat was published.
+	// overdue is set while a heartbeat is overdue and the reason was logged.
 	begun, live, overdue bool
 }
 
@@ -67,7 +68,7 @@ func newSession(p *Poller) *session {
 	}
 }
 
-// run captures until something fails.
+// run captures until an error ends the session.
 func (s *session) run(ctx context.Context) error {
 	defer s.p.over(s)
 	if err := s.load(ctx); err != nil {
@@ -87,7 +88,7 @@ func (s *session) run(ctx context.Context) error {
 	return s.loop(ctx)
 }
 
-// load looks at the relation and its source.
+// load reads from the catalog what the relation and its source are.
 func (s *session) load(ctx context.Context) error {
 	var err error
 	if s.src, err = relation.LoadSource(ctx, s.pool); err != nil {
@@ -100,7 +101,7 @@ func (s *session) load(ctx context.Context) error {
 		return err
 	}
 	for _, w := range warnings {
-		s.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
+		s.log.Warn().Str("reason", w.Error()).Msg("relation captured with a problem")
 	}
 	if s.types, err = relation.LoadTypes(ctx, s.pool, s.rel.Columns); err != nil {
 		return err
@@ -118,9 +119,9 @@ func (s *session) load(ctx context.Context) error {
 	return nil
 }
 
-// resume takes up what the stream holds: where the relation has another shape
-// than the stream's rows, all of it is published again, unless only labels came
-// to its enums; a batch that was announced and not ended is continued.
+// resume continues from what the stream holds. If the relation's shape changed in
+// a way that may change rows, it publishes the whole relation again. It continues
+// a batch that was announced and has not ended.
 func (s *session) resume(ctx context.Context, pos capture.Position) error {
 	schema, err := relation.Document(s.rel, s.types)
 	if err != nil {
@@ -129,19 +130,19 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 	if hb := pos.Heartbeat; hb != nil {
 		sn, err := relation.ParseSnapshot(hb.Snapshot)
 		if err != nil {
-			return fmt.Errorf("last heartbeat: %w", err)
+			return fmt.Errorf("parse last heartbeat: %w", err)
 		}
 		sn = s.bound(sn)
 		s.previous = &sn
 		if s.safe, err = parseDurable(hb.Durable); err != nil {
-			return fmt.Errorf("last heartbeat: %w", err)
+			return fmt.Errorf("parse last heartbeat: %w", err)
 		}
 		s.durable.durable = s.safe
 		if hb.LSN != 0 {
-			s.log.Warn().Msgf("the relation was read from the WAL before; polling goes on where that ended, and may not see rows that were deleted since; to do: bridge reconcile %s", s.rel.Name)
+			s.log.Warn().Msg("relation was captured from the WAL before; polling continues from there but does not see rows deleted since; run bridge reconcile for it")
 		}
 	}
-	s.connects = -1 // whatever happened to Postgres meanwhile
+	s.connects = -1 // Postgres may have crashed since the last heartbeat
 	if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 		const reason = "the relation's key changed"
 		if err := s.sink.Restart(ctx, reason, 0); err != nil {
@@ -164,7 +165,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 	return nil
 }
 
-// loop polls until something fails.
+// loop polls until an error ends the session.
 func (s *session) loop(ctx context.Context) error {
 	timer := newPace(s.p.opt.Interval)
 	for {
@@ -185,7 +186,7 @@ func (s *session) loop(ctx context.Context) error {
 
 // poll reads and publishes one batch, and returns its number of rows.
 func (s *session) poll(ctx context.Context) (int64, error) {
-	if s.live && s.waits == 0 { // else these might wait for a lock, and keep a connection from other relations
+	if s.live && s.waits == 0 { // else they might wait for a lock, and other relations for a connection
 		if err := s.countNulls(ctx); err != nil {
 			return 0, err
 		}
@@ -201,8 +202,8 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	defer conn.Release()
-	// A crash of Postgres from here on breaks conn; one before it made conn a
-	// new connection, with a number above those of the last safe batch.
+	// If Postgres crashes after this line, conn breaks. If it crashed before, conn
+	// is a new connection, with a number above s.connects.
 	connects := s.pool.Connects()
 	p := *s.previous
 	if source.ConnectionOf(conn).Number > s.connects {
@@ -228,11 +229,11 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 }
 
 // errBehind says that a standby does not yet show what was published.
-var errBehind = errors.New("the standby is behind what was published")
+var errBehind = errors.New("the standby lags behind what was published")
 
-// waitsFor makes what only takes time nothing to end the session for: a standby
-// that is behind, or a lock. What takes so long that a heartbeat is overdue is
-// shown.
+// waitsFor returns nil for an error that does not end the session, because it
+// passes with time: a standby that lags, or a lock. If it lasts so long that a
+// heartbeat is overdue, waitsFor reports it.
 func (s *session) waitsFor(err error) error {
 	if !errors.Is(err, errBehind) && !errors.Is(err, errLocked) {
 		return err
@@ -249,11 +250,11 @@ func (s *session) waitsFor(err error) error {
 	return nil
 }
 
-// maxWait is the longest pause between two tries to read what another session
-// has locked: each costs Postgres an error, and a line in its log.
+// maxWait is the longest pause between two tries to read a locked relation. There
+// are pauses because each try costs Postgres an error and a line in its log.
 const maxWait = time.Second
 
-// waitAgain pauses for longer with each try in a row.
+// waitAgain pauses. The pause grows with the number of consecutive tries.
 func (s *session) waitAgain(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -263,8 +264,8 @@ func (s *session) waitAgain(ctx context.Context) error {
 	}
 }
 
-// safePrevious is P after Postgres may have forgotten transactions that were
-// visible in it: everything from the durable position on is read again.
+// safePrevious replaces P where Postgres may have lost transactions that were
+// visible in P. With it, everything that is not known to be durable is read again.
 func (s *session) safePrevious() relation.Snapshot {
 	if s.safe.Xmax != 0 && s.safe.Xmax <= s.previous.Xmax {
 		return s.safe
@@ -276,7 +277,7 @@ func (s *session) safePrevious() relation.Snapshot {
 	return relation.Snapshot{Xmin: low, Xmax: low}
 }
 
-// batch runs a batch that may be long, on a connection of its own.
+// batch runs a batch that may be long. It tries again while waitsFor says so.
 func (s *session) batch(ctx context.Context, w work) error {
 	for {
 		err := s.tryBatch(ctx, w)
@@ -318,8 +319,8 @@ func (s *session) tryBatch(ctx context.Context, w work) error {
 	return nil
 }
 
-// reserve waits until one more may read a whole relation; release says that it
-// has ended.
+// reserve waits until one more whole relation may be read. The caller calls
+// release when it has read it.
 func (s *session) reserve(ctx context.Context) (release func(), err error) {
 	select {
 	case s.pool.Loads <- struct{}{}:
@@ -329,25 +330,26 @@ func (s *session) reserve(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// reshape publishes the whole relation because the stream does not have its
-// shape; first stands for a stream that has none at all.
+// reshape publishes the whole relation because its shape is not the one in the
+// stream. first says that the stream has no shape yet.
 func (s *session) reshape(ctx context.Context, first bool, schema []byte) error {
 	if !first {
 		s.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
 	}
-	// Its heartbeat is the end of whatever a crash may have undone before.
+	// repair: the batch's heartbeat must also be true of rows that a crash of
+	// Postgres may have undone before.
 	return s.batch(ctx, work{query: s.queries.whole, whole: true, schema: schema, repair: s.previous != nil})
 }
 
-// continueBatch publishes what is left of an announced batch; the heartbeat
-// comes with the ordinary batch that follows.
+// continueBatch publishes the rest of an announced batch. The heartbeat comes with
+// the ordinary batch that follows.
 func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *capture.RowPosition) error {
-	if b.LSN != 0 { // begun by reading the WAL
+	if b.LSN != 0 { // announced by the WAL capture
 		return s.batch(ctx, work{query: s.queries.whole, whole: true})
 	}
 	n, err := relation.ParseSnapshot(b.Snapshot)
 	if err != nil {
-		return fmt.Errorf("announced batch: %w", err)
+		return fmt.Errorf("parse announced batch: %w", err)
 	}
 	n = s.bound(n)
 	w := work{announced: &n, params: [][]byte{xid(n.Xmax), xidArray(n.Xip)}}
@@ -359,7 +361,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 	} else {
 		p, err := relation.ParseSnapshot(b.Previous)
 		if err != nil {
-			return fmt.Errorf("announced batch: %w", err)
+			return fmt.Errorf("parse announced batch: %w", err)
 		}
 		w.params = append(w.params, xid(p.Xmax), xidArray(p.Xip))
 		w.query = s.queries.continueDelta
@@ -375,7 +377,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 	}
 	durable, err := parseDurable(b.Durable)
 	if err != nil {
-		return fmt.Errorf("announced batch: %w", err)
+		return fmt.Errorf("parse announced batch: %w", err)
 	}
 	if durable.Xmax > s.safe.Xmax {
 		s.safe = durable
@@ -388,7 +390,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 	return nil
 }
 
-// stale turns an encoder's error that the types have changed into errChanged.
+// stale turns the encoder's error for types that have changed into errChanged.
 func stale(err error) error {
 	if errors.Is(err, relation.ErrStaleTypes) {
 		return fmt.Errorf("%w: %w", errChanged, err)
@@ -396,7 +398,7 @@ func stale(err error) error {
 	return err
 }
 
-// classify turns what Postgres says of a relation that changed into errChanged.
+// classify turns Postgres' errors for a relation that changed into errChanged.
 func classify(err error) error {
 	if source.IsChanged(err) {
 		return fmt.Errorf("%w: %w", errChanged, err)

@@ -9,11 +9,12 @@ import (
 	"bridge/internal/relation"
 )
 
-// shapeEvery is how often the catalog is looked at again: neither plans nor
-// rows tell that an attribute or a label has another name.
+// shapeEvery is how often the catalog is checked. The check is needed because
+// neither plans nor rows show that an attribute or a label was renamed.
 const shapeEvery = time.Minute
 
-// checkShape ends the session when the catalog has another shape than it loaded.
+// checkShape returns errChanged, which ends the session, if the relation's shape
+// is no longer the one that was loaded.
 func (s *session) checkShape(ctx context.Context) error {
 	if time.Now().Before(s.nextShape) {
 		return nil
@@ -21,7 +22,7 @@ func (s *session) checkShape(ctx context.Context) error {
 	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
 	rel, _, err := relation.Load(ctx, s.pool, s.p.opt.Spec)
 	if relation.IsLocked(err) {
-		return nil // what changes it has not ended
+		return nil // the transaction that changes it has not ended
 	}
 	if err != nil {
 		return err
@@ -39,7 +40,7 @@ func (s *session) checkShape(ctx context.Context) error {
 		return err
 	}
 	if !bytes.Equal(was, is) {
-		return fmt.Errorf("%w: its columns or their types are not as they were loaded", errChanged)
+		return fmt.Errorf("%w: its columns or their types are not those that were loaded", errChanged)
 	}
 	return nil
 }

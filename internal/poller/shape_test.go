@@ -19,8 +19,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// shapeSQL makes a relation with an enum and a composite, plain and below
-// domains, arrays and ranges.
+// shapeSQL creates a relation with an enum and a composite type, directly and
+// inside domains, arrays and ranges.
 var shapeSQL = []string{
 	"CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TYPE empty AS ENUM ()", "CREATE TYPE moods AS RANGE (subtype = mood)",
 	"CREATE DOMAIN feeling AS mood", "CREATE TYPE inner_t AS (f feeling[], n varchar(3))", "CREATE TYPE outer_t AS (i inner_t[])",
@@ -55,8 +55,8 @@ func spec(t *testing.T, name string) relation.Spec {
 	return specs.List[0]
 }
 
-// What changes rows and leaves their txids shows in the document; only new
-// labels leave the rows as they were.
+// The schema document shows every change that changes rows without their txids.
+// Rows stay as they were only after new labels and changed constraints.
 func TestSchema_TellsWhatChangesRows_I1(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")
@@ -107,7 +107,7 @@ func TestSchema_TellsWhatChangesRows_I1(t *testing.T) {
 		was = is
 	}
 	for _, stored := range []string{
-		"", "{", strings.Replace(was, `"id":1,`, "", 1), // the last as older versions stored it
+		"", "{", strings.Replace(was, `"id":1,`, "", 1), // the last is as older versions stored it
 		strings.Replace(was, `"txid":`, `"later":1,"txid":`, 1),
 		strings.Replace(was, `"labels":["first"]`, `"labels":["first","last"]`, 1),
 		strings.Replace(was, `,"labels":["first"]`, "", 1), // another type of that name
@@ -121,8 +121,8 @@ func TestSchema_TellsWhatChangesRows_I1(t *testing.T) {
 	}
 }
 
-// A session looks at the catalog again, though nothing is written, and the
-// whole relation is published under its new shape.
+// A session checks the catalog even if nothing is written. If the shape changed,
+// it publishes the whole relation again.
 func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")
@@ -152,8 +152,8 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	sink.await(t, "[glad,glad]", 3)
 }
 
-// memory is a sink that keeps what a session needs to go on. It has no
-// announcements: a session that ends in a batch begins it anew.
+// memory is a sink that keeps what a session needs to go on. It keeps no
+// announcements, so a session that ends in a batch begins the batch again.
 type memory struct {
 	mu sync.Mutex
 	// Guarded by mu.
@@ -194,7 +194,7 @@ func (m *memory) Stored() uint64                                            { re
 func (m *memory) Get(context.Context, [][]byte) ([]byte, error)             { return nil, nil }
 func (m *memory) Scan(context.Context, func(capture.StoredRow) error) error { return nil }
 
-// await waits for the nth row, which must hold the text.
+// await waits for the nth row, which must contain the text.
 func (m *memory) await(t *testing.T, text string, n int) {
 	t.Helper()
 	testenv.Eventually(t, 10*time.Second, func() error {
@@ -207,7 +207,7 @@ func (m *memory) await(t *testing.T, text string, n int) {
 	})
 }
 
-// awaitSchema waits for a document that holds the text.
+// awaitSchema waits for a schema document that contains the text.
 func (m *memory) awaitSchema(t *testing.T, text string) {
 	t.Helper()
 	testenv.Eventually(t, 10*time.Second, func() error {

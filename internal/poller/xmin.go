@@ -16,8 +16,8 @@ const (
 	xminStuck = time.Minute
 )
 
-// xminSQL names who holds xmin back: the oldest transactions that have an ID,
-// and prepared ones, which no session shows.
+// xminSQL names what holds xmin back: the oldest transactions that have an ID,
+// and the oldest prepared transactions, which no session shows.
 const xminSQL = `
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text,
        CASE WHEN pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot()) THEN ''
@@ -26,21 +26,21 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text,
             FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY age(backend_xid) DESC LIMIT 3)
          UNION ALL
          (SELECT format('prepared transaction %L, prepared %s ago', gid, date_trunc('second', now() - prepared))
-            FROM pg_prepared_xacts ORDER BY age(transaction) DESC LIMIT 3)) holders), 'nobody that this role may see') END`
+            FROM pg_prepared_xacts ORDER BY age(transaction) DESC LIMIT 3)) holders), 'a transaction that this role may not see') END`
 
-// XminWatcher logs who keeps Postgres' xmin, and with it every client's
-// position, from moving.
+// XminWatcher logs which transactions hold back Postgres' xmin, and with it every
+// client's position.
 type XminWatcher struct {
 	pool *source.Pool
 	log  zerolog.Logger
 }
 
-// NewXminWatcher returns a watcher; Run starts it.
+// NewXminWatcher returns a watcher, which does nothing until Run.
 func NewXminWatcher(pool *source.Pool, log zerolog.Logger) *XminWatcher {
 	return &XminWatcher{pool: pool, log: log.With().Str("component", "xmin").Logger()}
 }
 
-// Run looks until ctx ends.
+// Run checks xmin every xminEvery until ctx ends.
 func (x *XminWatcher) Run(ctx context.Context) error {
 	t := time.NewTicker(xminEvery)
 	defer t.Stop()
@@ -54,7 +54,7 @@ func (x *XminWatcher) Run(ctx context.Context) error {
 		}
 		xmin, holders, err := x.look(ctx)
 		if err != nil {
-			continue // the pollers say that Postgres is away
+			continue // the pollers report that Postgres is away
 		}
 		if xmin != last {
 			last, moved = xmin, time.Now()
@@ -62,13 +62,13 @@ func (x *XminWatcher) Run(ctx context.Context) error {
 		}
 		if stuck := time.Since(moved); stuck > xminStuck && holders != "" {
 			x.log.Warn().Str("since", xmin).Dur("dur", stuck).Str("reason", holders).
-				Msg("xmin has not moved: clients' positions stand still while rows flow")
+				Msg("long transaction holds back xmin: rows flow, but clients' positions stand still until it ends")
 			moved = moved.Add(xminStuck)
 		}
 	}
 }
 
-// look returns xmin and who holds it back; nobody where no transaction runs.
+// look returns xmin and what holds it back, or "" if no transaction runs.
 func (x *XminWatcher) look(ctx context.Context) (xmin, holders string, err error) {
 	rows, err := x.pool.Query(ctx, xminSQL)
 	if err != nil {

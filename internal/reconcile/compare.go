@@ -6,14 +6,14 @@ import (
 	"hash/maphash"
 )
 
-// Indexes of what there is one of for each side.
+// Indexes of arrays with an element for each side.
 const (
 	ofRelation = iota
 	ofStream
 	sides
 )
 
-// buckets is how many there are: 2 MiB of fingerprints in all.
+// buckets is the number of buckets. Their fingerprints take 2 MiB in all.
 const buckets = 1 << 16
 
 // bucket is the fingerprint of a bucket's rows on one side.
@@ -31,7 +31,7 @@ type comparison struct {
 	page     []Suspect
 
 	hash maphash.Hash
-	// name is the last row's key as one text.
+	// name is the last row's key, as appendKey wrote it.
 	name []byte
 }
 
@@ -50,7 +50,7 @@ func (c *comparison) look(side int, r Row) (b int, hash uint64) {
 	c.hash.Reset()
 	_, _ = c.hash.Write(c.name)
 	b = int(c.hash.Sum64() % buckets)
-	if r.Data == nil { // as no row of the other side
+	if r.Data == nil { // a hash that no row of the other side has
 		_ = c.hash.WriteByte(byte(1 + side))
 	} else {
 		_ = c.hash.WriteByte(0)
@@ -59,7 +59,7 @@ func (c *comparison) look(side int, r Row) (b int, hash uint64) {
 	return b, c.hash.Sum64()
 }
 
-// fingerprint is the first pass.
+// fingerprint is the first pass: it computes the fingerprints of both sides.
 func (c *comparison) fingerprint(ctx context.Context) error {
 	for side, read := range c.sides {
 		err := read(ctx, func(r Row) error {
@@ -82,14 +82,14 @@ func (c *comparison) differs(b int) bool {
 	return c.buckets[ofRelation][b] != c.buckets[ofStream][b]
 }
 
-// pass is what one more reading of both sides compares: the buckets that differ
-// of those from from on and before to. rows is how many they hold.
+// pass is one more reading of both sides. It compares the buckets in [from, to)
+// that differ. rows is how many rows they hold on both sides together.
 type pass struct {
 	from, to int
 	rows     int64
 }
 
-// plan divides the buckets that differ among passes.
+// plan divides the buckets that differ into passes.
 func (c *comparison) plan() []pass {
 	var passes []pass
 	var p pass
@@ -110,10 +110,10 @@ func (c *comparison) plan() []pass {
 	return passes
 }
 
-// byKey compares the buckets of a pass key by key. Suspects are named when both
-// sides have been read: looking at them may take its time.
+// byKey compares the buckets of a pass key by key. It names the suspects only
+// after it has read both sides, because the caller may take long to look at them.
 func (c *comparison) byKey(ctx context.Context, p pass) error {
-	relation := make(map[string]uint64) // by key, what has no equal in the stream yet
+	relation := make(map[string]uint64) // hashes by key: rows for which the stream gave none yet
 	var found []Suspect
 	most := 2 * max(p.rows, int64(c.opt.MaxKeys))
 	within := func(side int, take func(hash uint64)) error {
@@ -154,7 +154,7 @@ func (c *comparison) byKey(ctx context.Context, p pass) error {
 	return c.flush(ctx)
 }
 
-// nameAll makes every key of the buckets that differ suspect, as they are read.
+// nameAll reads both sides and names every key of the buckets that differ.
 func (c *comparison) nameAll(ctx context.Context) error {
 	c.counts.Approximate = true
 	for side, read := range c.sides {
@@ -192,7 +192,7 @@ func (c *comparison) flush(ctx context.Context) error {
 	return c.suspects(ctx, page)
 }
 
-// appendKey appends a key as one text, from which no other key has the same.
+// appendKey appends a key in an encoding that no other key has.
 func appendKey(dst []byte, key [][]byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(key)))
 	for _, k := range key {
@@ -202,7 +202,7 @@ func appendKey(dst []byte, key [][]byte) []byte {
 	return dst
 }
 
-// parseKey reads what appendKey appended.
+// parseKey parses what appendKey appended.
 func parseKey(name string) [][]byte {
 	rest := []byte(name)
 	number := func() uint64 {

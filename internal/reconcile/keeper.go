@@ -11,29 +11,30 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Keeper has one relation compared with its stream, when it is asked to and
-// from time to time, once at a time. Its fields are set before it is used.
+// Keeper runs the comparisons of one relation with its stream: on request and
+// periodically, but never two at the same time. Its exported fields are set before
+// it is used.
 type Keeper struct {
-	// Compare compares, has repaired what differs, and says how long that took;
-	// it waits until it can be done.
+	// Compare compares, has the differences repaired, and returns how long that
+	// took. It waits until it may begin.
 	Compare func(context.Context) (Counts, time.Duration, error)
-	// Live says whether the relation is captured by this process, and loaded.
+	// Live says whether this process captures the relation and has loaded it.
 	Live func() bool
-	// Done is told of each comparison that came to its end.
+	// Done is called after each comparison that succeeded.
 	Done func(took time.Duration, missing, stale, zombie int64)
 	Log  zerolog.Logger
 
-	// mu is held by whoever compares.
+	// mu is held during a comparison.
 	mu sync.Mutex
 }
 
 // ErrStandby says that another process captures the relation.
 var ErrStandby = errors.New("another bridge captures the relation")
 
-// ErrBusy is returned by Reconcile where a comparison is under way.
-var ErrBusy = errors.New("it is being reconciled already")
+// ErrBusy is returned by Reconcile while another comparison of the relation runs.
+var ErrBusy = errors.New("the relation is already being reconciled, wait until that has ended")
 
-// Reconcile compares now. It may be called from any goroutine.
+// Reconcile compares now. Any goroutine may call it.
 func (k *Keeper) Reconcile(ctx context.Context) (Counts, error) {
 	if !k.mu.TryLock() {
 		return Counts{}, ErrBusy
@@ -47,7 +48,7 @@ func (k *Keeper) Reconcile(ctx context.Context) (Counts, error) {
 	return counts, nil
 }
 
-// Report logs and counts what a comparison came to.
+// Report logs and counts the result of a comparison.
 func (k *Keeper) Report(c Counts, took time.Duration) {
 	k.Done(took, c.Missing, c.Stale, c.Zombie)
 	e := k.Log.Info()
@@ -55,14 +56,14 @@ func (k *Keeper) Report(c Counts, took time.Duration) {
 		e = k.Log.Warn()
 	}
 	e.Int64("rows", c.Rows).Int64("missing", c.Missing).Int64("stale", c.Stale).Int64("zombie", c.Zombie).
-		Bool("approximate", c.Approximate).Dur("dur", took).Msg("the stream was compared with the relation")
+		Bool("approximate", c.Approximate).Dur("dur", took).Msg("stream compared with the relation")
 }
 
-// again is when a comparison that failed is tried again.
+// again is the longest time after which a comparison that failed is tried again.
 const again = 10 * time.Minute
 
-// Run compares again and again until ctx ends: one interval after the relation
-// became live, and then as often.
+// Run compares periodically until ctx ends: first one interval after the relation
+// became live, and then once in each interval.
 func (k *Keeper) Run(ctx context.Context, every time.Duration) {
 	for next := every; ; {
 		if k.untilLive(ctx) != nil || sleep(ctx, next+rand.N(next/10+1)) != nil || k.untilLive(ctx) != nil {
@@ -70,7 +71,7 @@ func (k *Keeper) Run(ctx context.Context, every time.Duration) {
 		}
 		next = every
 		if _, err := k.Reconcile(ctx); err != nil && ctx.Err() == nil {
-			k.Log.Warn().Err(err).Msg("the stream could not be compared with the relation, trying again later")
+			k.Log.Warn().Err(err).Msg("comparing the stream with the relation failed, trying again later")
 			next = min(next, again)
 		}
 	}
@@ -85,7 +86,7 @@ func (k *Keeper) untilLive(ctx context.Context) error {
 	return nil
 }
 
-// sleep waits, but not longer than ctx lasts.
+// sleep waits for d, or returns ctx's error as soon as ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

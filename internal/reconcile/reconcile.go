@@ -1,19 +1,22 @@
-// Package reconcile names the keys in which two sides, a stream and the
-// relation that it is made from, differ, in bounded memory. It knows neither.
+// Package reconcile compares a relation with the stream that was made from it, in
+// bounded memory. It names the keys that differ. It reads both sides through
+// functions, and knows nothing about either.
 //
 // # How
 //
-// The first pass reads both sides once, and keeps of each bucket of keys a
-// fingerprint that does not depend on the order: how many rows there are, and
-// the sum of their hashes. Buckets with equal fingerprints are done with. Of
-// the others, as many at a time as hold at most Options.MaxKeys rows, both
-// sides are read again, and what differs in them is compared key by key.
+// Keys are divided among buckets by their hash. The first pass reads both sides
+// once. For each bucket and side it keeps a fingerprint: the number of rows and
+// the sum of their hashes, which does not depend on the order of the rows. Buckets
+// with equal fingerprints need no more work.
 //
-// Writes may go on meanwhile. A key may then be suspect only because it was
-// written between two reads: what is suspect must be looked at again, and
-// nothing may be concluded from what was read here. What is written in such a
-// moment and is missed, because the sides were equal when they were read, was
-// not different before.
+// The others are compared key by key in further passes. Each pass reads both sides
+// again, and compares as many buckets as have at most Options.MaxKeys rows
+// together.
+//
+// Writes may go on meanwhile. So a key may be suspect only because it was written
+// between two reads. The caller MUST look again at suspect keys, and MUST NOT
+// conclude anything else from them. A difference that arises during the comparison
+// may be missed, but none that existed before it.
 package reconcile
 
 import (
@@ -22,31 +25,31 @@ import (
 	"errors"
 )
 
-// Row is one live row of a side: its key's columns, and its content. Data that
-// is nil equals nothing, not even itself.
+// Row is one live row of a side: its key columns and its content. Data that is nil
+// equals nothing, not even another nil.
 type Row struct {
 	Key  [][]byte
 	Data []byte
 }
 
 // Side reads all live rows of one side, in any order, and calls row for each of
-// them; it returns row's error, if there is one. The row's memory is Side's
-// again when row returns. It is called several times, never twice at once, and
-// need not give the same rows each time. A key that it gives twice is suspect.
+// them. It returns row's error, if there is one. row must not keep the Row after
+// it returns. Compare calls a Side several times, one call after the other. The
+// calls need not give the same rows. A key that a call gives twice is suspect.
 type Side func(ctx context.Context, row func(Row) error) error
 
 // Kind is how a key differs.
 type Kind byte
 
-// Kinds of suspects. Of one that is Unknown it is not even known that it
-// differs.
+// Kinds of suspects.
 const (
+	// Unknown keys may differ: they were not compared one by one.
 	Unknown Kind = iota
-	// Missing is in the relation, not in the stream.
+	// Missing keys are in the relation, but not in the stream.
 	Missing
-	// Stale is in both, and not the same.
+	// Stale keys are in both, with different content.
 	Stale
-	// Zombie is in the stream, not in the relation.
+	// Zombie keys are in the stream, but not in the relation.
 	Zombie
 )
 
@@ -62,12 +65,12 @@ type Counts struct {
 	Rows int64
 	// Missing, Stale and Zombie count keys by their kind.
 	Missing, Stale, Zombie int64
-	// Approximate says that so much differs that keys were named without a
-	// look at whether they do: they are counted as Stale.
+	// Approximate says that too much differs for a comparison key by key. All keys
+	// of the buckets that differ were named, and are counted as Stale.
 	Approximate bool
 }
 
-// Differ is the number of keys that differ.
+// Differ returns the number of keys that differ.
 func (c Counts) Differ() int64 { return c.Missing + c.Stale + c.Zombie }
 
 // Add counts one key.
@@ -82,29 +85,29 @@ func (c *Counts) Add(k Kind) {
 	}
 }
 
-// Options bound a comparison; the zero value of each is its default.
+// Options bound a comparison. A field that is 0 has its default.
 type Options struct {
-	// MaxKeys is how many rows of both sides are compared key by key at once
-	// (100,000); a single bucket may have more.
+	// MaxKeys bounds how many rows of both sides one pass compares key by key
+	// (default 100,000). If a single bucket has more, the pass has only this bucket.
 	MaxKeys int
-	// Page is how many suspects are named at once, at most (1,000).
+	// Page bounds the number of suspects in one page (default 1,000).
 	Page int
 }
 
 const (
 	defaultMaxKeys = 100_000
 	defaultPage    = 1000
-	// maxPasses is how many times both sides are read for a comparison key by
-	// key. Where that is not enough, all keys of the buckets are suspects.
+	// maxPasses bounds how many times both sides are read to compare key by key. If
+	// more passes would be needed, all keys of the buckets that differ are suspect.
 	maxPasses = 20
 )
 
-// ErrGrew is returned where the sides became so much larger between two passes
-// that they can't be compared within bounds.
-var ErrGrew = errors.New("the relation grew many times over while it was compared")
+// ErrGrew is returned when the sides grew so much between two passes that they
+// can't be compared in bounded memory.
+var ErrGrew = errors.New("the relation grew too fast to be compared, try again later")
 
-// Compare reads both sides and calls suspects with pages of keys that differ.
-// What suspects is given is its own.
+// Compare reads both sides and calls suspects with pages of keys that differ. It
+// does not use a page again after the call.
 func Compare(ctx context.Context, stream, relation Side, opt Options, suspects func(context.Context, []Suspect) error) (Counts, error) {
 	opt.MaxKeys, opt.Page = cmp.Or(opt.MaxKeys, defaultMaxKeys), cmp.Or(opt.Page, defaultPage)
 	c := newComparison(opt, suspects)

@@ -13,10 +13,10 @@ import (
 	"bridge/internal/reconcile"
 )
 
-// rows is a side in memory: data by key, whose columns a | divides.
+// rows is a side in memory: data by key. A | separates the key's columns.
 type rows map[string]string
 
-// nothing stands for a row that equals no other.
+// nothing is the data of a row that equals no other row.
 const nothing = "nothing"
 
 func (r rows) read(ctx context.Context, row func(reconcile.Row) error) error {
@@ -39,7 +39,7 @@ func (r rows) row(key string) reconcile.Row {
 	return out
 }
 
-// found is what a comparison named: kinds by key.
+// found is the result of a comparison: kinds by key, and the largest page.
 type found struct {
 	kinds map[string]reconcile.Kind
 	page  int
@@ -67,7 +67,7 @@ func (f *found) take(_ context.Context, page []reconcile.Suspect) error {
 	return nil
 }
 
-// naive is what Compare must find.
+// naive returns what Compare must find.
 func naive(stream, relation rows) (map[string]reconcile.Kind, reconcile.Counts) {
 	kinds, counts := map[string]reconcile.Kind{}, reconcile.Counts{Rows: int64(len(relation))}
 	for k, data := range relation {
@@ -104,7 +104,8 @@ func TestCompare_EachKind(t *testing.T) {
 	}
 }
 
-// The columns of a key are not run together, nor a key and its data.
+// Two keys whose columns are the same when joined are different keys. So are two
+// rows whose key and data are the same when joined.
 func TestCompare_TellsKeysApart(t *testing.T) {
 	t.Parallel()
 	f, _ := compare(t, rows{"ab|c": "x", "k": "ey"}, rows{"a|bc": "x", "ke": "y"}, reconcile.Options{})
@@ -159,8 +160,8 @@ func random(r *rand.Rand) (stream, relation rows) {
 	return stream, relation
 }
 
-// Where everything differs and little may be held, every key is named, in work
-// that grows with the rows alone.
+// If everything differs and little memory may be used, every key is named. The
+// number of reads does not grow with the number of rows.
 func TestCompare_TooManyDifferences_I9(t *testing.T) {
 	t.Parallel()
 	stream, relation := rows{}, rows{}
@@ -190,7 +191,8 @@ func TestCompare_TooManyDifferences_I9(t *testing.T) {
 	}
 }
 
-// What grows without bounds between two passes is given up, not held.
+// If a side grows without bounds between two passes, the comparison fails instead
+// of keeping its rows in memory.
 func TestCompare_GrowthIsBounded_I9(t *testing.T) {
 	t.Parallel()
 	pass, given := 0, 0
@@ -214,7 +216,7 @@ func TestCompare_GrowthIsBounded_I9(t *testing.T) {
 	}
 }
 
-// What is written between the passes is compared as it is then.
+// A row that is written between the passes is compared as the last pass reads it.
 func TestCompare_SidesThatChange(t *testing.T) {
 	t.Parallel()
 	pass := 0

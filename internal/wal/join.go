@@ -106,7 +106,7 @@ func (s *session) loadAll(ctx context.Context) error {
 		case l.err == nil:
 			s.feeds[l.f.rel.OID] = l.f
 			for _, w := range l.f.warnings {
-				l.r.log.Warn().Str("reason", w.Error()).Msg("the relation can be captured, but")
+				l.r.log.Warn().Str("reason", w.Error()).Msg("relation captured with a problem")
 			}
 		case isProblem(l.err):
 			l.r.fail(l.err, lookMax)

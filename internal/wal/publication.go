@@ -213,7 +213,7 @@ func (s *session) publish(ctx context.Context) error {
 			continue
 		}
 		if p := f.r.spec.LeftOut(s.c.opt.Name, s.publication.actions); p != nil {
-			f.r.log.Warn().Str("reason", p.Error()).Msg("the relation can be captured, but")
+			f.r.log.Warn().Str("reason", p.Error()).Msg("relation captured with a problem")
 		}
 	}
 	return nil
