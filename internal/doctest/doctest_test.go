@@ -5,15 +5,18 @@
 //   - Every test that a document names must exist.
 //   - Every relative link must lead to a file of the repository, and its anchor to a heading.
 //   - A document with a limit must not be longer.
+//   - A drawing that has a light and a dark form must be the same in both, but for its colours.
 //
 // Markdown in blocks of code is not checked, except for names of tests.
 package doctest_test
 
 import (
+	"encoding/xml"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -21,7 +24,7 @@ import (
 // limits are the longest that a document may be, in lines. A longer one is no overview any more: move a part of it to
 // a document of its own.
 func limits() map[string]int {
-	return map[string]int{"DESIGN.md": 400}
+	return map[string]int{"DESIGN.md": 250}
 }
 
 func TestDocuments_NamesAreDeclared(t *testing.T) {
@@ -84,6 +87,24 @@ func TestDocuments_KeepTheirLength(t *testing.T) {
 	}
 }
 
+func TestDrawings_DifferInColoursAlone(t *testing.T) {
+	t.Parallel()
+	repo := readRepo(t)
+	style := regexp.MustCompile(`(?s)<style>.*?</style>`)
+	for light, text := range repo.text {
+		if path.Ext(light) != ".svg" {
+			continue
+		}
+		if err := xml.Unmarshal([]byte(text), new(struct{})); err != nil {
+			t.Errorf("%s: %v", light, err)
+		}
+		dark, isLight := strings.CutSuffix(light, "-light.svg")
+		if dark += "-dark.svg"; isLight && style.ReplaceAllString(text, "") != style.ReplaceAllString(repo.text[dark], "") {
+			t.Errorf("%s and %s must differ in their style element alone", light, dark)
+		}
+	}
+}
+
 // namesCode tells whether a document's back-ticks are checked. Documents for users quote JSON, SQL and shells, where
 // few words are names of Go.
 func namesCode(doc string) bool {
@@ -100,7 +121,7 @@ type located struct {
 type repo struct {
 	files map[string]bool
 	dirs  map[string]bool
-	text  map[string]string // of Go and Markdown files
+	text  map[string]string // of documents, drawings and Go files
 }
 
 // documents are the paths of all Markdown files.
@@ -135,7 +156,7 @@ func readRepo(t *testing.T) *repo {
 			return nil
 		}
 		r.files[name] = true
-		if ext := path.Ext(name); ext == ".go" || ext == ".md" {
+		if ext := path.Ext(name); ext == ".go" || ext == ".md" || ext == ".svg" {
 			b, err := os.ReadFile(file)
 			if err != nil {
 				return err

@@ -16,7 +16,7 @@ import (
 func words() []string {
 	return []string{
 		// columns, documents and messages
-		"alive", "data", "deleted", "oversize", "since", "txid",
+		"alive", "data", "deleted", "oversize", "since", "truncate", "txid",
 		// Postgres
 		"json", "xip", "xmax", "xmin", "TimeZone", "current",
 		// NATS, Go and its modules
