@@ -13,7 +13,7 @@ CAPTURE ?= poll
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pg fuzz check fmt sim mutants bench up down deps stack-test stack-test-cluster
+.PHONY: help demo test test-pg fuzz check fmt docs sim mutants bench up down deps stack-test stack-test-cluster
 
 help: ## show this list
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -38,6 +38,9 @@ check: ## check format, vet, staticcheck, import rules and known vulnerabilities
 
 fmt: ## format all Go files
 	$(GO) run mvdan.cc/gofumpt@v0.12.0 -w $$(git ls-files -co --exclude-standard '*.go')
+
+docs: ## write the tables of settings into docs/settings.md
+	$(GO) test -p 1 -count 1 -run TestSettings_ ./cmd/bridge ./cmd/httpedge -update
 
 sim: deps ## run the simulation with faults for SECONDS (60) from SEED, with CAPTURE (poll, or wal)
 	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)

@@ -111,11 +111,13 @@
 //
 //	400 invalid_since        since is not one decimal integer below 2^64
 //	400 invalid_request      a body, or a parameter the server knows with a value it does not
-//	401 unauthorized
-//	404 unknown_relation     none of that name, or not one the client may see
+//	404 unknown_relation     there is no relation of that name
+//	405 method_not_allowed   only GET and HEAD are served
 //	409 since_ahead          since is above every position this source ever gave out
 //	410 since_too_old        since is below the floor, which the error names: ask with since=0
+//	500 internal             the server failed
 //	503 not_ready            the broker or the capture is away; Retry-After says when to ask again
+//	505 http_version         the request was not HTTP/1.1 or later
 //
 // # The flat dialect
 //

@@ -183,7 +183,7 @@ LEFT JOIN LATERAL (
 ) a ON true`
 
 // LoadTypes finds the types of these columns, and all that they are made of, in
-// one query. It needs Postgres 14 or later. An OID that the catalog has no
+// one query. It is written for Postgres 15 or later. An OID that the catalog has no
 // type for is left out.
 func LoadTypes(ctx context.Context, q Querier, columns []Column) (Types, error) {
 	list := make([]string, len(columns))

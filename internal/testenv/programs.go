@@ -40,7 +40,7 @@ func postgresBin() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", errors.New("the tests need Postgres 13 or later: neither the PATH nor /usr/lib/postgresql/*/bin has " +
+	return "", errors.New("the tests need Postgres 15 or later: neither the PATH nor /usr/lib/postgresql/*/bin has " +
 		"initdb and postgres; on Debian: apt-get install postgresql postgresql-contrib (or run make deps)")
 }
 

@@ -155,7 +155,7 @@ func PrintSettings(w io.Writer, prefix string, cfg any) {
 	_ = tw.Flush()
 }
 
-// MarkdownSettings returns the same table in Markdown, for the documentation.
+// MarkdownSettings returns the same table as docs/settings.md has it.
 func MarkdownSettings(prefix string, cfg any) string {
 	var b strings.Builder
 	b.WriteString("| variable | default | meaning |\n|---|---|---|\n")

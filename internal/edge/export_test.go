@@ -1,0 +1,4 @@
+package edge
+
+// Statuses returns the table from code to status.
+func Statuses() map[Code]int { return statuses }
