@@ -1,7 +1,7 @@
-# One image for each program, both static and with nothing else inside:
+# One image for each program. Each image holds one static program and nothing else:
 #   docker build --target bridge -t lockstep-bridge .
 #   docker build --target httpedge -t lockstep-httpedge .
-# The same source makes the same bytes, whoever builds it and when.
+# The same source gives the same bytes, on every machine and at any time.
 
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
@@ -25,7 +25,7 @@ ENTRYPOINT ["/httpedge"]
 
 FROM base AS bridge
 COPY --from=build /out/bridge /bridge
-# Files of the embedded NATS server, which runs if NATS_URL is not given.
+# The files of the embedded NATS server, which runs if NATS_URL is not set.
 COPY --from=build --chown=65532:65532 /out/data /data
 ENV BRIDGE_NATS_DIR=/data/nats BRIDGE_NATS_LISTEN=0.0.0.0:4222 BRIDGE_LISTEN=0.0.0.0:8081
 VOLUME /data
@@ -33,7 +33,7 @@ EXPOSE 4222 8081
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["/bridge", "healthcheck"]
 ENTRYPOINT ["/bridge"]
 
-# The stack's NATS server: the official one, with a folder for its volume that it may write to without being root.
+# The stack's NATS server: the official one, with a folder for its volume that it can write to without root.
 FROM nats:2.15.2-alpine AS nats
 RUN mkdir /data && chown 65532:65532 /data
 USER 65532:65532

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything that can be said about the code without running it. Each check runs even if one before it failed.
+# Checks the code without running it. Each check runs even if an earlier one failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,7 @@ format() {
 	}
 }
 
-# govulncheck ends with 3 if it found something. What it says when its database can't be had is not a finding.
+# govulncheck ends with status 3 if it found something. An error about its database is not a finding.
 vulnerabilities() {
 	local out status=0
 	out=$(timeout 180 go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./... 2>&1) || status=$?

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what tests and demo need beside Go, git and make, if it is missing: Postgres' server programs with their
-# extensions, and a C compiler for the race detector. It needs root and apt-get for that, and else says what to install.
+# Installs what tests and demo need besides Go, git and make, if it is missing: Postgres' server programs with their
+# extensions, and a C compiler for the race detector. This needs root and apt-get. Without them the script says what to
+# install.
 set -eu
 
 missing=()
@@ -29,13 +30,13 @@ command -v "${CC:-gcc}" >/dev/null || missing+=(gcc libc6-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-	echo "Missing: ${missing[*]}. Install the packages, on Debian by:" >&2
+	echo "Missing: ${missing[*]}. Install these packages. On Debian:" >&2
 	echo "    sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}" >&2
 	exit 1
 fi
 echo "Installing ${missing[*]} with apt-get."
 case " ${missing[*]} " in
-*" postgresql "*) echo "(Debian makes a database cluster of its own when it installs Postgres. It is not used here.)" ;;
+*" postgresql "*) echo "(When Debian installs Postgres, it makes a database cluster. This project does not use it.)" ;;
 esac
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module, one after another, each for the time given (20s).
+# Runs every fuzz target of the module, one after another, each for the given time (20s).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,12 +8,12 @@ found=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# fuzz runs one target. Go's fuzzer may fail at the end of its time with "context deadline exceeded" and no failing
-# input: that says nothing of the target, which is then run once more.
+# fuzz runs one target. At the end of its time Go's fuzzer may fail with "context deadline exceeded" and no failing
+# input. That says nothing about the target, so it runs once more.
 fuzz() {
 	go test -run '^$' -fuzz "^$1\$" -fuzztime "$time" "$2" 2>&1 | tee "$log" && return
 	grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input written' "$log" || return 1
-	echo "fuzz $1 in $2 again: the fuzzer was cut at its end"
+	echo "fuzz $1 in $2 again: the fuzzer ran into its own time limit"
 	go test -run '^$' -fuzz "^$1\$" -fuzztime "$time" "$2"
 }
 
@@ -26,7 +26,7 @@ while IFS=: read -r file line; do
 	found=$((found + 1))
 done < <(grep -rE --include='*_test.go' --exclude-dir=.git --exclude-dir=.build '^func Fuzz[A-Za-z0-9_]*\(' .)
 if [ "$found" = 0 ]; then
-	echo "no fuzz target was found, and there are some: mend this script" >&2
+	echo "this script found no fuzz target, but there are some: fix the script" >&2
 	exit 1
 fi
 echo "$found fuzz targets passed"

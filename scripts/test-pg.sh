@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests that depend most on Postgres against its major versions given (16 17 18), one after another, and says
-# at the end who passed. A version that can't be installed, and a package whose tests reached no server, fail too.
+# Runs the tests that depend most on Postgres against the given major versions (16 17 18), one after another. At the end
+# it prints which packages passed. A version that can't be installed fails, and so does a package whose tests reached no
+# server.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ matrix=$(mktemp)
 trap 'rm -f "$matrix"' EXIT
 failed=0
 
-# rows makes the matrix of what go test -v printed. The server's version is what the server itself told testenv.
+# rows turns the output of go test -v into rows of the matrix. The server itself told testenv its version.
 rows() {
 	awk -F '\t' -v asked="$1" '
 		function row(package, seconds, result) {
@@ -29,7 +30,7 @@ rows() {
 		END { if (!n) row("none", "-", "FAIL") }'
 }
 
-# against tests a version. What passing tests print stays in the log.
+# against tests one version. The output of passing tests stays in the log.
 against() {
 	local bin log=.cache/test-pg-$1.log
 	: >"$log"

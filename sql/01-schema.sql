@@ -1,24 +1,24 @@
--- The sample that the demo and the docker-compose stack run: a small shop. Plain SQL, to be run once in an empty
--- database. For tables of your own, "bridge sql TABLE" prints the like.
+-- The sample that the demo and the docker-compose stack run: a small shop. Run it once, in an empty database.
+-- For your own tables, "bridge sql TABLE" prints SQL like this.
 --
---   products     a table whose rows are marked when they are gone (column "deleted")
---   orders       a table whose rows are really deleted; the bridge reads orders_feed, where a deleted one is a tombstone
+--   products     a table that marks deleted rows (column "deleted")
+--   orders       a table that deletes rows; the bridge reads orders_feed, where each deleted row is a tombstone
 --   order_lines  a view over both
 --
 -- BRIDGE_TABLES=products,orders_feed(key=id),order_lines(key=id)
 
--- What the bridge asks of a table -------------------------------------------------------------------------------
+-- What the bridge needs of a table ------------------------------------------------------------------------------
 
--- The transaction that last wrote the row. The trigger's name begins with zzz because BEFORE triggers fire in the
--- order of their names, and the last one wins. ALWAYS: also in sessions that replay the changes of another server.
+-- Column txid is the transaction that last wrote the row. BEFORE triggers fire in the order of their names, and the last
+-- one wins; so the trigger's name begins with zzz. ALWAYS: it also fires in sessions that replay another server's changes.
 CREATE FUNCTION lockstep_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	NEW.txid := txid_current();
 	RETURN NEW;
 END $$;
 
--- Wakes the bridge at commit. It is a hint: the bridge finds every row without it, a little later. The payload is the
--- same for all statements of a transaction, so that Postgres sends one notification.
+-- Wakes the bridge at commit. This is only a hint: without it the bridge finds every row a little later. All statements
+-- of a transaction send the same payload, so Postgres sends one notification.
 CREATE FUNCTION lockstep_notify() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM pg_notify('lockstep', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME);
@@ -66,8 +66,8 @@ CREATE TRIGGER zzz_lockstep_notify AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE 
 	FOR EACH STATEMENT EXECUTE FUNCTION lockstep_notify();
 ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_lockstep_notify;
 
--- The keys of deleted orders. A delete stays a real delete; its key is kept here with the transaction that did it.
--- SECURITY DEFINER: whoever deletes an order needs no right to this table.
+-- The keys of deleted orders. A delete stays a real delete. A trigger keeps the key here, with the transaction that
+-- deleted the row. SECURITY DEFINER: a role that deletes an order needs no right to this table.
 CREATE TABLE orders_deleted (
 	id   bigint PRIMARY KEY,
 	txid bigint NOT NULL
@@ -95,7 +95,7 @@ ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_lockstep_delete;
 ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_lockstep_rekey;
 ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_lockstep_truncate;
 
--- Living orders and tombstones. A key that was deleted and inserted again is a living row only.
+-- Living orders and tombstones. A key that was deleted and inserted again shows only as a living row.
 CREATE VIEW orders_feed AS
 SELECT id, product_id, customer, quantity, status, ordered_at, txid, false AS deleted FROM orders
 UNION ALL
@@ -104,8 +104,8 @@ WHERE NOT EXISTS (SELECT FROM orders o WHERE o.id = d.id);
 
 -- A join ---------------------------------------------------------------------------------------------------------
 
--- A row of a join is as new as the newest row in it. It stands on the feed, so that a deleted order shows as deleted;
--- the outer join keeps its tombstone, which has no product.
+-- A row of a join is as new as the newest row in it. The view reads orders_feed, so a deleted order shows as deleted.
+-- The outer join keeps the tombstone, which has no product.
 CREATE VIEW order_lines AS
 SELECT o.id, o.customer, o.quantity, p.name AS product, p.price, o.quantity * p.price AS total, o.status,
 	greatest(o.txid, p.txid) AS txid, o.deleted
@@ -113,8 +113,8 @@ FROM orders_feed o LEFT JOIN products p ON p.id = o.product_id;
 
 -- The bridge's role ----------------------------------------------------------------------------------------------
 
--- It reads what it publishes, nothing else. The password is the sample's; give yours by \password in psql.
--- With GRANT pg_read_all_stats TO lockstep the bridge can also name the session that holds its progress back.
+-- The role reads what the bridge publishes, and nothing else. The password is the sample's; set your own with \password
+-- in psql. After GRANT pg_read_all_stats TO lockstep the bridge can also name the session that holds back its progress.
 DO $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'lockstep') THEN

@@ -1,4 +1,4 @@
--- First rows of the sample.
+-- The first rows of the sample.
 
 INSERT INTO products (name, price, stock, tags, attributes) VALUES
 	('Field notebook', 7.90, 120, '{paper,stationery}', '{"pages": 48, "ruled": true}'),

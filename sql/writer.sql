@@ -1,5 +1,5 @@
--- One round of the sample's writer, to be run again and again: a new order, an older one moves on, a price changes, and
--- once there are more than 50 orders the oldest are deleted.
+-- One round of the sample's writer, which runs it again and again: it adds an order, moves an older one on, changes a
+-- price, and deletes the oldest orders once there are more than 50.
 
 BEGIN;
 INSERT INTO orders (product_id, customer, quantity)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A Docker engine for the tests of the docker-compose stack.
 #
-#   engine.sh start DIR   prints the DOCKER_HOST to use: the engine that answers, or one of its own with its files in DIR
-#   engine.sh stop DIR    ends the one of its own, and nothing else
+#   engine.sh start DIR   prints the DOCKER_HOST to use: of an engine that answers, or of its own, with its files in DIR
+#   engine.sh stop DIR    stops its own engine, and nothing else
 set -eu
 
 dir=$(mkdir -p "$2" && cd "$2" && pwd)
-# Sockets stand where paths are short: one may have 107 bytes.
+# A socket's path may have 107 bytes, so sockets live where paths are short.
 run=$(cat "$dir/run" 2>/dev/null || true)
 own="unix://$run/docker.sock"
 
@@ -21,7 +21,7 @@ install() {
 		exit 1
 	fi
 	echo "stack: installing ${missing[*]}" >&2
-	# No engine of the system's: the tests run one of their own.
+	# Keeps Debian from starting an engine of the system: the tests run their own.
 	printf '#!/bin/sh\nexit 101\n' >"$dir/policy-rc.d"
 	chmod +x "$dir/policy-rc.d"
 	[ -e /usr/sbin/policy-rc.d ] || { ln -s "$dir/policy-rc.d" /usr/sbin/policy-rc.d; trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
@@ -64,7 +64,7 @@ stop() {
 		fi
 		sleep 1
 	done
-	echo "stack: dockerd ($pid) does not end" >&2
+	echo "stack: dockerd ($pid) does not stop" >&2
 	return 1
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stand-ins for the images that the docker-compose stack names, for machines that can't pull them: the same names, made
-# from Debian's packages and the Go module proxy. They are for this project's tests alone; whoever can pull gets the real
-# ones. Grafana can't be made in this way; its dashboard is checked as a file.
+# Makes stand-ins for the images of the docker-compose stack, on machines that can't pull them. They have the same names
+# and come from Debian's packages and the Go module proxy. They are for this project's tests alone; a machine that can
+# pull gets the real images. There is no stand-in for Grafana; a test checks its dashboard as a file.
 #
 #   standins.sh DIR   DIR keeps what takes long to make
 set -eu
@@ -10,7 +10,7 @@ top=$(cd "$here/../.." && pwd)
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 base=lockstep-standin-base:bookworm
 
-# images lists what compose file and Dockerfile name, without our own.
+# images lists the images that the compose file and the Dockerfile name, without our own.
 images() {
 	grep -hoE '^ +image: [^ ]+:[^ ]+|^FROM [^ ]+:[^ ]+' "$top/docker-compose.yml" "$top/Dockerfile" | awk '{print $2}' | sort -u
 }
@@ -21,7 +21,7 @@ make_base() {
 	have $base && return
 	command -v debootstrap >/dev/null || { echo "stack: installing debootstrap"; apt-get install -y -qq debootstrap >/dev/null; }
 	if [ ! -f "$dir/base.tar" ]; then
-		echo "stack: making a root file system of Debian"
+		echo "stack: making a Debian root file system"
 		rm -rf "$dir/root"
 		debootstrap --variant=minbase --include=ca-certificates,wget bookworm "$dir/root" >"$dir/debootstrap.log" 2>&1 ||
 			{ tail -5 "$dir/debootstrap.log"; exit 1; }
@@ -32,7 +32,7 @@ make_base() {
 	docker import "$dir/base.tar" $base >/dev/null
 }
 
-# build makes one stand-in in a folder of its own, with the files that the function prepare_NAME puts there.
+# build makes one stand-in in its own folder. The function prepare_NAME puts files there.
 build() {
 	name=$1 image=$2
 	rm -rf "$dir/context" && cp -r "$here/standins/$name" "$dir/context"
@@ -49,7 +49,7 @@ prepare_nats() {
 	(cd "$top" && CGO_ENABLED=0 go build -o "$dir/context/nats-server" github.com/nats-io/nats-server/v2)
 }
 
-# The machine's own Go, and its own way to modules.
+# Uses this machine's Go and its settings for modules.
 prepare_golang() {
 	mkdir "$dir/context/go"
 	tar -C "$(go env GOROOT)" -c --exclude=./test --exclude=./doc . | tar -C "$dir/context/go" -x
@@ -67,7 +67,7 @@ for image in $(images); do
 	name=${image%%:*}
 	name=${name##*/}
 	if [ ! -d "$here/standins/$name" ]; then
-		echo "stack: $image can't be pulled, and has no stand-in: what needs it is not run"
+		echo "stack: $image can't be pulled and has no stand-in: its service does not run"
 		continue
 	fi
 	make_base

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a test of the docker-compose stack: test.sh Single, test.sh Cluster. It brings an engine and images where there
-# are none; what they need is kept in .stack.
+# Runs a test of the docker-compose stack: test.sh Single, test.sh Cluster. Where there is no engine or no image, it makes
+# them, and keeps their files in .stack.
 set -eu
 cd "$(dirname "$0")/../.."
 DOCKER_HOST=$(scripts/stack/engine.sh start .stack/engine)

@@ -1,5 +1,5 @@
-# What the official image's entrypoint does, as far as the stack needs it: at the first start it makes the cluster, the
-# database and the password, and runs what is in /docker-entrypoint-initdb.d.
+# Does what the official image's entrypoint does, as far as the stack needs it. At the first start it makes the cluster,
+# the database and the password, and runs the files in /docker-entrypoint-initdb.d.
 set -eu
 [ "${1:-}" = postgres ] || exec "$@"
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
