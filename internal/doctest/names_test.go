@@ -31,9 +31,11 @@ type code struct {
 	packages map[string]map[string]bool // names at package level, by the package's name
 	types    map[string][]*typ          // by the type's name
 	tests    map[string]bool
+	// home is the package whose type is meant where several have one of the name.
+	home string
 }
 
-// typ is a declared type, with what can be said behind its name and a dot.
+// typ is a declared type, with what can be said after its name and a dot.
 type typ struct {
 	pkg, name string
 	members   map[string]bool
@@ -184,8 +186,9 @@ var (
 //   - a file, if it ends like one: `doc.go`;
 //   - a test, which testNames finds;
 //   - a name of Go, if it is made of letters, digits and dots, with at least one small letter, and is not in words.
-//     Behind a dot it is a member of a type, or what a package declares: `session.poll`, `relation.Load`,
+//     After a dot it is a member of a type, or what a package declares: `session.poll`, `relation.Load`,
 //     `stream.Epochs.Holds`. Without a dot a package declares it, or it is a package: `newQueries`, `poller`.
+//     Several packages may have a type of one name; then that of the document's home is meant.
 //
 // Everything else (settings, SQL, metrics, commands with arguments) is not a name of Go.
 func (c *code) stale(text string, r *repo) string {
@@ -219,7 +222,11 @@ func (c *code) stale(text string, r *repo) string {
 		return ""
 	}
 	types := c.types[parts[len(parts)-2]]
+	atHome := func(t *typ) bool { return t.pkg == c.home }
 	for _, t := range types {
+		if len(parts) == 2 && !atHome(t) && slices.ContainsFunc(types, atHome) {
+			continue
+		}
 		if (len(parts) == 2 || t.pkg == parts[0]) && c.has(t, last) {
 			return ""
 		}
@@ -329,6 +336,16 @@ func TestStale_IsFound(t *testing.T) {
 	} {
 		if why := c.stale(text, r); (why == "") != declared {
 			t.Errorf("%s: got %q, want declared %v", text, why, declared)
+		}
+	}
+	if err := c.add("internal/wal/a.go", "package wal\ntype session struct{ confirmed int }"); err != nil {
+		t.Fatal(err)
+	}
+	for text, at := range map[string]string{"session.poll": "poller", "session.confirmed": "wal", "pair.first": "poller wal", "poller.session.poll": "poller wal"} {
+		for _, c.home = range []string{"poller", "wal"} {
+			if why := c.stale(text, r); (why == "") != strings.Contains(at, c.home) {
+				t.Errorf("%s in a document of %s: got %q, want it declared in %s", text, c.home, why, at)
+			}
 		}
 	}
 	if !c.tests["TestPoll_Once"] || len(c.tests) != 1 {
