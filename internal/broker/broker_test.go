@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-// logged is a log that may be read while it is written.
+// logged is a log that a test may read while others write to it.
 type logged struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -69,7 +69,7 @@ func TestConfig_ProblemsHidePasswords(t *testing.T) {
 	}
 }
 
-// Files that are missing, or are not what they should be, are named before
+// Files that are missing or hold something else are reported before
 // anything connects.
 func TestConfig_ProblemsOfFiles(t *testing.T) {
 	t.Parallel()
@@ -125,7 +125,7 @@ func TestConnect_ErrorsNameTheServerAndNoSecret(t *testing.T) {
 	}
 }
 
-// A server that accepts and says nothing must not hold up a process that is told to end.
+// A server that accepts a connection and then says nothing must not delay a process that is told to stop.
 func TestConnect_EndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -142,7 +142,7 @@ func TestConnect_EndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Nothing may be kept while the connection is away: the writer's epoch ends with the connection (I6).
+// While the connection is lost, no message may be kept for later: the writer's epoch ends with the connection (I6).
 func TestConnect_RidesOutARestart(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")

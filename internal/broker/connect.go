@@ -20,27 +20,27 @@ import (
 )
 
 const (
-	// connectTimeout bounds the attempt at one server: TCP, TLS and the handshake.
+	// connectTimeout limits the attempt to connect to one server: TCP, TLS and the handshake.
 	connectTimeout = 5 * time.Second
-	// pingInterval, twice, is how long a server may be silent before the connection is given up: one that is paused,
-	// or behind a broken network, ends no connection by itself.
+	// pingInterval is how often the client pings the server. When two pings have no answer, it gives the connection
+	// up: a server that is paused, or cut off by the network, does not end its connections.
 	pingInterval = 5 * time.Second
-	// maxDelay caps the pause between two passes over the servers.
+	// maxDelay limits the pause between two rounds over the servers.
 	maxDelay = 2 * time.Second
 	// repeatLog is how often a state that lasts is logged again.
 	repeatLog = time.Minute
 )
 
-// Config says where NATS is. Files are named by their paths.
+// Config says how to connect to NATS. Files are given by their paths.
 type Config struct {
-	// Name of the connection, which the server shows to its operator.
+	// Name is the name of the connection. The server shows it to its operator.
 	Name string
 
-	// URL lists servers, separated by commas; a user and a password or a token may stand before an @.
+	// URL lists servers, comma-separated. A user and password, or a token, may stand before an @.
 	URL string
-	// Creds is a credentials file (a JWT and its key), NKey a file with the seed of an NKey. At most one of them.
+	// Creds is a credentials file (a JWT and its seed), NKey a file with the seed of an NKey. At most one is set.
 	Creds, NKey string
-	// CA is a file of certificates to trust instead of the system's; Cert and Key are those of the client.
+	// CA is a file of CA certificates that replace the system's. Cert and Key are the client certificate and its key.
 	CA, Cert, Key string
 }
 
@@ -50,7 +50,7 @@ type Problem struct {
 	Err   error
 }
 
-// Problems reports every mistake that can be seen without a connection; it opens the files.
+// Problems reports every mistake that it can find without a connection. It reads the files.
 func (c Config) Problems() []Problem {
 	var found []Problem
 	add := func(field string, err error) {
@@ -65,7 +65,7 @@ func (c Config) Problems() []Problem {
 	}
 	switch {
 	case c.NKey != "" && c.Creds != "":
-		add("NKey", errors.New("is given, and a credentials file, too; use one"))
+		add("NKey", errors.New("is set together with a credentials file; set only one of them"))
 	case c.NKey != "":
 		_, err := nats.NkeyOptionFromSeed(c.NKey)
 		add("NKey", err)
@@ -78,9 +78,9 @@ func (c Config) Problems() []Problem {
 		_, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 		add("Cert", err)
 	case c.Cert != "":
-		add("Cert", errors.New("is given without its key"))
+		add("Cert", errors.New("is set without its key; set both"))
 	case c.Key != "":
-		add("Key", errors.New("is given without its certificate"))
+		add("Key", errors.New("is set without its certificate; set both"))
 	}
 	return found
 }
@@ -91,7 +91,7 @@ func credentials(file string) error {
 		return err
 	}
 	if _, err := nkeys.ParseDecoratedNKey(text); err != nil {
-		return fmt.Errorf("%s holds no JWT and seed, as nsc writes them", file)
+		return fmt.Errorf("%s does not hold a JWT and a seed, as nsc writes them", file)
 	}
 	return nil
 }
@@ -99,12 +99,12 @@ func credentials(file string) error {
 func certificates(file string) error {
 	pem, err := os.ReadFile(file)
 	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(pem) {
-		err = fmt.Errorf("%s holds no certificate in PEM form", file)
+		err = fmt.Errorf("%s holds no PEM certificate", file)
 	}
 	return err
 }
 
-// servers returns host:port of each server, for people.
+// servers checks the URL, and returns host:port of each server for messages.
 func (c Config) servers() (string, error) {
 	var hosts []string
 	for i, s := range strings.Split(c.URL, ",") {
@@ -115,22 +115,22 @@ func (c Config) servers() (string, error) {
 		if !strings.Contains(s, "://") {
 			s = "nats://" + s
 		}
-		// The parser's error is not passed on: it repeats the URL with its password.
+		// The parser's error is not returned: it repeats the URL with its password.
 		u, err := url.Parse(s)
 		switch {
 		case err != nil || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && net.ParseIP(u.Hostname()) == nil:
 			return "", fmt.Errorf("NATS URL: server %d is not of the form nats://host:port", i+1)
 		case u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss":
-			return "", fmt.Errorf("NATS URL: server %d has the scheme %q; known are nats, tls, ws and wss", i+1, u.Scheme)
+			return "", fmt.Errorf("NATS URL: server %d has the scheme %q; use nats, tls, ws or wss", i+1, u.Scheme)
 		}
 		hosts = append(hosts, u.Host)
 	}
 	return strings.Join(hosts, ","), nil
 }
 
-// Connect connects to one of the servers, or fails when each has failed once or ctx ends; the caller retries. A
-// connection that is lost later comes back by itself, for ever. With the option nats.RetryOnFailedConnect(true) the
-// connection is returned although no server answers yet. Options override those that Connect sets.
+// Connect connects to one of the servers. It fails when it has tried each server once, or when ctx ends; the caller
+// retries. A connection that is lost later reconnects by itself, without end. With nats.RetryOnFailedConnect(true)
+// Connect returns a connection also if no server answers yet. The options in more override those that Connect sets.
 func Connect(ctx context.Context, cfg Config, log zerolog.Logger, more ...nats.Option) (*nats.Conn, error) {
 	hosts, err := cfg.servers()
 	if err != nil {
@@ -147,14 +147,14 @@ func Connect(ctx context.Context, cfg Config, log zerolog.Logger, more ...nats.O
 	return nc, nil
 }
 
-// dial is nats.Connect, which knows no context. If ctx ends first, the attempt goes on for at most connectTimeout for
-// each server and its result is closed.
+// dial is nats.Connect with a context. If ctx ends first, the attempt goes on in the background, for at most
+// connectTimeout a server, and a connection that it makes is closed.
 func dial(ctx context.Context, servers string, opts []nats.Option) (*nats.Conn, error) {
 	type result struct {
 		nc  *nats.Conn
 		err error
 	}
-	done := make(chan result, 1) // one result is sent by the attempt, which never waits for a reader
+	done := make(chan result, 1) // the attempt sends one result, and does not wait for a reader
 	go func() {
 		nc, err := nats.Connect(servers, opts...)
 		done <- result{nc, err}
@@ -179,8 +179,8 @@ func (c Config) options(log zerolog.Logger) ([]nats.Option, error) {
 		nats.PingInterval(pingInterval),
 		nats.MaxPingsOutstanding(2),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // a refused login is retried like anything else: the server's users may be mended
-		nats.ReconnectBufSize(-1),   // publishing while disconnected fails at once
+		nats.IgnoreAuthErrorAbort(), // retry a refused login, too: somebody may correct the server's users
+		nats.ReconnectBufSize(-1),   // publishing while disconnected fails immediately
 		nats.CustomReconnectDelay(delay),
 	}
 	if c.Creds != "" {
@@ -202,14 +202,14 @@ func (c Config) options(log zerolog.Logger) ([]nats.Option, error) {
 	return append(opts, logging(log.With().Str("component", "broker").Logger())...), nil
 }
 
-// delay is the pause before the next pass over the servers: exponential, jittered, capped.
+// delay returns the pause before the next round over the servers: exponential, jittered, capped.
 func delay(attempts int) time.Duration {
 	d := 50 * time.Millisecond << min(attempts, 10)
 	d = min(d, maxDelay)
 	return d/2 + rand.N(d/2)
 }
 
-// logging are the handlers that log what becomes of the connection.
+// logging returns the handlers that log each change of the connection's state.
 func logging(log zerolog.Logger) []nats.Option {
 	var away, faults throttle
 	return []nats.Option{
@@ -220,12 +220,12 @@ func logging(log zerolog.Logger) []nats.Option {
 			if nc.IsClosed() {
 				return
 			}
-			away.ready() // the first line about it is this one
+			away.ready() // this line is the first about it
 			log.Warn().Err(err).Msg("broker connection lost")
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
 			if away.ready() {
-				log.Warn().Err(err).Msg("broker still away")
+				log.Warn().Err(err).Msg("broker still not connected")
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
@@ -251,7 +251,7 @@ func logging(log zerolog.Logger) []nats.Option {
 	}
 }
 
-// throttle lets one through each repeatLog.
+// throttle allows one line per repeatLog.
 type throttle struct {
 	mu   sync.Mutex
 	last time.Time // Guarded by mu.

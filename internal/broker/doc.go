@@ -1,12 +1,13 @@
-// Package broker connects to NATS; package embedded below it runs a server inside the process when there is no other.
+// Package broker connects to NATS. Package embedded, below it, runs a NATS server inside the process.
 //
-// [Connect] makes connections that come back for ever and never hold anything back: while the connection is away,
-// publishing MUST fail at once, because a writer begins a new epoch after every reconnect and nothing of the old one
-// may follow. [CheckServer] refuses servers that lose rows.
+// [Connect] makes connections that reconnect without end. While a connection is lost, publishing MUST fail immediately
+// and keep nothing for later: a writer begins a new epoch after every reconnect, and no message of the old epoch may
+// follow. [CheckServer] refuses servers that lose rows.
 //
-// Every change of a connection's state is logged once here, and failing attempts to come back at most once a minute;
-// callers watch nats.Conn's StatusChanged for what they have to do about it. Neither logs nor errors contain what was
-// before the @ of a URL, or the contents of a credentials file.
+// The package logs every change of a connection's state once, and failed attempts to reconnect at most once a minute.
+// Callers that must react to a change watch nats.Conn's StatusChanged. Logs and errors never contain what stands before
+// the @ of a URL, nor the contents of a credentials file.
 //
-// What a connection is used for, streams and retries included, is its owner's business.
+// The package knows nothing of what a connection is used for: streams and retries belong to the owner of the
+// connection.
 package broker

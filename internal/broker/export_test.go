@@ -1,4 +1,4 @@
 package broker
 
-// Older is what CheckServer decides by; no server that is too old can be had in a test.
+// Older is the comparison that CheckServer uses: tests have no server that is too old.
 func Older(got string) bool { return older(got, minServer) }

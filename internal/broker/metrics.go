@@ -5,14 +5,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Collector shows the connections of a process as metrics, from nats.go's own counters.
+// Collector has the metrics of a process's connections to the broker. They come from the counters of nats.go.
 type Collector struct {
 	conns []*nats.Conn
 
 	connected, reconnects, in, out *prometheus.Desc
 }
 
-// NewCollector makes one collector for all connections to the broker.
+// NewCollector returns a collector for all these connections together.
 func NewCollector(conns ...*nats.Conn) *Collector {
 	desc := func(name, help string) *prometheus.Desc {
 		return prometheus.NewDesc("lockstep_broker_"+name, help, nil, nil)

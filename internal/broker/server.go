@@ -9,29 +9,29 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// minServer is the first nats-server whose streams with one message for each subject keep every last one, and whose
-// batches hold what the writer relies on.
+// minServer is the first nats-server that never loses the last message of a subject when it compacts a stream with one
+// message per subject, and whose batches do what the writer relies on.
 const minServer = "2.14.5"
 
-// ErrOldServer is in the error of CheckServer about a server that is too old.
+// ErrOldServer is wrapped in the error of CheckServer about a server that is too old.
 var ErrOldServer = errors.New("nats-server is too old")
 
-// CheckServer refuses a server that loses rows. It looks at the one server that the connection is with, so it is
-// called again after each reconnect: another member of a cluster may be older.
+// CheckServer refuses a server that loses rows. It checks only the server that the connection leads to. So the caller
+// calls it again after each reconnect: another member of a cluster may be older.
 func CheckServer(nc *nats.Conn) error {
 	got := nc.ConnectedServerVersion()
 	if got == "" {
 		return nats.ErrDisconnected
 	}
 	if older(got, minServer) {
-		return fmt.Errorf("%w: %s runs %s, and before %s it loses rows when it compacts a stream; upgrade every "+
+		return fmt.Errorf("%w: %s runs %s, and versions before %s lose rows when they compact a stream; upgrade every "+
 			"server of the cluster to %s or later", ErrOldServer, nc.ConnectedAddr(), got, minServer, minServer)
 	}
 	return nil
 }
 
-// older compares versions like 2.14.5 and 2.15.0-RC.1; a pre-release is older than its release, and what is not a
-// version is older than all.
+// older compares versions such as 2.14.5 and 2.15.0-RC.1. A pre-release is older than its release. Text that is not a
+// version is older than every version.
 func older(got, than string) bool {
 	g, pre, ok := parseVersion(got)
 	if !ok {

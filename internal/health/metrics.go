@@ -8,25 +8,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics are the collectors of all captures of a process, by relation.
+// Metrics has the metrics of all captures of a process, by relation.
 type Metrics struct {
 	polls, rows, reconciles                   *prometheus.HistogramVec
 	errors, missing, stale, zombie            *prometheus.CounterVec
 	loadRows, loadEstimate, nulls, reconciled *prometheus.GaugeVec
 
 	mu sync.Mutex
-	// Guarded by mu: by relation, what is computed when it is asked for.
+	// Guarded by mu. Collect computes some metrics from it, by relation.
 	seen map[string]*observed
 }
 
-// observed is when a relation's last heartbeat was read and published, and how
-// far Postgres has gone since.
+// observed is what is known about a relation's last heartbeat: when its state
+// was read, when it was published, its since; and the transaction ID that
+// Postgres gives out next.
 type observed struct {
 	read, published time.Time
 	since, next     uint64
 }
 
-// NewMetrics makes the collectors and registers them with reg, unless it is nil.
+// NewMetrics makes the metrics and registers them with reg, unless reg is nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	auto := promauto.With(reg)
 	opts := func(name, help string) prometheus.Opts {
@@ -44,15 +45,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return auto.NewCounterVec(prometheus.CounterOpts(opts(name, help)), label)
 	}
 	m := &Metrics{
-		polls:        hist("poll_seconds", "Time of one poll: query, and publishing its rows.", prometheus.ExponentialBuckets(0.0002, 4, 10)),
+		polls:        hist("poll_seconds", "Time of one poll: the query, and publishing its rows.", prometheus.ExponentialBuckets(0.0002, 4, 10)),
 		rows:         hist("batch_rows", "Rows of each batch that had any.", prometheus.ExponentialBuckets(1, 10, 8)),
-		errors:       count("relation_errors_total", "Sessions of a relation that ended in an error, and were begun anew."),
-		reconciles:   hist("reconcile_seconds", "Time of comparing the stream with the relation, and of the repair.", prometheus.ExponentialBuckets(0.01, 4, 10)),
-		missing:      count("reconcile_missing_total", "Rows that the stream did not have, found by reconcile and published."),
-		stale:        count("reconcile_stale_total", "Rows that the stream had with other content, found by reconcile and published."),
-		zombie:       count("reconcile_zombie_total", "Rows that the stream had and the relation did not, found by reconcile and published as deleted."),
+		errors:       count("relation_errors_total", "Sessions of a relation that ended in an error and were started again."),
+		reconciles:   hist("reconcile_seconds", "Time to compare the stream with the relation and to repair it.", prometheus.ExponentialBuckets(0.01, 4, 10)),
+		missing:      count("reconcile_missing_total", "Rows missing in the stream that reconcile found and published."),
+		stale:        count("reconcile_stale_total", "Rows with other content in the stream that reconcile found and published."),
+		zombie:       count("reconcile_zombie_total", "Rows in the stream but not in the relation that reconcile found and published as deleted."),
 		reconciled:   gauge("reconcile_last_success_timestamp_seconds", "When the stream was last compared with the relation."),
-		loadRows:     gauge("load_rows", "Rows read by the batch that reads the whole relation."),
+		loadRows:     gauge("load_rows", "Rows read so far by the batch that reads the whole relation."),
 		loadEstimate: gauge("load_rows_estimate", "Rows that Postgres expects in the relation."),
 		nulls:        gauge("null_txid_rows", "Rows whose txid is NULL, which no poll sees (counted up to 1000)."),
 		seen:         make(map[string]*observed),
@@ -68,7 +69,7 @@ var (
 	lagSeconds      = prometheus.NewDesc("lockstep_bridge_lag_seconds", "Age of the state that the last heartbeat stands for.", label, nil)
 	heartbeatAge    = prometheus.NewDesc("lockstep_bridge_heartbeat_age_seconds", "Time since the last heartbeat was published.", label, nil)
 	lagTransactions = prometheus.NewDesc("lockstep_bridge_lag_transactions",
-		"Transaction IDs given out by Postgres that the last heartbeat's since does not yet cover.", label, nil)
+		"Transaction IDs that Postgres has given out and the last heartbeat's since does not yet cover.", label, nil)
 )
 
 // Describe implements prometheus.Collector, for what Collect computes.
@@ -95,7 +96,8 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// RelationMetrics are one relation's. Its methods may be called at once.
+// RelationMetrics has the metrics of one relation. Its methods may be called
+// concurrently.
 type RelationMetrics struct {
 	m    *Metrics
 	name string
@@ -135,7 +137,8 @@ func (r RelationMetrics) Next(txid uint64) {
 	r.observe(func(o *observed) { o.next = txid })
 }
 
-// Heartbeat says that one with the since was published, of what was read then.
+// Heartbeat says when a heartbeat was published, when its state was read, and
+// its since.
 func (r RelationMetrics) Heartbeat(published, read time.Time, since uint64) {
 	r.observe(func(o *observed) { o.published, o.read, o.since = published, read, since })
 }
@@ -153,17 +156,18 @@ func (r RelationMetrics) Batch(took time.Duration, rows int64) {
 	}
 }
 
-// Load shows the progress of what reads the whole relation.
+// Load sets the progress of a batch that reads the whole relation.
 func (r RelationMetrics) Load(done, estimate int64) {
 	r.loadRows.Set(float64(done))
 	r.loadEstimate.Set(float64(estimate))
 }
 
-// Reconciled counts a comparison of stream and relation by what it repaired.
+// Reconciled counts a comparison of stream and relation, and the rows that it
+// repaired.
 func (r RelationMetrics) Reconciled(took time.Duration, missing, stale, zombie int64) {
 	r.reconciles.Observe(took.Seconds())
 	r.missing.Add(float64(missing))
 	r.stale.Add(float64(stale))
 	r.zombie.Add(float64(zombie))
-	r.m.reconciled.WithLabelValues(r.name).SetToCurrentTime() // there is none before the first
+	r.m.reconciled.WithLabelValues(r.name).SetToCurrentTime() // absent before the first comparison
 }

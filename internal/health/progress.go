@@ -6,18 +6,18 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// progressEvery is how often what takes long is logged.
+// progressEvery is how often progress is logged.
 const progressEvery = 5 * time.Second
 
 // Progress logs how far the reading of a whole relation has come.
 type Progress struct{ begun, next time.Time }
 
-// NewProgress returns the progress of what began then.
+// NewProgress returns the progress of a read that began at begun.
 func NewProgress(begun time.Time) Progress {
 	return Progress{begun: begun, next: begun.Add(progressEvery)}
 }
 
-// Log logs the rows that were read, of about so many, if it is time to.
+// Log logs how many rows of about estimate were read, every progressEvery.
 func (p *Progress) Log(log zerolog.Logger, rows, estimate int64) {
 	now := time.Now()
 	if now.Before(p.next) {

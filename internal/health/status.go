@@ -1,10 +1,10 @@
-// Package health is what captures tell people and monitors: the status of each
-// relation, and metrics.
+// Package health is how captures report to people and to monitoring: the status
+// of each relation, its metrics, and the progress of loads.
 package health
 
 import "time"
 
-// State is what the capture of a relation does.
+// State is what the capture of a relation does now.
 type State string
 
 // States of a capture.
@@ -16,16 +16,16 @@ const (
 	StateFailing   State = "failing"
 )
 
-// Status is a capture's state for people and health checks.
+// Status is the state of a capture, for people and health checks.
 type Status struct {
 	State State
-	// Note says more of the state, empty for nothing.
+	// Note says more about the state, if there is more to say.
 	Note string
-	// Err is what keeps the relation from being captured, nil if nothing does.
+	// Err says why the relation can't be captured, nil if it can.
 	Err error
-	// Heartbeat is when the last heartbeat was published, zero for never.
+	// Heartbeat is when the last heartbeat was published, zero before the first.
 	Heartbeat time.Time
 	// LoadDone and LoadRows are the progress of a batch that reads the whole
-	// relation: rows read and rows expected.
+	// relation: the rows read so far, and the rows expected.
 	LoadDone, LoadRows int64
 }

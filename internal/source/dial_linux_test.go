@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What was sent to a server that vanished is given up soon (I9).
+// A connection with unacknowledged data to a server that vanished fails soon (I9).
 func TestConfigure_GivesUpWhatIsNotAcknowledged(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"net"
 )
 
-// dial connects so that a server that vanished from the network is noticed, by
-// keepalives or, where something was sent to it, when TCP gives up.
+// dial returns a connection that fails if the server vanishes from the network:
+// by keepalives or, with unacknowledged data, when TCP gives up.
 func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{KeepAlive: keepAlive}
 	return d.DialContext(ctx, network, address)

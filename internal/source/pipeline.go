@@ -10,33 +10,34 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// maxPrepared bounds the statements of a connection: those of relations as
-// they were before are of no more use, but the server keeps them.
+// maxPrepared limits the prepared statements of a connection. When a relation
+// changes, its old statements are of no use, but the server keeps them.
 const maxPrepared = 1000
 
-// Statement is one of those that travel together, with its parameters in text
-// form.
+// Statement is one statement of a pipeline, with its parameters in text form.
 type Statement struct {
 	SQL    string
 	Params [][]byte
-	// Shape changes with the relation that is read, so that a plan that Postgres
-	// refuses is never asked for again; 0 for a statement that all relations share.
+	// Shape changes when the relation that is read changes, so that a plan that
+	// Postgres refuses is not used again. It is 0 for a statement that all
+	// relations share.
 	Shape uint64
 }
 
-// Pipeline is statements that travel in one round trip. It belongs to one
-// goroutine, which takes their results in order.
+// Pipeline is a list of statements that travel in one round trip. It belongs to
+// one goroutine, which takes the results in order.
 type Pipeline struct {
 	pl *pgconn.Pipeline
-	// prepared are the connection's statements, preparing those on their way.
+	// prepared has the names of the connection's prepared statements. preparing
+	// has those that were sent, and not yet confirmed.
 	prepared  map[string]bool
 	preparing []string
 }
 
-// Send sends the statements. What the connection does not have is prepared, each
-// right before it is executed: Postgres locks a statement's relations to prepare
-// it, which never waits behind a LOCK … NOWAIT of them. The caller closes the
-// pipeline.
+// Send sends the statements. It prepares those that the connection does not
+// have, each right before it is executed: to prepare a statement, Postgres locks
+// its relations, and after a LOCK … NOWAIT of them that never waits. The caller
+// closes the pipeline.
 func Send(ctx context.Context, conn *pgxpool.Conn, statements ...Statement) (*Pipeline, error) {
 	prepared := ConnectionOf(conn).prepared
 	if len(prepared) >= maxPrepared {
@@ -51,20 +52,20 @@ func Send(ctx context.Context, conn *pgxpool.Conn, statements ...Statement) (*Pi
 		_, _ = h.Write([]byte(s.SQL))
 		name := "lockstep_" + strconv.FormatUint(s.Shape, 36) + "_" + strconv.FormatUint(h.Sum64(), 36)
 		if !prepared[name] {
-			p.pl.SendDeallocate(name) // a pipeline may have been left before it said that it had prepared it
+			p.pl.SendDeallocate(name) // an earlier pipeline may have prepared it, and ended before it knew
 			p.pl.SendPrepare(name, s.SQL, nil)
 			p.preparing = append(p.preparing, name)
 		}
 		p.pl.SendQueryPrepared(name, s.Params, nil, nil)
 	}
 	if err := p.pl.Sync(); err != nil {
-		_ = p.pl.Close() // the connection is gone, which the error says
+		_ = p.pl.Close() // err says that the connection is lost
 		return nil, err
 	}
 	return p, nil
 }
 
-// Next returns the next statement's result reader.
+// Next returns the result of the next statement.
 func (p *Pipeline) Next() (*pgconn.ResultReader, error) {
 	for {
 		res, err := p.pl.GetResults()
@@ -94,6 +95,6 @@ func (p *Pipeline) Skip() error {
 	return err
 }
 
-// Close reads what is left, unless the context has ended, which closes the
-// connection.
+// Close reads the remaining results. If the context has ended, the connection is
+// closed instead.
 func (p *Pipeline) Close() error { return p.pl.Close() }

@@ -1,5 +1,5 @@
-// Package source is the connections to Postgres that the captures of a process
-// share, set up so that the text form of every value is the one that
+// Package source holds the connections to Postgres that the captures of a
+// process share. It sets them up so that every value has the text form that
 // relation.Encoder reads.
 package source
 
@@ -21,34 +21,34 @@ import (
 )
 
 const (
-	// maxConns bounds the connections that all relations of a process share;
-	// spareConns of them are never taken by batches that read a whole relation.
+	// maxConns limits the connections that all relations of a process share.
+	// Batches that read a whole relation leave spareConns of them to others.
 	maxConns       = 10
 	spareConns     = 2
 	maxComparisons = 2
 	connectTimeout = 10 * time.Second
 	keepAlive      = 15 * time.Second
-	// goneAfter is how long what was sent may stay without an acknowledgement.
+	// goneAfter is how long data that was sent may stay unacknowledged.
 	goneAfter = 30 * time.Second
 )
 
-// Pool is the connections to Postgres that the captures of a process share.
+// Pool holds the connections to Postgres that the captures of a process share.
 type Pool struct {
 	pool *pgxpool.Pool
-	// connects counts connections ever made: after a new one, Postgres may
-	// have crashed and forgotten transactions since the last look.
+	// connects counts all connections made. After a new one, Postgres may have
+	// crashed, and lost transactions that were seen before.
 	connects atomic.Int64
-	// Loads holds one token for each batch that reads a whole relation, so
-	// that some connections are always left for the others (I10): who begins
-	// one sends, and receives when it has ended.
+	// Loads holds one token for each batch that reads a whole relation, so that
+	// some connections are always left for other relations (I10). The batch
+	// sends before it begins, and receives after it has ended.
 	Loads chan struct{}
-	// Comparisons likewise holds one token for each comparison of a stream with
-	// its relation: each takes tens of megabytes (I9).
+	// Comparisons holds one token for each comparison of a stream with its
+	// relation, in the same way: each takes tens of megabytes (I9).
 	Comparisons chan struct{}
 }
 
-// Open returns a pool for the given number of relations, 0 where it is not
-// yet known. It connects only when it is used.
+// Open returns a pool for that many relations, 0 if the number is not yet known.
+// The pool connects when it is used.
 func Open(url string, relations int) (*Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -67,7 +67,7 @@ func Open(url string, relations int) (*Pool, error) {
 		if err != nil {
 			return err
 		}
-		if src.Version >= 170000 { // as statement_timeout below; older servers don't know it
+		if src.Version >= 170000 { // like statement_timeout below; older servers don't have it
 			if _, err := c.Exec(ctx, "SET transaction_timeout = 0"); err != nil {
 				return fmt.Errorf("set up a connection: %w", err)
 			}
@@ -81,18 +81,18 @@ func Open(url string, relations int) (*Pool, error) {
 	return p, nil
 }
 
-// Configure sets a connection up as the pool's are, on which the encoder relies:
-// the text form of values depends on its settings.
+// Configure gives a connection the settings that those of the pool have. The
+// text form of values depends on them, and relation.Encoder relies on it.
 func Configure(cfg *pgconn.Config) {
 	for name, value := range map[string]string{
 		"application_name": "lockstep bridge", "client_encoding": "UTF8",
 		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
 		"bytea_output": "hex", "extra_float_digits": "1", "quote_all_identifiers": "off",
-		// A first load takes as long as it takes.
+		// A first load may take any time.
 		"statement_timeout": "0",
-		// Nothing is worth a wait, during which other relations lack a connection
-		// (I10); but functions that look at the catalog can't be told so, nor a view
-		// of which LOCK does not lock all: materialized views, indexes.
+		// Nothing waits long for a lock, because other relations need the connection
+		// (I10). LOCK has NOWAIT, but functions that read the catalog have not, and
+		// of a view LOCK does not lock everything: not materialized views and indexes.
 		"lock_timeout": "100ms",
 	} {
 		cfg.RuntimeParams[name] = value
@@ -103,20 +103,20 @@ func Configure(cfg *pgconn.Config) {
 	cfg.DialFunc = dial
 }
 
-// Connection is what the pool knows of each of its connections.
+// Connection is what the pool knows about one of its connections.
 type Connection struct {
-	// Number counts connections from 1 on, in the order they were made.
+	// Number counts the connections of the pool, from 1, in the order they were made.
 	Number int64
-	// Source is where it leads, as it was when it was made: a name may lead to
-	// another server later.
+	// Source is the server that the connection leads to. It was read when the
+	// connection was made: the same name may lead to another server later.
 	Source relation.Source
-	// prepared are the names of its statements.
+	// prepared has the names of its prepared statements.
 	prepared map[string]bool
 }
 
 const connectionKey = "lockstep"
 
-// ConnectionOf returns what the pool knows of a connection that Acquire returned.
+// ConnectionOf returns what the pool knows about a connection from Acquire.
 func ConnectionOf(c *pgxpool.Conn) *Connection {
 	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(*Connection)
 	if !ok {
@@ -125,7 +125,7 @@ func ConnectionOf(c *pgxpool.Conn) *Connection {
 	return conn
 }
 
-// Close closes all connections; it waits for those in use.
+// Close waits for the connections in use, and closes all.
 func (p *Pool) Close() { p.pool.Close() }
 
 // Query implements relation.Querier.
@@ -133,10 +133,10 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	return p.pool.Query(ctx, sql, args...)
 }
 
-// Connects counts the connections made so far.
+// Connects returns how many connections were made so far.
 func (p *Pool) Connects() int64 { return p.connects.Load() }
 
-// Acquire returns a connection, which the caller releases. It waits for one.
+// Acquire waits for a free connection and returns it. The caller releases it.
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
@@ -145,7 +145,7 @@ func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// IsChanged says whether an error of Postgres means that the relation changed.
+// IsChanged reports whether an error of Postgres means that the relation changed.
 func IsChanged(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -157,7 +157,8 @@ func IsChanged(err error) bool {
 	return strings.HasPrefix(pg.Code, "42") || slices.Contains([]string{"0A000", "XX000", "26000"}, pg.Code)
 }
 
-// Of names a relation of a source as streams do.
+// Of returns what a stream keeps about the origin of its rows: the server, the
+// database, and the relation's OID.
 func Of(src relation.Source, rel *relation.Relation) capture.Source {
 	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID}
 }

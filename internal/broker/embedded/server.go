@@ -1,7 +1,7 @@
-// Package embedded runs a JetStream server inside the process where there is
-// no other, with its files in one directory, which it locks: two servers on
-// the same files would destroy them. It is a package of its own so that a
-// program that only connects does not have a server in it.
+// Package embedded runs a NATS server with JetStream inside the process, for
+// users who have no NATS. The server keeps its files in one directory and locks
+// it: two servers on the same files would destroy them. The package is separate
+// from broker so that a program that only connects contains no server.
 package embedded
 
 import (
@@ -23,21 +23,21 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Config is an embedded server's.
+// Config is the configuration of an embedded server.
 type Config struct {
-	// Name of the server.
+	// Name is the name of the server.
 	Name string
-	// Listen is the host:port on which it takes clients; port 0 is a free one.
+	// Listen is the host:port for clients. Port 0 stands for any free port.
 	Listen string
-	// Dir keeps its streams.
+	// Dir is the directory for its streams.
 	Dir string
-	// MaxPayload is the largest message in bytes; 0 is 8 MiB, the most that NATS advises.
+	// MaxPayload is the largest message, in bytes. 0 is 8 MiB, the most that NATS recommends.
 	MaxPayload int
 }
 
 const defaultMaxPayload = 8 << 20
 
-// Server is a nats-server with JetStream in this process. Start, Connect and Shutdown are called one after another.
+// Server is a nats-server with JetStream in this process. Its methods must not be called concurrently.
 type Server struct {
 	// Static after construction.
 	cfg Config
@@ -48,13 +48,13 @@ type Server struct {
 	lock *os.File
 }
 
-// New makes a server that has yet to be started.
+// New returns a server that is not yet started.
 func New(cfg Config, log zerolog.Logger) *Server {
 	return &Server{cfg: cfg, log: log.With().Str("component", "nats-server").Logger()}
 }
 
-// Start starts the server and returns when it takes clients, which is after it has read its streams from disk. After
-// an error nothing runs.
+// Start starts the server. It returns when the server has read its streams from disk and accepts clients. After an
+// error no server runs.
 func (s *Server) Start(ctx context.Context) error {
 	opts, err := s.cfg.serverOptions()
 	if err != nil {
@@ -91,34 +91,34 @@ func (s *Server) start(ctx context.Context, opts *server.Options) error {
 			return context.Cause(ctx)
 		}
 	}
-	// JetStream that could not begin is reported this way, and the server goes on without it.
+	// If JetStream could not start, the server logs that as fatal, and goes on without JetStream.
 	if err := log.fatal(); err != nil {
 		return fmt.Errorf("start the embedded nats-server: %w", err)
 	}
 	if host, _, _ := net.SplitHostPort(s.cfg.Listen); !loopback(host) {
 		s.log.Warn().Str("remote", s.srv.Addr().String()).
-			Msg("embedded nats-server takes clients from other machines without a password")
+			Msg("embedded nats-server accepts clients from other machines without a password")
 	}
 	return nil
 }
 
-// Connect connects within the process. The connection works as long as the server, and is no load to a network.
+// Connect connects inside the process, without the network. The connection works until Shutdown.
 func (s *Server) Connect(ctx context.Context, log zerolog.Logger, more ...nats.Option) (*nats.Conn, error) {
 	opts := append([]nats.Option{nats.InProcessServer(s.srv)}, more...)
 	return broker.Connect(ctx, broker.Config{Name: s.cfg.Name}, log, opts...)
 }
 
-// ClientURL is where other programs reach the server.
+// ClientURL returns the URL at which other programs reach the server.
 func (s *Server) ClientURL() string { return s.srv.ClientURL() }
 
-// Shutdown ends the server and waits for its end. Close the connections first, or they will try to come back.
+// Shutdown stops the server and waits until it has stopped. Close all connections first, or they try to reconnect.
 func (s *Server) Shutdown() {
 	if s.srv != nil {
 		s.srv.Shutdown()
 		s.srv.WaitForShutdown()
 	}
 	if s.lock != nil {
-		s.lock.Close() // which unlocks
+		s.lock.Close() // closing unlocks
 		s.lock = nil
 	}
 }
@@ -133,7 +133,7 @@ func (c Config) serverOptions() (*server.Options, error) {
 		return nil, fmt.Errorf("address %q of the embedded nats-server has no port from 0 to 65535", c.Listen)
 	}
 	if c.Dir == "" {
-		return nil, errors.New("the embedded nats-server has no directory for its files")
+		return nil, errors.New("the embedded nats-server has no directory for its files; set BRIDGE_NATS_DIR")
 	}
 	maxPayload := c.MaxPayload
 	if maxPayload == 0 {
@@ -147,7 +147,7 @@ func (c Config) serverOptions() (*server.Options, error) {
 		MaxPayload:      int32(maxPayload),
 		JetStream:       true,
 		StoreDir:        c.Dir,
-		SyncInterval:    time.Second, // bounds what a loss of power takes; the default is two minutes
+		SyncInterval:    time.Second, // limits what a power failure loses; the default is two minutes
 		JetStreamLimits: server.JSLimitOpts{DefaultMaxConsumers: -1},
 	}
 	if port == 0 {
@@ -156,7 +156,7 @@ func (c Config) serverOptions() (*server.Options, error) {
 	return o, nil
 }
 
-// lockDir makes the directory and takes it for this process. The lock ends with the process, however it ends.
+// lockDir makes the directory and locks it for this process. The lock ends with the process, also if it is killed.
 func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the embedded nats-server's directory: %w", err)
@@ -176,7 +176,7 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// checkFree tells before the server starts, in words, that its address can't be had; the server itself would log it.
+// checkFree returns an error that says what to do if the address is taken. The server itself would only log that.
 func checkFree(ctx context.Context, addr string) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -184,7 +184,7 @@ func checkFree(ctx context.Context, addr string) error {
 			"one, set BRIDGE_NATS_LISTEN to a free address, or set NATS_URL=nats://%s if it is the NATS server to use", addr, addr)
 	}
 	if err != nil {
-		return fmt.Errorf("take clients of the embedded nats-server: %w", err)
+		return fmt.Errorf("listen for clients of the embedded nats-server: %w", err)
 	}
 	return l.Close()
 }
@@ -194,8 +194,8 @@ func loopback(host string) bool {
 	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
-// serverLog passes the server's lines on from warnings up, and keeps the first fatal one, after which the server
-// expects its logger to end the process.
+// serverLog passes on the server's warnings and errors. It keeps the first fatal error: there the server expects its
+// logger to end the process.
 type serverLog struct {
 	log zerolog.Logger
 

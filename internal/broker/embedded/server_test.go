@@ -53,6 +53,7 @@ func TestServer_KeepsStreamsAndTakesClients(t *testing.T) {
 	}
 }
 
+// A server that can't start says why, and what to do.
 func TestServer_SaysWhatStandsInItsWay(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -81,7 +82,7 @@ func TestServer_SaysWhatStandsInItsWay(t *testing.T) {
 func TestServer_LiftsTheConsumerLimit(t *testing.T) {
 	t.Parallel()
 	if server.JSDefaultMaxConsumersPerStream != 1000 {
-		t.Fatalf("the server's default limit is %d now; mend this test", server.JSDefaultMaxConsumersPerStream)
+		t.Fatalf("the server's default limit is %d now; correct this test", server.JSDefaultMaxConsumersPerStream)
 	}
 	e := embedded.New(embedded.Config{Listen: "127.0.0.1:0", Dir: t.TempDir()}, zerolog.Nop())
 	if err := e.Start(t.Context()); err != nil {
