@@ -1,133 +1,124 @@
-// Mutants shows that the tests of the invariants can fail: each mutant breaks
-// one mechanism in a copy of the project, and the test named beside it must
-// then fail. Run it with `make mutants`; arguments choose mutants by name.
+// Mutants shows that the tests of the invariants can fail: each mutant breaks one mechanism, and the test named beside
+// it must then fail. Run it with `make mutants`; arguments choose mutants by name, and -changed those that a revision
+// did not have in their present form.
+//
+// The compiler is given the broken file in the place of the true one (go build -overlay), so a mutant costs no copy of
+// the project and compiles only what depends on that file. All work is done on one copy of the sources, made at the
+// start: who edits them meanwhile disturbs nothing.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
-	"io/fs"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	changed := flag.String("changed", "", "take only mutants whose file or test, or who themselves, changed since this git revision")
+	workers := flag.Int("workers", 4, "how many mutants run at the same time; most of their time is waiting")
+	flag.Parse()
+	if err := run(ctx, *changed, *workers, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, names []string) error {
-	dir, err := os.MkdirTemp("", "lockstep-mutants-")
+// run tries the mutants that were chosen, and prints a line for each as it ends.
+func run(ctx context.Context, since string, workers int, names []string) error {
+	chosen, err := choose(since, names)
 	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
+		return err
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	var survived, ran int
-	for _, m := range mutants {
-		if len(names) > 0 && !slices.Contains(names, m.name) {
-			continue
-		}
-		ran++
-		begun := time.Now()
-		killed, out, err := m.try(ctx, dir)
-		if err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
-		}
-		verdict := "killed"
-		if !killed {
-			verdict = "SURVIVED"
-			survived++
-		}
-		fmt.Printf("%-8s  %-4s %-28s %s %s  (%s)\n", verdict, m.invariant, m.name, m.pkg, m.test, time.Since(begun).Round(time.Second))
-		if !killed {
-			fmt.Println(out)
-		}
+	if len(chosen) == 0 {
+		fmt.Println("no mutant's file or test has changed")
+		return nil
 	}
-	fmt.Printf("%d mutants, %d survived\n", ran, survived)
-	if survived > 0 || ran == 0 {
-		return errors.New("a test can't fail, or no mutant was chosen")
+	l, err := newLab(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	begun := time.Now()
+	var mu sync.Mutex
+	survived := 0 // Guarded by mu.
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	for _, m := range chosen {
+		g.Go(func() error {
+			r, err := l.try(ctx, m)
+			if err != nil {
+				return fmt.Errorf("%s: %w", m.name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if !r.killed {
+				survived++
+			}
+			fmt.Println(m.line(r))
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	total := time.Since(begun)
+	fmt.Printf("%d mutants in %s, %.1f s each; %d survived\n",
+		len(chosen), total.Round(time.Second), total.Seconds()/float64(len(chosen)), survived)
+	if survived > 0 {
+		return errors.New("a test that must fail did not")
 	}
 	return nil
 }
 
-// try copies the project, breaks it and runs the test. A mutant that does not
-// compile, or whose test does not exist, proves nothing and is an error.
-func (m mutant) try(ctx context.Context, dir string) (killed bool, out string, err error) {
-	if err := copyTree(".", dir); err != nil {
-		return false, "", err
-	}
-	if err := m.apply(dir); err != nil {
-		return false, "", err
-	}
-	if out, err := m.command(ctx, dir, "vet", "./"+filepath.ToSlash(filepath.Dir(m.file))).CombinedOutput(); err != nil {
-		return false, "", fmt.Errorf("does not compile: %s", out)
-	}
-	b, err := m.command(ctx, dir, "test", "-count=1", "-timeout=5m", "-v", "-run", "^("+m.test+")$", m.pkg).CombinedOutput()
-	if ctx.Err() != nil {
-		return false, "", ctx.Err()
-	}
-	if !strings.Contains(string(b), "=== RUN") {
-		return false, "", fmt.Errorf("test %s of %s did not run: %s", m.test, m.pkg, b)
-	}
-	return err != nil, string(b), nil
-}
-
-func (m mutant) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = dir
-	return cmd
-}
-
-// apply replaces the only place of old in the file.
-func (m mutant) apply(dir string) error {
-	path := filepath.Join(dir, m.file)
-	src, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read: %w", err)
-	}
-	if n := strings.Count(string(src), m.old); n != 1 {
-		return fmt.Errorf("the code to break stands %d times in %s, want once", n, m.file)
-	}
-	return os.WriteFile(path, []byte(strings.Replace(string(src), m.old, m.new, 1)), 0o644)
-}
-
-// copyTree copies the project's sources over those in dir.
-func copyTree(from, dir string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+// choose returns the mutants with these names, or all, and of them those that changed since a revision, if one is given.
+func choose(since string, names []string) ([]mutant, error) {
+	for _, n := range names {
+		if !slices.ContainsFunc(mutants, func(m mutant) bool { return m.name == n }) {
+			return nil, fmt.Errorf("there is no mutant %q", n)
 		}
-		if d.IsDir() {
-			if path != from && (strings.HasPrefix(d.Name(), ".") || d.Name() == "bin" || d.Name() == "data") {
-				return filepath.SkipDir
+	}
+	var changes *changes
+	if since != "" {
+		var err error
+		if changes, err = changesSince(since); err != nil {
+			return nil, err
+		}
+	}
+	var chosen []mutant
+	for _, m := range mutants {
+		if len(names) > 0 && !slices.Contains(names, m.name) {
+			continue
+		}
+		if changes != nil {
+			touched, err := changes.touch(m)
+			if err != nil {
+				return nil, err
 			}
-			return nil
+			if !touched {
+				continue
+			}
 		}
-		if !d.Type().IsRegular() {
-			return nil
-		}
-		return copyFile(path, filepath.Join(dir, path))
-	})
+		chosen = append(chosen, m)
+	}
+	return chosen, nil
 }
 
-func copyFile(from, to string) error {
-	b, err := os.ReadFile(from)
-	if err != nil {
-		return err
+// line is what is printed of a mutant.
+func (m mutant) line(r result) string {
+	verdict, out := "killed", ""
+	if !r.killed {
+		verdict, out = "SURVIVED", "\n"+r.out
 	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(to, b, 0o644)
+	return fmt.Sprintf("%-8s  %-4s %-28s %s %s  (%s)%s", verdict, m.invariant, m.name, m.pkg, m.test, r.took.Round(100*time.Millisecond), out)
 }

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// here is the file that lists the mutants.
+const here = "internal/mutants/mutants.go"
+
+// changes is what differs between the sources as they are and a revision.
+type changes struct {
+	files map[string]bool
+	was   map[string]string // the mutants' entries at the revision, by name
+	is    map[string]string
+}
+
+func changesSince(rev string) (*changes, error) {
+	c := &changes{files: map[string]bool{}}
+	for _, args := range [][]string{{"diff", "--name-only", rev, "--"}, {"ls-files", "-o", "--exclude-standard"}} {
+		out, err := exec.Command("git", args...).CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("git %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+		for line := range strings.Lines(string(out)) {
+			c.files[strings.TrimSpace(line)] = true
+		}
+	}
+	now, err := os.ReadFile(here)
+	if err != nil {
+		return nil, err
+	}
+	c.is = entries(now)
+	if before, err := exec.Command("git", "show", rev+":"+here).Output(); err == nil {
+		c.was = entries(before)
+	}
+	return c, nil
+}
+
+var entryName = regexp.MustCompile(`name: "([^"]+)"`)
+
+// entries are the texts of the mutants in the file that lists them, by name.
+func entries(src []byte) map[string]string {
+	list := map[string]string{}
+	for text := range strings.SplitSeq(string(src), "\n\t{\n") {
+		if m := entryName.FindStringSubmatch(text); m != nil {
+			list[m[1]] = text
+		}
+	}
+	return list
+}
+
+// touch says whether a mutant must be tried again: it, the file that it breaks, or a file with its test has changed.
+func (c *changes) touch(m mutant) (bool, error) {
+	if c.files[m.file] || c.is[m.name] != c.was[m.name] {
+		return true, nil
+	}
+	tests, err := testFiles(m)
+	if err != nil {
+		return false, err
+	}
+	for _, f := range tests {
+		if c.files[f] {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// testFiles finds the files with the functions of a mutant's test.
+func testFiles(m mutant) ([]string, error) {
+	function, err := regexp.Compile(`^func (` + m.test + `)\(`)
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(m.pkg, "*_test.go"))
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+			if function.Match(s.Bytes()) {
+				found = append(found, filepath.ToSlash(f))
+				break
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s: no file of %s has a test %s", m.name, m.pkg, m.test)
+	}
+	return found, nil
+}
