@@ -70,6 +70,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	fromWAL := wal.New(pool, wal.Options{
 		URL: cfg.DatabaseURL, Name: cfg.Name, HeartbeatInterval: cfg.heartbeatInterval,
 		ReconcileInterval: cfg.reconcileInterval, MaxLag: cfg.slotMaxLag,
+		JoinWithin: joinWithin, SlotInterval: slotInterval,
 	}, wal.NewMetrics(ops.registry), log)
 	unwatch := watchSlot(ctx, cfg, fromWAL)
 	nc, closeBroker, err := connectBroker(ctx, cfg, ops, log)
@@ -136,7 +137,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
 			Log:        spec.History == relation.HistoryLog,
 			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
-			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Holder: c.holder,
+			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Holder: c.holder, Timing: publishTiming,
 		}, c.published, c.log)
 		var by reconciler
 		if spec.Capture == relation.CaptureWAL {

@@ -12,13 +12,6 @@ import (
 	"github.com/rs/zerolog"
 )
 
-const (
-	// leaseTTL is how long a dead writer's lease keeps others waiting; the
-	// server counts in whole seconds. A standby tries every leaseRetry.
-	leaseTTL   = 3 * time.Second
-	leaseRetry = 400 * time.Millisecond
-)
-
 // lease decides which of several bridges tries to write a stream. It is a key
 // with a time to live, in a bucket that the broker keeps in memory. A broker that
 // restarts forgets it. This does no harm, because fences protect the stream, not
@@ -31,6 +24,7 @@ type lease struct {
 	holder      string
 	// replicas is Limits.Replicas of the publisher.
 	replicas int
+	timing   Timing
 	log      zerolog.Logger
 
 	mu sync.Mutex
@@ -66,7 +60,7 @@ func (l *lease) acquire(ctx context.Context, standby func()) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(leaseRetry):
+		case <-time.After(l.timing.LeaseRetry):
 		}
 	}
 }
@@ -94,7 +88,7 @@ func (l *lease) try(ctx context.Context) (bool, error) {
 	case !errors.Is(err, jetstream.ErrKeyNotFound):
 		return false, fmt.Errorf("read lease %s: %w", l.key, err)
 	}
-	rev, err := kv.Create(ctx, l.key, []byte(l.holder), jetstream.KeyTTL(leaseTTL))
+	rev, err := kv.Create(ctx, l.key, []byte(l.holder), jetstream.KeyTTL(l.timing.LeaseTTL))
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		return false, nil
 	}
@@ -157,7 +151,7 @@ func (l *lease) renew(ctx context.Context) error {
 
 func (l *lease) renewLocked(ctx context.Context) error {
 	msg := &nats.Msg{Subject: "$KV." + l.bucket + "." + l.key, Data: []byte(l.holder)}
-	ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(leaseTTL), jetstream.WithExpectLastSequencePerSubject(l.revision))
+	ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(l.timing.LeaseTTL), jetstream.WithExpectLastSequencePerSubject(l.revision))
 	var api *jetstream.APIError
 	if errors.As(err, &api) {
 		return fmt.Errorf("%w: %w", errLeaseLost, err)

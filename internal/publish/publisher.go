@@ -27,6 +27,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,6 +57,29 @@ type Options struct {
 	HeartbeatInterval time.Duration
 	// Holder names this process in leases. Each process needs another one.
 	Holder string
+	// Timing is for tests; its zero value is what production has.
+	Timing Timing
+}
+
+// Timing is how often a Publisher looks at things and how long it waits for
+// them. A zero field means its default.
+type Timing struct {
+	// LeaseTTL is how long the lease of a dead writer keeps others waiting. The
+	// server counts it in whole seconds. The default is 3 s.
+	LeaseTTL time.Duration
+	// LeaseRetry is how often a standby tries to get the lease; 400 ms.
+	LeaseRetry time.Duration
+	// Tick is how often Run takes care of the epoch, and renews the lease; 1 s.
+	Tick time.Duration
+	// StoredWithin is how long the server may take to store a message; 10 s.
+	StoredWithin time.Duration
+}
+
+func (t Timing) withDefaults() Timing {
+	return Timing{
+		LeaseTTL: cmp.Or(t.LeaseTTL, 3*time.Second), LeaseRetry: cmp.Or(t.LeaseRetry, 400*time.Millisecond),
+		Tick: cmp.Or(t.Tick, time.Second), StoredWithin: cmp.Or(t.StoredWithin, 10*time.Second),
+	}
 }
 
 // Publisher writes one relation's stream. One goroutine calls its capture.Sink
@@ -80,12 +104,16 @@ type Publisher struct {
 
 // New returns a publisher, which does nothing until Begin and Run are called.
 func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Publisher {
+	opt.Timing = opt.Timing.withDefaults()
 	l := stream.NewLayout(opt.Prefix, opt.Schema, opt.Table, opt.Log)
 	log = log.With().Str("component", "publish").Str("stream", l.Stream).Logger()
 	return &Publisher{
 		nc: nc, js: js, opt: opt, layout: l, log: log,
 		metrics: m.relation(opt.Schema, opt.Table),
-		lease:   &lease{nc: nc, js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder, replicas: opt.Limits.Replicas, log: log},
+		lease: &lease{
+			nc: nc, js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder,
+			replicas: opt.Limits.Replicas, timing: opt.Timing, log: log,
+		},
 	}
 }
 

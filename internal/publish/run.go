@@ -12,15 +12,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-const (
-	// tick is how often Run looks after the epoch.
-	tick = time.Second
-	// aliveAfter is the silence after which a message keeps the batch open;
-	// the server ends it after 10 s.
-	aliveAfter = 2500 * time.Millisecond
-	// storedWithin is how long a message may take to be stored.
-	storedWithin = 10 * time.Second
-)
+// aliveAfter is the silence after which a message keeps the batch open; the
+// server ends it after 10 s.
+const aliveAfter = 2500 * time.Millisecond
 
 // Run takes care of the epoch until ctx ends. It renews the lease, keeps a quiet
 // batch open, and asks the stream whether what was sent is stored. A fault that it
@@ -29,14 +23,14 @@ const (
 func (p *Publisher) Run(ctx context.Context) error {
 	lost := p.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer p.nc.RemoveStatusListener(lost)
-	t := time.NewTicker(tick)
+	t := time.NewTicker(p.opt.Timing.Tick)
 	defer t.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if p.opt.Tombstones > 0 && !p.opt.Log {
 		wg.Go(func() { p.keepTombstones(ctx) })
 	}
-	var c confirmer
+	c := confirmer{within: p.opt.Timing.StoredWithin}
 	for {
 		select {
 		case <-ctx.Done():
@@ -110,6 +104,9 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) error {
 
 // confirmer compares what was sent with what the stream holds.
 type confirmer struct {
+	// within is how long the server may take to store a message.
+	within time.Duration
+
 	epoch *epoch
 	// stored is the highest sequence known to be stored. owed is a sequence that
 	// is not known to be stored, and was already sent at the time since; 0 if
@@ -122,13 +119,13 @@ type confirmer struct {
 // before the stream was asked, last is the stream's last sequence.
 func (c *confirmer) confirm(e *epoch, sent, last uint64, now time.Time) error {
 	if c.epoch != e {
-		*c = confirmer{epoch: e}
+		*c = confirmer{within: c.within, epoch: e}
 	}
 	if last < c.stored {
 		return fmt.Errorf("the broker lost stored messages: its last sequence was %d and is now %d", c.stored, last)
 	}
 	c.stored = last
-	if c.owed != 0 && last < c.owed && now.Sub(c.since) > storedWithin {
+	if c.owed != 0 && last < c.owed && now.Sub(c.since) > c.within {
 		return fmt.Errorf("sequence %d was sent %s ago and is not stored; the stream ends at %d", c.owed, now.Sub(c.since).Round(time.Second), last)
 	}
 	if last >= c.owed {

@@ -204,7 +204,7 @@ func (s *session) join(ctx context.Context) error {
 			results <- begun{f, err}
 		})
 	}
-	limit := time.NewTimer(joinWithin)
+	limit := time.NewTimer(s.c.opt.JoinWithin)
 	defer limit.Stop()
 	for len(waiting) > 0 {
 		select {

@@ -17,9 +17,6 @@ import (
 )
 
 const (
-	// joinWithin is how long a session waits for all relations to begin;
-	// those that take longer make it begin anew when they are ready.
-	joinWithin = 10 * time.Second
 	// beatEvery is the shortest time between two rounds of heartbeats: under
 	// load, commits share them.
 	beatEvery = 10 * time.Millisecond

@@ -262,7 +262,7 @@ const unusedEvery = time.Hour
 // warnUnused warns until ctx ends, once an hour, of a slot that was left when
 // the last relation was moved to polling: it makes Postgres keep WAL.
 func (c *Capture) warnUnused(ctx context.Context) error {
-	t := time.NewTicker(slotEvery)
+	t := time.NewTicker(c.opt.SlotInterval)
 	defer t.Stop()
 	var warned time.Time
 	for {

@@ -71,6 +71,11 @@ type Options struct {
 	// HoldFor is how long a relation that fails keeps the slot from moving; 0
 	// means 5 minutes.
 	HoldFor time.Duration
+	// JoinWithin is how long a session waits for all relations to begin; 0 means
+	// 10 s. The session begins again once those that take longer are ready.
+	JoinWithin time.Duration
+	// SlotInterval is how often the slot is looked at; 0 means 5 s.
+	SlotInterval time.Duration
 	// RetryMax is the longest pause before a relation that fails is taken into a
 	// session again; 0 means a minute.
 	RetryMax time.Duration
@@ -109,6 +114,8 @@ func New(pool *source.Pool, opt Options, m *Metrics, log zerolog.Logger) *Captur
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, time.Minute)
 	opt.HoldFor = cmp.Or(opt.HoldFor, 5*time.Minute)
 	opt.RetryMax = cmp.Or(opt.RetryMax, time.Minute)
+	opt.JoinWithin = cmp.Or(opt.JoinWithin, 10*time.Second)
+	opt.SlotInterval = cmp.Or(opt.SlotInterval, 5*time.Second)
 	return &Capture{pool: pool, opt: opt, metrics: m, log: log.With().Str("component", "wal").Logger()}
 }
 

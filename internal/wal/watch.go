@@ -10,15 +10,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// slotEvery is how often the slot is looked at.
-const slotEvery = 5 * time.Second
-
 // WatchSlot sees to it that the slot keeps no more WAL than it may, until ctx
 // ends, whatever becomes of sessions meanwhile: they may wait for a lock, for a
 // transaction or for the broker, or fail before they come to the slot. Run does
 // it, too; it is for a capture that can't Run yet.
 func (c *Capture) WatchSlot(ctx context.Context) {
-	t := time.NewTicker(slotEvery)
+	t := time.NewTicker(c.opt.SlotInterval)
 	defer t.Stop()
 	var said, failed news
 	for {

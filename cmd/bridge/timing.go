@@ -1,0 +1,14 @@
+//go:build !quick
+
+package main
+
+import (
+	"time"
+
+	"bridge/internal/publish"
+)
+
+// What tests make shorter by the build tag quick (see timing_quick.go). Zero means the default of the package that waits.
+var publishTiming publish.Timing
+
+const joinWithin, slotInterval time.Duration = 0, 0
