@@ -7,37 +7,37 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 )
 
-// Build compiles a command of this module, such as "./cmd/bridge", once per test process, with the race detector if the
-// test itself has it, and returns the program's path. Later changes of the source do not change that program.
+// Build compiles a command of this module, such as "./cmd/bridge", once per test process, and returns the program's
+// path. It is built with the tag quick, by which it waits less than in production for what others owe it, and with the
+// race detector if the test itself has that. Later changes of the source do not change the program.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
-	return mustBuild(t, pkg, raceEnabled)
+	return build(t, program{pkg: pkg, quick: true, race: raceEnabled})
 }
 
-// BuildPlain is Build without the race detector, for what it would distort: a process's memory or speed.
-func BuildPlain(t testing.TB, pkg string) string {
+// BuildShipped is Build as users build the program: with production's times, and without the race detector.
+func BuildShipped(t testing.TB, pkg string) string {
 	t.Helper()
-	return mustBuild(t, pkg, false)
+	return build(t, program{pkg: pkg})
 }
 
-func mustBuild(t testing.TB, pkg string, race bool) string {
+// BuildRace is Build with the race detector, whether the test has it or not.
+func BuildRace(t testing.TB, pkg string) string {
 	t.Helper()
-	prog, err := build(pkg, race)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return prog
+	return build(t, program{pkg: pkg, quick: true, race: true})
 }
 
+// program is one way to build a command.
 type program struct {
-	pkg  string
-	race bool
+	pkg         string
+	quick, race bool
 }
 
 var builds struct {
@@ -45,57 +45,51 @@ var builds struct {
 	once map[program]func() (string, error)
 }
 
-func build(pkg string, race bool) (string, error) {
-	what := program{pkg, race}
+func build(t testing.TB, what program) string {
+	t.Helper()
 	builds.Lock()
 	if builds.once == nil {
 		builds.once = map[program]func() (string, error){}
 	}
 	once := builds.once[what]
 	if once == nil {
-		once = sync.OnceValues(func() (string, error) { return buildOnce(pkg, race) })
+		once = sync.OnceValues(func() (string, error) { return buildOnce(what) })
 		builds.once[what] = once
 	}
 	builds.Unlock()
-	return once()
+	path, err := once()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // buildOnce links into .build at the module's root, where go build sees that an unchanged program need not be linked
 // again, and gives this process a link of its own to the result. A lock keeps test processes from doing the same work
 // at the same time.
-func buildOnce(pkg string, race bool) (string, error) {
+func buildOnce(what program) (string, error) {
 	w, err := theWatchdog()
 	if err != nil {
 		return "", err
 	}
-	root, err := moduleRoot()
+	cache, unlock, err := lockCache("programs")
 	if err != nil {
 		return "", err
 	}
-	cache := filepath.Join(root, ".build")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", err
+	defer unlock()
+	name := strings.NewReplacer("/", "_").Replace(strings.TrimPrefix(path.Clean(what.pkg), "/"))
+	var flags []string
+	if what.quick {
+		name, flags = name+"-quick", append(flags, "-tags=quick")
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return "", err
+	if what.race {
+		name, flags = name+"-race", append(flags, "-race")
 	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
-
-	name := strings.NewReplacer("/", "_").Replace(strings.TrimPrefix(path.Clean(pkg), "/"))
-	args := []string{"build", "-o", filepath.Join(cache, name)}
-	if race {
-		name += "-race"
-		args = []string{"build", "-race", "-o", filepath.Join(cache, name)}
-	}
-	cmd := exec.Command("go", append(args, pkg)...)
-	cmd.Dir = root
+	cmd := exec.Command("go", slices.Concat([]string{"build", "-o", filepath.Join(cache, name)}, flags, []string{what.pkg})...)
+	cmd.Dir = filepath.Dir(cache)
 	cmd.Env = append(os.Environ(), "GOTMPDIR="+cache) // the same file system: the new program replaces the old one by rename
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", what.pkg, err, out)
 	}
 	own := filepath.Join(w.dir, path.Base(name))
 	if err := os.Link(filepath.Join(cache, name), own); err != nil {
@@ -106,7 +100,28 @@ func buildOnce(pkg string, race bool) (string, error) {
 	return own, nil
 }
 
-func moduleRoot() (string, error) {
+// lockCache returns .build at the module's root, which test processes share. Until unlock is called, no other process
+// has the lock of that name.
+func lockCache(name string) (cache string, unlock func(), err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", nil, err
+	}
+	cache = filepath.Join(root, ".build")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(cache, name+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("lock %s: %w", lock.Name(), err), lock.Close())
+	}
+	return cache, func() { _ = lock.Close() }, nil
+}
+
+var moduleRoot = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
@@ -116,7 +131,7 @@ func moduleRoot() (string, error) {
 		return "", errors.New("find the module: run the tests inside it")
 	}
 	return filepath.Dir(mod), nil
-}
+})
 
 func copyFile(from, to string) error {
 	b, err := os.ReadFile(from)

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/url"
@@ -99,13 +100,59 @@ func newCluster(set []string) (*Cluster, error) {
 	return &Cluster{bin: bin, dir: filepath.Join(dir, "data"), cred: cred, set: slices.Concat(settings, set)}, nil
 }
 
+// initdb fills the data directory with a copy of a template that initdb made once for this version of Postgres. So all
+// clusters have the same system identifier.
 func (c *Cluster) initdb() error {
-	pw := filepath.Join(filepath.Dir(c.dir), "password")
-	if err := os.WriteFile(pw, []byte(password+"\n"), 0o644); err != nil {
+	template, err := c.template()
+	if err != nil {
 		return err
 	}
-	return c.tool("initdb", "-D", c.dir, "-U", "postgres", "--pwfile", pw, "--auth-local=trust",
-		"--auth-host=scram-sha-256", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C.UTF-8")
+	return copyAll(template, c.dir)
+}
+
+// template makes the template, where it is missing, and returns its place in .build at the module's root. A lock keeps
+// test processes from making it at the same time; the rename at the end keeps a killed one from leaving half of it.
+func (c *Cluster) template() (string, error) {
+	version, err := exec.Command(filepath.Join(c.bin, "postgres"), "-V").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask Postgres for its version: %w", err)
+	}
+	cache, unlock, err := lockCache("data")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	place := filepath.Join(cache, fmt.Sprintf("data-%d-%x", os.Geteuid(), sha256.Sum256(version)))
+	if _, err := os.Stat(place); err == nil {
+		return place, nil
+	}
+	pw := filepath.Join(filepath.Dir(c.dir), "password")
+	if err := os.WriteFile(pw, []byte(password+"\n"), 0o644); err != nil {
+		return "", err
+	}
+	if err := c.tool("initdb", "-D", c.dir, "-U", "postgres", "--pwfile", pw, "--auth-local=trust",
+		"--auth-host=scram-sha-256", "--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C.UTF-8"); err != nil {
+		return "", err
+	}
+	unfinished := place + ".new"
+	if err := os.RemoveAll(unfinished); err != nil {
+		return "", err
+	}
+	if err := copyAll(c.dir, unfinished); err != nil {
+		return "", err
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		return "", err
+	}
+	return place, os.Rename(unfinished, place)
+}
+
+// copyAll copies a directory with the owners and modes of its files.
+func copyAll(from, to string) error {
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy a data directory: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // tool runs one of Postgres' programs to its end.

@@ -113,7 +113,7 @@ func config(cfg []NATSConfig) NATSConfig {
 
 func newExternal(t testing.TB, cfg NATSConfig, cluster string) *ExternalNATS {
 	t.Helper()
-	prog := BuildPlain(t, "github.com/nats-io/nats-server/v2")
+	prog := BuildShipped(t, "github.com/nats-io/nats-server/v2")
 	port, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
