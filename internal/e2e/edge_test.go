@@ -26,11 +26,16 @@ import (
 	"github.com/rs/zerolog"
 )
 
-
 // start runs the edge and returns where it listens.
 func start(t *testing.T, natsURL string, env ...string) (*testenv.Process, string) {
 	t.Helper()
-	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), append([]string{"NATS_URL=" + natsURL, "HTTPEDGE_LISTEN=127.0.0.1:0"}, env...))
+	return startEdge(t, testenv.Build(t, "./cmd/httpedge"), natsURL, env...)
+}
+
+// startEdge is start for an edge that was built in another way.
+func startEdge(t *testing.T, program, natsURL string, env ...string) (*testenv.Process, string) {
+	t.Helper()
+	p := testenv.Start(t, program, append([]string{"NATS_URL=" + natsURL, "HTTPEDGE_LISTEN=127.0.0.1:0"}, env...))
 	var addr string
 	testenv.Eventually(t, 20*time.Second, func() error {
 		for line := range strings.Lines(p.Stderr()) {
@@ -122,7 +127,7 @@ func get(t *testing.T, url string) (status int, header http.Header, body string)
 // TestHTTPEdge_CommandLine: help names every setting, the version comes, and
 // what it does not know ends with status 2.
 func TestHTTPEdge_CommandLine(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	prog := testenv.Build(t, "./cmd/httpedge")
 	for _, c := range []struct {
 		args   []string
@@ -149,7 +154,7 @@ func TestHTTPEdge_CommandLine(t *testing.T) {
 // TestHTTPEdge_BadConfiguration: everything that is wrong in one message, with
 // the variable's name and without a secret, and status 2.
 func TestHTTPEdge_BadConfiguration(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), []string{
 		"NATS_URL=http://user:sesame@127.0.0.1:4222", "HTTPEDGE_LISTEN=nowhere", "HTTPEDGE_CACHE_BYTES=12", "HTTPEDGE_WRITE_TIMEOUT=fast",
 		"HTTPEDGE_KEEPALIVE_INTERVAL=0s", "HTTPEDGE_STREAM_PREFIX=a.b", "LOG_LEVEL=loud", "NATS_CREDS=/nonexistent/creds",
@@ -172,7 +177,7 @@ func TestHTTPEdge_BadConfiguration(t *testing.T) {
 // tells clients to come back after 10 s; once the broker is there they are
 // served.
 func TestHTTPEdge_BrokerComesLater(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	broker := testenv.NATSProcess(t)
 	broker.Stop()
 	_, addr := start(t, broker.URL())
@@ -215,7 +220,7 @@ func TestHTTPEdge_BrokerComesLater(t *testing.T) {
 // TestHTTPEdge_ReadyByTheBridgesInterval: a relation is live for three of the
 // intervals that its bridge promised, whatever another's are.
 func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	broker := testenv.NATS(t)
 	quick := writeTable(t, broker.URL(), "quick", time.Second, 1)
 	slow := writeTable(t, broker.URL(), "slow", time.Hour, 1)
@@ -243,7 +248,7 @@ func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 // TestHTTPEdge_Drain: SIGTERM cuts every stream between two chunks, and the
 // edge exits with 0 within 5 s, also with clients that take nothing.
 func TestHTTPEdge_Drain(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	broker := testenv.NATS(t)
 	write(t, broker.URL(), 100)
 	p, addr := start(t, broker.URL())
@@ -280,7 +285,7 @@ func TestHTTPEdge_Drain(t *testing.T) {
 // TestHTTPEdge_KillIsHarmless (I7): the edge keeps nothing; another in its
 // place serves a client from where it was.
 func TestHTTPEdge_KillIsHarmless(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	broker := testenv.NATS(t)
 	write(t, broker.URL(), 100)
 	p, addr := start(t, broker.URL())
@@ -297,7 +302,7 @@ func TestHTTPEdge_KillIsHarmless(t *testing.T) {
 // TestHTTPEdge_CutAnywhere (I11): a response that is cut at any of its bytes
 // gives a client only whole documents, and is never taken for a whole one.
 func TestHTTPEdge_CutAnywhere(t *testing.T) {
-	t.Parallel()
+	needServers(t)
 	broker := testenv.NATS(t)
 	write(t, broker.URL(), 15)
 	_, addr := start(t, broker.URL())

@@ -185,6 +185,19 @@ func durable(text string) uint64 {
 	return n
 }
 
+// wantEpochs fails the test unless the stream holds want fences. There may be one more for each epoch that a slow machine
+// has ended.
+func (f *follower) wantEpochs(want int, by ...*bridge) {
+	f.t.Helper()
+	most := want
+	for _, b := range by {
+		most += b.endedBySlowness()
+	}
+	if n := len(f.messages(stream.KindFence, 0)); n < want || n > most {
+		f.t.Errorf("%d epochs, want %d, and at most %d for what a slow machine has ended", n, want, most)
+	}
+}
+
 // messages returns those of one kind at or behind a sequence.
 func (f *follower) messages(kind stream.Kind, from uint64) []seen {
 	f.mu.Lock()

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"bridge/internal/stream"
 	"bridge/internal/testenv"
 )
 
@@ -84,8 +83,6 @@ func TestBridge_SlowQueryKeepsTheEpoch_I6(t *testing.T) {
 	if took := hb.at.Sub(begun).Seconds(); took < 11 {
 		t.Fatalf("the query took %.1f s", took)
 	}
-	if n := len(f.messages(stream.KindFence, 0)); n != 1 {
-		t.Errorf("got %d epochs, want 1", n)
-	}
+	f.wantEpochs(1, b)
 	b.awaitReady()
 }

@@ -212,10 +212,10 @@ func TestBridge_ReconcilesFromTimeToTime_I1(t *testing.T) {
 	b := startBridge(t, db, broker.URL(), "t", "BRIDGE_RECONCILE_INTERVAL=1s")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	f.converge(conn)
-	b.logged(`"level":"info"`, "was compared", `"rows":100`, `"zombie":0`)
+	b.logged(`"level":"info"`, "stream compared with the relation", `"rows":100`, `"zombie":0`)
 	run(t, conn, "DELETE FROM t WHERE id = 3")
 	testenv.Eventually(t, long, func() error { return f.differs(conn) })
-	b.logged(`"level":"warn"`, "was compared", `"rows":99`, `"zombie":1`)
+	b.logged(`"level":"warn"`, "stream compared with the relation", `"rows":99`, `"zombie":1`)
 }
 
 // Of two bridges that which captures the relation answers; where none does, the

@@ -83,9 +83,7 @@ func TestBridge_LogKeepsEveryVersion_I4(t *testing.T) {
 	if n := late.repeats(10, 0); n < 6 {
 		t.Errorf("the log holds %d versions more than the first load's, want 6", n)
 	}
-	if n := len(late.messages(stream.KindFence, 0)); n != 2 {
-		t.Errorf("the log holds %d fences, want 2", n)
-	}
+	late.wantEpochs(2, b)
 }
 
 // A notification brings a row far sooner than the timer.

@@ -206,7 +206,7 @@ func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 			t.Errorf("switch %d: %d messages for some 30 rows that changed", i, sent)
 		}
 	}
-	b.logged("read from the WAL before", "bridge reconcile t")
+	b.logged("captured from the WAL before", "bridge reconcile", `"table":"t"`)
 	b.logged("no relation has capture=wal", "SELECT pg_drop_replication_slot('"+slotOf(db)+"')")
 }
 

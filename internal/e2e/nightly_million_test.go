@@ -1,3 +1,5 @@
+//go:build nightly
+
 package e2e_test
 
 import (
@@ -31,7 +33,7 @@ func TestWAL_MillionRows_I9(t *testing.T) {
 	newBare(t, db, "t", 100)
 	conn := connect(t, db)
 	b := newBridge(t, db, broker.URL(), "t(capture=wal)", "BRIDGE_NAME="+slotOf(db))
-	b.program = testenv.BuildPlain(t, "./cmd/bridge")
+	b.program = testenv.BuildShipped(t, "./cmd/bridge")
 	b.start()
 	b.awaitReady()
 
