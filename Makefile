@@ -5,7 +5,7 @@ GO ?= go
 # The major versions of Postgres that test-pg takes.
 PG ?= 16 17 18
 # How long each fuzz target runs, how long and from which seed the simulation runs.
-FUZZTIME ?= 20s
+FUZZTIME ?= 2m
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
 # How the bridges of the simulation capture: poll or wal.
@@ -13,7 +13,7 @@ CAPTURE ?= poll
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pg fuzz check fmt docs sim mutants bench up down deps stack-test stack-test-cluster
+.PHONY: help demo test nightly test-pg fuzz check fmt docs sim mutants bench up down deps stack-test stack-test-cluster
 
 help: ## show this list
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -23,15 +23,17 @@ demo: deps ## run Postgres, the bridge, the edge and a writer, and show rows arr
 	@mkdir -p .cache && $(GO) build -o .cache/demo ./internal/demo
 	@exec .cache/demo
 
-test: deps ## run all tests with the race detector, then each fuzz target for FUZZTIME (20s)
-	$(GO) test -race -timeout 30m ./...
-	scripts/fuzz.sh $(FUZZTIME)
+test: deps ## run all tests but those that take long, in some minutes
+	scripts/test.sh
+
+nightly: deps ## run what takes long, too: races everywhere, fuzzing, simulations, Postgres versions, mutants, stacks
+	scripts/nightly.sh
 
 test-pg: deps ## run the tests that depend most on Postgres against each version in PG (16 17 18), installing it
 	scripts/test-pg.sh $(PG)
 
-fuzz: deps ## run each fuzz target longer (FUZZTIME, here 5m)
-	scripts/fuzz.sh $(if $(filter file,$(origin FUZZTIME)),5m,$(FUZZTIME))
+fuzz: deps ## run each fuzz target for FUZZTIME (2m)
+	scripts/fuzz.sh $(FUZZTIME)
 
 check: ## check format, vet, staticcheck, import rules and known vulnerabilities
 	scripts/check.sh
@@ -45,8 +47,8 @@ docs: ## write the tables of settings into docs/settings.md
 sim: deps ## run the simulation with faults for SECONDS (60) from SEED, with CAPTURE (poll, or wal)
 	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)
 
-mutants: deps ## break each mechanism in a copy and see its test fail
-	$(GO) run ./internal/mutants
+mutants: deps ## break each mechanism and see its test fail (CHANGED=REV: only where something changed since)
+	$(GO) run ./internal/mutants $(if $(CHANGED),-changed $(CHANGED))
 
 bench: deps ## measure speed, as described in bench/
 	$(GO) run ./bench

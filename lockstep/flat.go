@@ -6,8 +6,9 @@ import (
 	"strconv"
 )
 
-// AppendFlat takes a row's document as the bridge encodes it, and appends it in the
-// flat dialect, with its newline. It appends a document that is not a row unchanged.
+// AppendFlat appends a row's document, as the bridge encodes it, in the flat
+// dialect, with its newline. Documents that are not rows are appended as they
+// are.
 func AppendFlat(dst, line []byte) ([]byte, error) {
 	if !bytes.HasPrefix(line, []byte(rowTxid)) {
 		return append(dst, line...), nil
@@ -35,9 +36,9 @@ func AppendFlat(dst, line []byte) ([]byte, error) {
 	return append(dst, '}', '\n'), nil
 }
 
-// cutToData returns whether a row's document says deleted, and the rest of it after
-// the name of the member data. It goes from member to member, because a column of
-// old may have the name data, and old comes first.
+// cutToData returns whether a row's document says deleted, and what follows the
+// name of its data. It goes from member to member: a column may be called as one
+// of them is, and stands in old before the data.
 func cutToData(line []byte) (deleted bool, data []byte, ok bool) {
 	deleted, rest, ok := cutHead(line)
 	for ok {
@@ -49,7 +50,7 @@ func cutToData(line []byte) (deleted bool, data []byte, ok bool) {
 	return false, nil, false
 }
 
-// cutMember cuts off the comma at b's beginning and the member after it.
+// cutMember cuts off the member that the comma at b's beginning stands before.
 func cutMember(b []byte) (rest []byte, ok bool) {
 	if len(b) == 0 || b[0] != ',' {
 		return nil, false
@@ -65,8 +66,8 @@ func cutMember(b []byte) (rest []byte, ok bool) {
 	return b[end:], true
 }
 
-// appendMembers appends the members of the object at the beginning of obj, each
-// after a comma. It leaves out the two names that the dialect itself uses.
+// appendMembers appends the members of the object that obj begins with, each
+// behind a comma, leaving out the two names that the dialect takes.
 func appendMembers(dst, obj []byte) ([]byte, error) {
 	i := 1
 	for i < len(obj) && obj[i] != '}' {
@@ -76,11 +77,11 @@ func appendMembers(dst, obj []byte) ([]byte, error) {
 		start := i
 		colon := skipString(obj, i)
 		if colon < 0 || colon >= len(obj) || obj[colon] != ':' {
-			return nil, fmt.Errorf("%w: a member without a name", ErrMalformed)
+			return nil, fmt.Errorf("%w: a member's name", ErrMalformed)
 		}
 		end := skipValue(obj, colon+1)
 		if end < 0 {
-			return nil, fmt.Errorf("%w: a member whose value does not end", ErrMalformed)
+			return nil, fmt.Errorf("%w: a member's value", ErrMalformed)
 		}
 		if name := string(obj[start:colon]); name != `"updated_at"` && name != `"deleted_at"` {
 			dst = append(dst, ',')
@@ -89,12 +90,12 @@ func appendMembers(dst, obj []byte) ([]byte, error) {
 		i = end
 	}
 	if i >= len(obj) {
-		return nil, fmt.Errorf("%w: an object that does not end", ErrMalformed)
+		return nil, fmt.Errorf("%w: an object without an end", ErrMalformed)
 	}
 	return dst, nil
 }
 
-// skipString returns the index after the JSON string that begins at i, or -1.
+// skipString returns the place behind the string that begins at i, or -1.
 func skipString(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
 		return -1
@@ -110,8 +111,8 @@ func skipString(b []byte, i int) int {
 	return -1
 }
 
-// skipValue returns the index of the comma or brace after the JSON value that begins
-// at i, or -1.
+// skipValue returns the place of the comma or brace that ends the member's
+// value that begins at i, or -1.
 func skipValue(b []byte, i int) int {
 	depth := 0
 	for i < len(b) {
