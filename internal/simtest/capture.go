@@ -11,10 +11,10 @@ const (
 	WAL  Capture = "wal"
 )
 
-// Captures are all.
+// Captures returns all captures.
 func Captures() []Capture { return []Capture{Poll, WAL} }
 
-// ParseCapture reads what an option says.
+// ParseCapture parses the value of an option.
 func ParseCapture(text string) (Capture, error) {
 	switch c := Capture(text); c {
 	case Poll, WAL:
@@ -23,7 +23,7 @@ func ParseCapture(text string) (Capture, error) {
 	return "", fmt.Errorf("capture %q is neither %s nor %s", text, Poll, WAL)
 }
 
-// relations are those of the workload. Polling reads the orders through a view, in which what was deleted stays.
+// relations returns those of the workload. Polling reads the orders through a view, in which deleted orders stay.
 func (c Capture) relations() [2]string {
 	if c == WAL {
 		return [2]string{Accounts, Orders}
@@ -31,7 +31,7 @@ func (c Capture) relations() [2]string {
 	return [2]string{Accounts, OrdersFeed}
 }
 
-// Tables is the BRIDGE_TABLES for both; polling has to be told the view's key.
+// Tables returns BRIDGE_TABLES for both relations. A view needs its key there.
 func (c Capture) Tables() string {
 	if c == WAL {
 		return Accounts + "(capture=wal)," + Orders + "(capture=wal)"
@@ -39,5 +39,5 @@ func (c Capture) Tables() string {
 	return Accounts + "," + OrdersFeed + "(key=shop+no)"
 }
 
-// slot is the name of the replication slot: BRIDGE_NAME is left as it is.
+// slot is the name of the replication slot, by the default of BRIDGE_NAME.
 const slot = "lockstep"

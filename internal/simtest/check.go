@@ -8,7 +8,7 @@ import (
 // Violation is a broken invariant.
 type Violation struct {
 	Invariant string
-	Log       *Log // nil for one that no client saw
+	Log       *Log // nil if no client saw it
 	Event     int  // the index in the log at which it was seen
 	Text      string
 }
@@ -20,7 +20,7 @@ func (v Violation) String() string {
 	return fmt.Sprintf("%s: client %s of %s, event %d: %s", v.Invariant, v.Log.Client, v.Log.Relation, v.Event, v.Text)
 }
 
-// Counts is how much a check has compared.
+// Counts is how much a check compared.
 type Counts struct {
 	Rows, Heartbeats, Connections, Cuts, Refusals, Repeats int
 }
@@ -34,10 +34,10 @@ func (c *Counts) add(o Counts) {
 	c.Repeats += o.Repeats
 }
 
-// maxViolations is how many are kept of one log; the first tells the story.
+// maxViolations is how many violations of one log are kept. The first ones are enough to see what happened.
 const maxViolations = 20
 
-// Check judges all that a client saw.
+// Check judges everything that a client saw.
 func Check(t *Truth, l *Log) (Counts, []Violation) {
 	c := &checker{truth: t, log: l, state: State{}}
 	c.connected()
@@ -52,8 +52,8 @@ func Check(t *Truth, l *Log) (Counts, []Violation) {
 	return c.counts, c.violations
 }
 
-// CheckFinal judges what a client holds once writes have stopped and it had time to follow (I1), or to resume from the
-// token with which its log begins (I3).
+// CheckFinal judges what a client holds at the end, after writes have stopped. The client had time to follow (I1), or
+// to resume from the token with which its log begins (I3).
 func CheckFinal(t *Truth, l *Log) []Violation {
 	var found []Violation
 	invariant, events := "I1", l.Events()
@@ -66,7 +66,7 @@ func CheckFinal(t *Truth, l *Log) []Violation {
 	return found
 }
 
-// Differences says in which keys a state is not the relation.
+// Differences describes the keys in which a state differs from the relation.
 func Differences(final map[string]FinalRow, s State) []string {
 	var diff []string
 	for key, want := range final {
@@ -96,14 +96,14 @@ type checker struct {
 	i     int
 	state State
 
-	// What was seen in the connection.
+	// What was seen in the current connection.
 	completed bool
 	seen      map[string]int64 // the highest Ver by key
-	shownRow  *Event           // the first row with the highest since of rows
-	shownBeat map[int]uint64   // and of heartbeats, by era
+	shownRow  *Event           // the first row with the highest since of all rows
+	shownBeat map[int]uint64   // the highest since of all heartbeats, by era
 	lastBeat  *Event
 	epochs    map[string]bool
-	doubts    []Violation // since the last heartbeat; see doubt
+	doubts    []Violation // those since the last heartbeat; see doubt
 
 	counts     Counts
 	violations []Violation
@@ -137,7 +137,7 @@ func (c *checker) event(e *Event) {
 	case CutSeen:
 		c.counts.Cuts++
 		if e.Torn && !e.Own && !within(c.truth.EdgeKills, e.At-killSlack, e.At+killSlack) {
-			c.fail("I11", "the stream was cut within a chunk, though no edge was killed")
+			c.fail("I11", "the stream was cut within a chunk, although no edge was killed")
 		}
 	case Refused:
 		c.counts.Refusals++
@@ -151,7 +151,7 @@ func (c *checker) event(e *Event) {
 	}
 }
 
-// killSlack is how far a client's clock for a cut may be from the nemesis's for the kill.
+// killSlack is how far the time at which a client saw a cut may be from the time at which the nemesis noted the kill.
 const killSlack = 2 * time.Second
 
 func (c *checker) refused(e *Event) {
@@ -159,7 +159,7 @@ func (c *checker) refused(e *Event) {
 	case 503, 404: // not ready, and no stream yet
 	case 409, 410:
 		if !within(c.truth.Losses, 0, e.At) {
-			c.fail("I3", "since %d was refused with %d though nothing was lost: %s", e.Since, e.Status, e.Text)
+			c.fail("I3", "since %d was refused with %d, although nothing was lost: %s", e.Since, e.Status, e.Text)
 		}
 	default:
 		c.fail("I3", "since %d was refused with %d: %s", e.Since, e.Status, e.Text)

@@ -22,14 +22,14 @@ func (c *checker) row(e *Event) {
 	_, lost := c.truth.lost(v.Op)
 	switch {
 	case known == nil && lost:
-		return // what is wrong with it shows at a heartbeat
+		return // finished judges it at the next heartbeat
 	case known == nil:
-		c.fail("I2", "row %s (txid %d, ver %d, op %d) is no version that was ever committed", e.Key, v.Txid, v.Ver, v.Op)
+		c.fail("I2", "row %s (txid %d, ver %d, op %d) is a version that was never committed", e.Key, v.Txid, v.Ver, v.Op)
 		return
 	case known.Deleted != v.Deleted:
 		c.fail("I2", "row %s (txid %d, ver %d): deleted is %v", e.Key, v.Txid, v.Ver, v.Deleted)
 	case known.Blob != v.Blob:
-		c.fail("I12", "row %s (txid %d, ver %d) has not the large value of that version", e.Key, v.Txid, v.Ver)
+		c.fail("I12", "row %s (txid %d, ver %d) does not have the large value of that version", e.Key, v.Txid, v.Ver)
 	}
 	if newest := c.seen[e.Key]; v.Ver < newest {
 		c.doubt("I4", "row %s went back from version %d to %d (txid %d)", e.Key, newest, v.Ver, v.Txid)
@@ -44,24 +44,25 @@ func (c *checker) row(e *Event) {
 // same says whether both are the same version.
 func (v Version) same(o Version) bool { return v.Ver == o.Ver && v.Op == o.Op && v.Txid == o.Txid }
 
-// promise checks a row against every since shown in the connection: below it come only repeats, and what was repaired
-// because Postgres lost its successor. What a crash of Postgres may have undone is repeated, too: where the client did not
-// hold it, others have seen it before the since was shown.
+// promise checks a row against every since shown in the connection. Below it only two kinds of rows come. One is
+// repeats: rows that the client holds, or that other clients saw before the since was shown and that are published
+// again because a crash of Postgres may have undone them. The other is repairs: the older version of a row whose newer
+// one Postgres lost.
 func (c *checker) promise(e *Event, known *Committed, held Version, holds bool) {
 	if holds && held.same(e.Version) || c.truth.undone[e.Key] {
 		return
 	}
 	if c.shownRow != nil && e.Txid < c.shownRow.Since && !c.truth.repeats(e, known, c.shownRow) {
-		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which a row before it showed", e.Key, e.Txid, e.Ver, c.shownRow.Since)
+		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which an earlier row showed", e.Key, e.Txid, e.Ver, c.shownRow.Since)
 	}
 	for era, since := range c.shownBeat {
 		if e.Txid < since && known.Era <= era {
-			c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which a heartbeat before it showed", e.Key, e.Txid, e.Ver, since)
+			c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which an earlier heartbeat showed", e.Key, e.Txid, e.Ver, since)
 		}
 	}
 }
 
-// repairDelete judges a deleted row that names only its key: it stands for a row that Postgres lost.
+// repairDelete judges a deleted row that names only its key. It must be for a row that Postgres lost.
 func (c *checker) repairDelete(e *Event, held Version, holds bool) {
 	if !holds || held.Deleted {
 		return
@@ -85,7 +86,7 @@ func (c *checker) heartbeat(e *Event) {
 			c.fail("I6", "a heartbeat's sequence went from %d to %d", last.Cursor.Seq, e.Cursor.Seq)
 		}
 		if e.Cursor.Epoch != last.Cursor.Epoch && c.epochs[e.Cursor.Epoch] {
-			c.fail("I6", "epoch %s writes again behind epoch %s", e.Cursor.Epoch, last.Cursor.Epoch)
+			c.fail("I6", "epoch %s writes again after epoch %s", e.Cursor.Epoch, last.Cursor.Epoch)
 		}
 	}
 	c.judgeDoubts(e)
@@ -98,7 +99,7 @@ func (c *checker) heartbeat(e *Event) {
 	c.whole(e)
 }
 
-// sum checks that the balances have their sum.
+// sum checks the sum of the balances.
 func (c *checker) sum(e *Event) {
 	if c.truth.Sum == nil {
 		return
@@ -114,8 +115,8 @@ func (c *checker) sum(e *Event) {
 	}
 }
 
-// finished checks that every version of a finished transaction is there or superseded, and none that Postgres lost
-// before the heartbeat.
+// finished checks that each version of a finished transaction is there, or a later one, and that no version is there
+// that Postgres lost before the heartbeat.
 func (c *checker) finished(e *Event, era int) {
 	for key, ch := range c.truth.byKey {
 		held, holds := c.state[key]
@@ -130,7 +131,7 @@ func (c *checker) finished(e *Event, era int) {
 	}
 }
 
-// whole checks that of each transaction the state shows all or nothing.
+// whole checks that the state shows either all of a transaction or nothing of it.
 func (c *checker) whole(e *Event) {
 	c.truth.stamp++
 	for key, held := range c.state {
@@ -146,7 +147,7 @@ func (c *checker) whole(e *Event) {
 		for _, s := range siblings {
 			other := c.state[s.Key]
 			if _, lost := c.truth.lost(other.Op); other.Ver < s.Ver && !lost && !c.gone(e, s.Key, s.Ver) {
-				c.fail("I2", "transaction %d is there by half: row %s has its version %d, row %s has version %d, want at least %d", held.Txid, key, held.Ver, s.Key, other.Ver, s.Ver)
+				c.fail("I2", "only a part of transaction %d is there: row %s has its version %d, row %s has version %d, want at least %d", held.Txid, key, held.Ver, s.Key, other.Ver, s.Ver)
 			}
 		}
 	}

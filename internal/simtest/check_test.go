@@ -10,11 +10,12 @@ import (
 	"bridge/lockstep"
 )
 
-// The checker must be able to fail: each case is a short history, most of them wrong in one thing.
+// The tests of this file show that the checker can fail. Each case is a short history, which breaks at most one rule.
 //
-// The truth of all cases: transaction 10 makes rows a and b with 50 each; 12 moves 10 from a to b; 11, which took its ID
-// before 12 and wrote after it, moves 5 more. Postgres is killed at second 1000 and is back at 1001. It lost 13, which
-// had changed a, and gave that ID out again: now 13 moves 1 from b to a. 14 deletes c, which it made itself.
+// truth is the truth of all cases. Transaction 10 inserts rows a and b with 50 each. 12 moves 10 from a to b. 11,
+// which took its ID before 12 and wrote after it, moves 5 more. Postgres is killed at second 1000 and is back at 1001.
+// It lost 13, which had changed a, and gave that ID out again: now 13 moves 1 from b to a. 14 inserts c and deletes
+// it.
 func truth() *simtest.Truth {
 	sum := int64(100)
 	t := &simtest.Truth{
@@ -58,7 +59,7 @@ func beat(since uint64, timestamp int64, epoch string, seq uint64) simtest.Event
 	return simtest.Event{Kind: simtest.HeartbeatSeen, Since: since, Timestamp: timestamp, Cursor: lockstep.Cursor{Incarnation: "i", Epoch: epoch, Seq: seq}}
 }
 
-// loaded is a connection up to its first heartbeat, at which 11 runs still.
+// loaded is a connection up to its first heartbeat, at which transaction 11 still runs.
 func loaded(more ...simtest.Event) history {
 	return append(history{
 		connected(0),
@@ -67,7 +68,7 @@ func loaded(more ...simtest.Event) history {
 	}, more...)
 }
 
-// moved is loaded and the rows of 11, with a heartbeat.
+// moved is loaded, and then the rows of 11 and a heartbeat.
 func moved(more ...simtest.Event) history {
 	return append(loaded(row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65), beat(13, 901, "e1", 20)), more...)
 }
@@ -90,7 +91,7 @@ func TestCheck_AcceptsWhatIsRight(t *testing.T) {
 			{Kind: simtest.Emptied},
 			connected(0), at(3, row("b", 2, 3, 12, 13, 60)), at(3, row("a", 3, 4, 11, 13, 35)),
 		},
-		"the ring shows older ones anew": moved(connected(11), row("a", 2, 2, 12, 11, 40), row("a", 3, 4, 11, 13, 35), completed(), beat(13, 904, "e1", 20)),
+		"the ring shows older ones again": moved(connected(11), row("a", 2, 2, 12, 11, 40), row("a", 3, 4, 11, 13, 35), completed(), beat(13, 904, "e1", 20)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, h := range []history{h, timed(h)} {
@@ -115,16 +116,16 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 	}{
 		{"lost row", "I2: at the heartbeat with since 13 row a has version 2, want at least 3", loaded(row("b", 3, 5, 11, 13, 65), beat(13, 901, "e1", 20))},
 		{"heartbeat before its rows", "I2", loaded(beat(13, 901, "e1", 20), row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65))},
-		{"heartbeat amid a transaction", "transaction 11 is there by half", loaded(row("a", 3, 4, 11, 11, 35), beat(11, 901, "e1", 20))},
+		{"heartbeat amid a transaction", "only a part of transaction 11 is there", loaded(row("a", 3, 4, 11, 11, 35), beat(11, 901, "e1", 20))},
 		{"sum", "the balances sum to 105", loaded(row("b", 3, 5, 11, 13, 65), beat(11, 901, "e1", 20))},
-		{"row that was never committed", "no version that was ever committed", loaded(row("a", 3, 99, 11, 13, 35))},
-		{"version that its transaction changed again", "no version that was ever committed", loaded(row("c", 1, 8, 14, 15, 0))},
+		{"row that was never committed", "a version that was never committed", loaded(row("a", 3, 99, 11, 13, 35))},
+		{"version that its transaction changed again", "a version that was never committed", loaded(row("c", 1, 8, 14, 15, 0))},
 		{"wrong mark", "deleted is true", loaded(marked)},
 		{"wrong since", "I5: row a: since 13 is not min", loaded(since)},
 		{"stale overwrite", "I4: row a went back from version 3 to 2", moved(row("a", 2, 2, 12, 13, 40))},
-		{"new row below a heartbeat's since", "I5: row a (txid 11, ver 3) is new below since 13, which a heartbeat", loaded(beat(13, 901, "e1", 20), row("a", 3, 4, 11, 13, 35))},
-		{"new row below a row's since", "I5: row a (txid 11, ver 3) is new below since 12, which a row", history{connected(0), row("b", 2, 3, 12, 13, 60), row("a", 3, 4, 11, 13, 35)}},
-		{"new row below a row's since, seen again", "I5: row a (txid 11, ver 3) is new below since 12, which a row", history{
+		{"new row below a heartbeat's since", "I5: row a (txid 11, ver 3) is new below since 13, which an earlier heartbeat", loaded(beat(13, 901, "e1", 20), row("a", 3, 4, 11, 13, 35))},
+		{"new row below a row's since", "I5: row a (txid 11, ver 3) is new below since 12, which an earlier row", history{connected(0), row("b", 2, 3, 12, 13, 60), row("a", 3, 4, 11, 13, 35)}},
+		{"new row below a row's since, seen again", "I5: row a (txid 11, ver 3) is new below since 12, which an earlier row", history{
 			connected(0), at(1, row("b", 2, 3, 12, 13, 60)), at(2, row("a", 3, 4, 11, 13, 35)),
 			{Kind: simtest.Emptied},
 			connected(0), at(3, row("b", 2, 3, 12, 13, 60)), at(3, row("a", 3, 4, 11, 13, 35)),
@@ -138,8 +139,8 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 		{"lost version stays", "I7: at the heartbeat with since 13 row a is the version", moved(row("a", 4, 70, 13, 14, 35), beat(13, 1001, "e2", 30))},
 		{"delete of what was not lost", "I2: row b (txid 11, ver 3) was deleted by the bridge", moved(repaired)},
 		{"half a document", "I11: a chunk is not one line", moved(simtest.Event{Kind: simtest.Odd, Text: "a chunk is not one line"})},
-		{"torn though nobody was killed", "I11: the stream was cut within", moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 90 * time.Second})},
-		{"refused though nothing was lost", "I3: since 0 was refused with 410", moved(simtest.Event{Kind: simtest.Refused, Status: 410, At: 59 * time.Second})},
+		{"torn although no edge was killed", "I11: the stream was cut within", moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 90 * time.Second})},
+		{"refused although nothing was lost", "I3: since 0 was refused with 410", moved(simtest.Event{Kind: simtest.Refused, Status: 410, At: 59 * time.Second})},
 		{"refused for no reason", "I3: since 0 was refused with 400", moved(simtest.Event{Kind: simtest.Refused, Status: 400})},
 		{"token that misses a row", "I2: at the heartbeat with since 13 row b has version 0", history{
 			{Kind: simtest.Adopted, State: simtest.State{"a": {Ver: 3, Op: 4, Txid: 11, Balance: 35}}, Since: 13},
@@ -166,7 +167,7 @@ func mustFind(t *testing.T, found []simtest.Violation, want string) {
 	}
 }
 
-// timed gives each event that has no time one of its own.
+// timed gives each event without a time a time of its own.
 func timed(h history) history {
 	h = slices.Clone(h)
 	for i := range h {
@@ -217,7 +218,7 @@ func TestDifferences_I1(t *testing.T) {
 	}
 }
 
-// A token is what its client held at that moment, through what it had adopted and forgotten before.
+// A token has the state that its client held at that moment, including what the client adopted and forgot before.
 func TestLog_TokenIsTheStateOfThatMoment(t *testing.T) {
 	l := simtest.NewLog("c", simtest.Accounts)
 	for _, e := range []simtest.Event{

@@ -2,11 +2,11 @@ package simtest
 
 import "slices"
 
-// What is different where rows come from the WAL. A deleted row names only its key: which version it is follows from its
-// transaction. And a writer that begins says again what the one before it had said since the last heartbeat, version by
-// version.
+// The rules that differ if rows come from the WAL. A deleted row names only its key, so its version follows from its
+// transaction. And a writer that begins repeats, version by version, what the writer before it published after the last
+// heartbeat.
 
-// named returns the event of a deleted row with the number of the deletion that it stands for, where there is one.
+// named returns the event of a deleted row with the version of its deletion, if the transaction deleted the row.
 func (c *checker) named(e *Event) *Event {
 	if !c.truth.WAL || !e.bare() {
 		return e
@@ -16,7 +16,7 @@ func (c *checker) named(e *Event) *Event {
 	return &named
 }
 
-// nameAll does the same with the whole state.
+// nameAll does the same for all rows of the state.
 func (c *checker) nameAll() {
 	if !c.truth.WAL {
 		return
@@ -38,24 +38,25 @@ func (t *Truth) named(key string, v Version) Version {
 	return v
 }
 
-// unnamedDelete judges a deleted row whose transaction did not delete it: the bridge looked for the row and it was not
-// there, or all rows were removed, and it was one that was not there any more. In the state it stands for any deletion
-// behind what was seen before: see gone.
+// unnamedDelete judges a deleted row whose transaction did not delete it. Either the bridge looked for the row and did
+// not find it, or a TRUNCATE removed all rows and this one had been deleted before. In the state it stands for any
+// deletion after the versions that were seen: see gone.
 func (c *checker) unnamedDelete(e *Event) {
 	if newest := c.seen[e.Key]; !c.truth.goneSince(e.Key, newest, 0) {
 		c.doubt("I2", "row %s (txid %d) was deleted by the bridge, but Postgres has not deleted it since version %d", e.Key, e.Txid, newest)
 	}
 }
 
-// gone says whether a key of which there is nothing in the state, or only that it is away, may have had the version, or
-// a later one: it was deleted since, before the heartbeat. A comparison of stream and relation takes no account of what a
-// row held that is marked as deleted in both.
+// gone says whether a key that the state does not have, or has as deleted, may have had this version or a later one.
+// That is so if it was deleted after the version and before the heartbeat. (A comparison of stream and relation
+// ignores the content of a row that is marked as deleted in both.)
 func (c *checker) gone(e *Event, key string, ver int64) bool {
 	held, holds := c.state[key]
 	return c.truth.WAL && (!holds || held.Deleted) && c.truth.goneSince(key, ver, e.Timestamp)
 }
 
-// goneSince says whether the version of the key, or one behind it, is a deletion written at a time or before, 0 for any.
+// goneSince says whether this version of the key, or a later one, is a deletion that was written at the time at or
+// before it. at is 0 for any time.
 func (t *Truth) goneSince(key string, ver, at int64) bool {
 	ch := t.byKey[key]
 	return ch != nil && slices.ContainsFunc(ch.versions, func(v *Committed) bool {
@@ -63,8 +64,9 @@ func (t *Truth) goneSince(key string, ver, at int64) bool {
 	})
 }
 
-// doubt says what is wrong, unless another writer began since the last heartbeat and repeats what stood behind it. That
-// shows at the next heartbeat. Polled rows are not repeated in older versions.
+// doubt records a violation, which does not count if another writer began after the last heartbeat and repeats what
+// came after it. The next heartbeat decides that. It is a violation in any case if the rows are polled: these are not
+// repeated in older versions.
 func (c *checker) doubt(invariant, format string, args ...any) {
 	before := len(c.violations)
 	c.fail(invariant, format, args...)
@@ -74,7 +76,7 @@ func (c *checker) doubt(invariant, format string, args ...any) {
 	}
 }
 
-// judgeDoubts is called at a heartbeat: what was said again has come to its end by then.
+// judgeDoubts is called at a heartbeat: by then all repeats have come.
 func (c *checker) judgeDoubts(e *Event) {
 	if !c.truth.WAL {
 		return

@@ -6,10 +6,10 @@ import (
 	"bridge/internal/simtest"
 )
 
-// The truth of all cases with capture=wal: transaction 10 makes rows a and b with 50 each, and a large value in a; 11
-// moves 10 from a to b; 12 deletes b, and what it had goes to a; 13 makes b again with 30 of a, which it changes twice;
-// 14 gives a the key d. The large value stays the same all the time. Postgres is killed before 13: nothing is lost that
-// anybody saw.
+// walTruth is the truth of all cases with capture=wal. Transaction 10 inserts rows a and b with 50 each, and a large
+// value in a. 11 moves 10 from a to b. 12 deletes b, and gives its balance to a. 13 inserts b again with 30 from a; it
+// changes a twice. 14 gives a the key d. The large value never changes. Postgres is killed before 13, but nothing is
+// lost that any client saw.
 func walTruth() *simtest.Truth {
 	sum := int64(100)
 	t := &simtest.Truth{Relation: simtest.Accounts, WAL: true, Sum: &sum, Lost: map[int64]int{70: 0}, Starts: []int64{902}}
@@ -49,7 +49,7 @@ func then(parts ...[]simtest.Event) history {
 	return h
 }
 
-// What each transaction of walTruth writes, and the end of a first load.
+// The rows of each transaction of walTruth, and a first load.
 var (
 	w10  = history{large("a", 1, 1, 10, 50), row("b", 1, 1, 10, 10, 50)}
 	w11  = history{large("a", 2, 2, 11, 40), row("b", 2, 3, 11, 10, 60)}
@@ -65,8 +65,8 @@ func TestCheckWAL_AcceptsWhatIsRight(t *testing.T) {
 	for name, h := range map[string]history{
 		"all in one":                   then(load, w11, w12, w13, w14, beats(beat(15, 903, "e1", 40))),
 		"a heartbeat at each":          then(load, w11, beats(beat(11, 900, "e1", 20)), w12, beats(beat(12, 901, "e1", 30)), w13, beats(beat(13, 902, "e1", 40)), w14, beats(beat(15, 903, "e1", 50))),
-		"loaded behind the delete":     then(history{connected(0), large("a", 3, 4, 12, 100), completed(), beat(13, 901, "e1", 10)}),
-		"loaded behind the new key":    then(history{connected(0), row("b", 4, 6, 13, 10, 30), large("d", 1, 8, 14, 70), completed(), beat(15, 903, "e1", 10)}),
+		"loaded after the delete":      then(history{connected(0), large("a", 3, 4, 12, 100), completed(), beat(13, 901, "e1", 10)}),
+		"loaded after the new key":     then(history{connected(0), row("b", 4, 6, 13, 10, 30), large("d", 1, 8, 14, 70), completed(), beat(15, 903, "e1", 10)}),
 		"said again by another writer": then(load, w11, w12, w11, w12, beats(beat(13, 901, "e2", 30))),
 		"found away by a look":         then(load, w11, history{away("b", 20), large("a", 3, 4, 12, 100), beat(13, 901, "e1", 30)}),
 		"removed again by a TRUNCATE":  then(load, w11, w12, history{away("b", 99), beat(13, 901, "e1", 30)}),
@@ -94,16 +94,16 @@ func TestCheckWAL_FindsWhatIsWrong(t *testing.T) {
 		{"resurrected row", "I4: row b went back from version 3 to 2", then(load, w11, w12, beats(beat(12, 901, "e1", 30)), w11[1:], beats(beat(12, 901, "e1", 40)))},
 		{"resurrected row for who resumes", "I2: at the heartbeat with since 13 row b has version 2, want at least 3", then(load, w11, w12, history{connected(11), w11[1], completed(), beat(13, 901, "e1", 40)})},
 		{"resurrected by another writer", "I4: at the heartbeat with since 11 row b is back at version 2, after 3", then(load, w11, w12, w11, beats(beat(11, 901, "e2", 40)))},
-		{"torn transaction", "I2: transaction 12 is there by half: row b has its version 3, row a has version 2", then(load, w11, w12[:1], beats(beat(12, 901, "e1", 30)))},
+		{"torn transaction", "I2: only a part of transaction 12 is there: row b has its version 3, row a has version 2", then(load, w11, w12[:1], beats(beat(12, 901, "e1", 30)))},
 		{"torn transaction, by the sum", "the balances sum to 40", then(load, w11, w12[:1], beats(beat(12, 901, "e1", 30)))},
-		{"torn change of a key", "I2: transaction 14 is there by half: row a has its version 6, row d has version 0", then(load, w13, w14[:1], beats(beat(14, 903, "e1", 30)))},
+		{"torn change of a key", "I2: only a part of transaction 14 is there: row a has its version 6, row d has version 0", then(load, w13, w14[:1], beats(beat(14, 903, "e1", 30)))},
 		{"heartbeat within a transaction", "row a has version 4, want at least 5", then(load, w11, w12, w13[:2], beats(beat(13, 902, "e1", 30)))},
 		{"heartbeat before all is said again", "I4: at the heartbeat with since 11 row a is back at version 2, after 3", then(load, w11, w12, w11[:1], beats(beat(11, 901, "e2", 30)))},
-		{"stale TOAST value", "I12: row a (txid 11, ver 2) has not the large value", then(load, history{stale})},
+		{"stale TOAST value", "I12: row a (txid 11, ver 2) does not have the large value", then(load, history{stale})},
 		{"delete that was none", "I2: row d (txid 15) was deleted by the bridge", then(load, w13, w14, history{away("d", 15), beat(15, 903, "e1", 30)})},
 		{"missing, and not yet deleted", "I2: at the heartbeat with since 12 row b has version 0, want at least 2", history{connected(0), large("a", 2, 2, 11, 40), completed(), beat(12, 900, "e1", 10)}},
 		{"missing, and made again", "I2: at the heartbeat with since 15 row b has version 0, want at least 4", history{connected(0), large("d", 1, 8, 14, 70), completed(), beat(15, 903, "e1", 10)}},
-		{"version that a crash took back", "no version that was ever committed", then(load, history{large("a", 3, 70, 12, 90)})},
+		{"version that a crash took back", "a version that was never committed", then(load, history{large("a", 3, 70, 12, 90)})},
 		{"since falls, though no crash takes anything back", "I5: a heartbeat's since fell from 13 to 12", then(load, w11, w12, history{beat(13, 901, "e1", 30), beat(12, 902, "e2", 40)})},
 		{"delete below a row's since", "I5: row b (txid 12, ver 3) is new below since 13", then(load, w11, history{since(large("a", 5, 7, 13, 70), 13), away("b", 12), row("b", 4, 6, 13, 10, 30), beat(13, 902, "e1", 30)})},
 		{"new row below a row's since", "I5: row b (txid 11, ver 2) is new below since 12", then(load, history{since(large("a", 3, 4, 12, 100), 12), since(row("b", 2, 3, 11, 10, 60), 12), beat(12, 901, "e1", 30)})},
@@ -116,7 +116,7 @@ func TestCheckWAL_FindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-// since is the event under another xmin.
+// since returns the event with another current_xmin.
 func since(e simtest.Event, xmin uint64) simtest.Event {
 	e.Xmin, e.Since = xmin, min(e.Txid, xmin)
 	return e
@@ -140,6 +140,6 @@ func TestParseCapture(t *testing.T) {
 		}
 	}
 	if got, err := simtest.ParseCapture("logical"); err == nil {
-		t.Errorf("got %q for what is no capture", got)
+		t.Errorf("got %q for a text that is not a capture", got)
 	}
 }

@@ -15,24 +15,24 @@ import (
 	"bridge/lockstep"
 )
 
-// Client follows one relation and writes down what it sees.
+// Client follows one relation and logs what it sees.
 type Client struct {
 	// Static after construction.
 	Log     *Log
 	edges   func() []string // addresses
 	elapsed func() time.Duration
 	rnd     *rand.Rand // of Run's goroutine
-	// tokens returns a token from the past for a client that resumes from such, or nil.
+	// tokens, if not nil, returns a token to resume from, or nil.
 	tokens func(*rand.Rand) *Token
 
 	// since is that of the last document. Owned by Run.
 	since uint64
-	// calm is set when the client no longer cuts itself.
+	// calm is set while the client does not cut its own connection.
 	calm atomic.Bool
-	// beat is the timestamp of the last heartbeat that the state is at or behind, 0 after a jump into the past; newest
-	// is the highest ever seen.
+	// beat is the timestamp of the last heartbeat that the state includes, and 0 after a jump into the past. newest is
+	// the highest timestamp ever seen.
 	beat, newest atomic.Int64
-	// Resumed counts tokens.
+	// Resumed counts the tokens from which the client resumed.
 	Resumed atomic.Int64
 }
 
@@ -41,13 +41,13 @@ func NewClient(name, relation string, edges func() []string, elapsed func() time
 	return &Client{Log: NewLog(name, relation), edges: edges, elapsed: elapsed, rnd: rand.New(rand.NewPCG(seed, hash([]byte(name))))}
 }
 
-// ResumeFrom makes it a client that goes back to tokens now and then.
+// ResumeFrom makes the client resume from tokens now and then.
 func (c *Client) ResumeFrom(tokens func(*rand.Rand) *Token) { c.tokens = tokens }
 
-// Calm makes the client follow without cutting itself, or do so again.
+// Calm says whether the client shall follow without cutting its own connections.
 func (c *Client) Calm(yes bool) { c.calm.Store(yes) }
 
-// Beat returns the timestamp of the last heartbeat that the client's state includes, 0 for none.
+// Beat returns the timestamp of the last heartbeat that the client's state includes, or 0.
 func (c *Client) Beat() int64 { return c.beat.Load() }
 
 // Newest returns the highest timestamp of a heartbeat that the client ever saw.
@@ -65,7 +65,7 @@ func (c *Client) Run(ctx context.Context) {
 	}
 }
 
-// jump decides where to go on from: mostly from where the client was.
+// jump decides where the client goes on, mostly where it was.
 func (c *Client) jump() {
 	if c.calm.Load() {
 		return
@@ -87,7 +87,7 @@ func (c *Client) empty() {
 	c.Log.Add(Event{At: c.elapsed(), Kind: Emptied})
 }
 
-// Adopt makes the client one that was shown the token.
+// Adopt gives the client the position and the state of the token.
 func (c *Client) Adopt(t Token) {
 	c.beat.Store(0)
 	c.since = t.Since
@@ -95,13 +95,13 @@ func (c *Client) Adopt(t Token) {
 	c.Log.Add(Event{At: c.elapsed(), Kind: Adopted, State: t.State, Since: t.Since, Text: "of " + t.Of + " at " + t.At.Round(time.Millisecond).String()})
 }
 
-// connection lives through one connection.
+// connection follows the relation in one connection, until that ends.
 func (c *Client) connection(ctx context.Context) {
 	edges := c.edges()
 	var opt Options
 	alive := 5*time.Second + time.Duration(c.rnd.Int64N(int64(15*time.Second)))
 	if !c.calm.Load() && c.rnd.IntN(10) < 7 {
-		// From within the first head to some seconds of traffic.
+		// Cut somewhere between the response's head and some seconds of traffic.
 		opt.Bytes = int64(1) << (5 + c.rnd.IntN(15))
 		opt.Bytes += c.rnd.Int64N(opt.Bytes)
 	}
@@ -115,7 +115,7 @@ func (c *Client) connection(ctx context.Context) {
 	c.Log.Add(Event{At: c.elapsed(), Kind: Connected, Since: c.since})
 	until := time.Now().Add(alive)
 	for c.calm.Load() || time.Now().Before(until) {
-		if !c.calm.Load() && c.rnd.IntN(3000) == 0 { // and the edge has to wait
+		if !c.calm.Load() && c.rnd.IntN(3000) == 0 { // a slow client: the edge has to wait
 			sleep(ctx, time.Duration(500+c.rnd.IntN(2000))*time.Millisecond)
 		}
 		if err := c.next(s); err != nil {
@@ -163,7 +163,7 @@ func (c *Client) noStream(err error) {
 		e.Kind = Odd
 		c.Log.Add(e)
 	}
-	// The rest is an edge that is away, or a cut within the head.
+	// All other errors are an edge that is away, or a cut within the head. They are not logged.
 }
 
 func (c *Client) ended(ctx context.Context, s *Stream, err error) {
@@ -173,12 +173,12 @@ func (c *Client) ended(ctx context.Context, s *Stream, err error) {
 	case errors.As(err, &o):
 		e.Kind = Odd
 	case errors.Is(err, io.EOF) && !errors.Is(err, ErrCut) && !errors.Is(err, ErrTorn):
-		e.Kind, e.Text = Odd, "a final chunk in a stream that has no end"
+		e.Kind, e.Text = Odd, "a final chunk in a stream that must not end"
 	}
 	c.Log.Add(e)
 }
 
-// next reads one document and writes it down.
+// next reads one document and logs it.
 func (c *Client) next(s *Stream) error {
 	m, err := s.Next()
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *Client) next(s *Stream) error {
 	return nil
 }
 
-// ofRow reads the columns that both relations have; what they don't is nil.
+// ofRow reads a row's columns. A column that the relation does not have is nil.
 func (e *Event) ofRow(r *lockstep.Row) error {
 	var data struct {
 		ID, No  *int64

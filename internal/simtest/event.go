@@ -11,45 +11,45 @@ import (
 	"bridge/lockstep"
 )
 
-// Kind says what an event is.
+// Kind is the kind of an event.
 type Kind uint8
 
 // Kinds of events.
 const (
-	// Connected: a stream began, asked for with Since.
+	// Connected: a stream began, for a request with Since.
 	Connected Kind = iota + 1
 	// Emptied: the client forgot its state, to ask for everything.
 	Emptied
 	// Adopted: the client took State as its own, to resume from a token.
 	Adopted
-	// RowSeen, HeartbeatSeen, CompletedSeen: a document.
+	// RowSeen, HeartbeatSeen, CompletedSeen: a document came.
 	RowSeen
 	HeartbeatSeen
 	CompletedSeen
 	// Ended: a finite stream ended with its final chunk.
 	Ended
-	// CutSeen: the stream was cut; by the client itself where Own is set, within a chunk where Torn is.
+	// CutSeen: the stream was cut. Own says that the client did it, Torn that it was within a chunk.
 	CutSeen
-	// Refused: the answer was not a stream. Status and Text say what.
+	// Refused: the answer was not a stream. Status and Text say what it was.
 	Refused
-	// Odd: what came is not the protocol; Text says why.
+	// Odd: the server broke the protocol. Text says how.
 	Odd
 )
 
-// Version is what a client can tell of a row's version.
+// Version is what a client knows about a row's version.
 type Version struct {
-	// Ver is the version's place in the history of its key, Op the statement that made it; both 0 for a deleted row
+	// Ver is the version's place in the history of its key, Op the statement that made it. Both are 0 for a deleted row
 	// that names only its key: see bare.
 	Ver, Op int64
 	Txid    uint64
 	Deleted bool
 	Balance int64
-	// Hash is that of data, Blob the MD5 of the large value in it, empty for none.
+	// Hash is the hash of data. Blob is the MD5 of the large value in it, empty if there is none.
 	Hash uint64
 	Blob string
 }
 
-// bare says that it is a deleted row that names only its key.
+// bare says whether this is a deleted row that names only its key.
 func (v Version) bare() bool { return v.Op == 0 && v.Deleted }
 
 // State is what a client holds, by key.
@@ -65,13 +65,13 @@ type Event struct {
 	Since     uint64
 	Timestamp int64 // of a heartbeat
 	Cursor    lockstep.Cursor
-	State     State // of Adopted; never changed
+	State     State // of Adopted; must not be changed
 	Own, Torn bool
 	Status    int
 	Text      string
 }
 
-// Log is all that happened to one client of one relation.
+// Log is everything that happened to one client of one relation.
 type Log struct {
 	Client, Relation string
 
@@ -94,7 +94,7 @@ func (l *Log) Add(e Event) {
 	l.state = e.apply(l.state)
 }
 
-// apply changes s, or returns another state.
+// apply returns the state after the event. It may change s.
 func (e *Event) apply(s State) State {
 	switch e.Kind {
 	case Emptied:
@@ -129,7 +129,7 @@ type Token struct {
 	State State
 }
 
-// Token returns the token that event i showed; false for one that shows none.
+// Token returns the token that event i showed, or false if it showed none.
 func (l *Log) Token(i int) (Token, bool) {
 	events := l.Events()
 	e := &events[i]
@@ -147,7 +147,7 @@ func (l *Log) Token(i int) (Token, bool) {
 	return Token{Since: e.Since, At: e.At, Of: l.Client, State: s}, true
 }
 
-// hash is a fingerprint of bytes.
+// hash returns a fingerprint of b.
 func hash(b []byte) uint64 {
 	h := fnv.New64a()
 	_, _ = h.Write(b)

@@ -1,9 +1,9 @@
 package simtest
 
-// Hash is how versions remember their bytes.
+// Hash is the hash of Version.Hash.
 var Hash = hash
 
-// Op returns the number of a statement that a test runs by itself, in the era of now.
+// Op returns a number for a statement that a test runs itself, in the current era.
 func (w *Writers) Op() int64 {
 	op := w.ops.Add(1)
 	w.mu.Lock()

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// torment breaks things until the run's time is over and enough was done, but not for longer than half as long again, or a
-// minute.
+// torment breaks things until the run's time is over and enough has happened. To get enough it may take longer, by half
+// the run's time or a minute, whichever is more.
 func (s *Sim) torment(ctx context.Context) {
 	begun := time.Now()
 	length := time.Duration(s.cfg.Seconds) * time.Second
@@ -24,8 +24,8 @@ func (s *Sim) torment(ctx context.Context) {
 		at := time.Now()
 		if i < len(faults) {
 			s.fault(ctx, faults[i])
-			// The next fault meets this one before it has healed, but for a broker that lost its files: if Postgres
-			// then took something back, nobody would know.
+			// Sometimes the next fault comes before this one has healed. Not if the broker lost its files: if Postgres
+			// took something back then, nothing would know it any more.
 			if !lossy(faults[i]) && s.rnd.IntN(3) == 0 {
 				continue
 			}
@@ -39,10 +39,11 @@ func (s *Sim) torment(ctx context.Context) {
 	}
 }
 
-// lossy says whether a fault takes files from the broker.
+// lossy says whether a fault loses files of the broker.
 func lossy(fault string) bool { return fault == "wipe" || fault == "older" }
 
-// plan is the order of faults: each process as often as the others, and once or more, with what no kill does between.
+// plan returns the order of the faults. Each process is killed about equally often. Faults of other kinds come in
+// between.
 func (s *Sim) plan() []string {
 	processes := []string{"bridge", "edge", "nats", "postgres"}
 	var faults []string
@@ -51,9 +52,9 @@ func (s *Sim) plan() []string {
 		faults = append(faults, processes...)
 	}
 	faults = faults[:s.cfg.Kills]
-	// Each of these is a kill of the broker, too; a pause is not.
+	// Each of these, except a pause, also kills the broker.
 	specials := []string{"pause", "storm", "copy", "older", "pause", "storm", "wipe"}
-	if s.cfg.Capture == WAL { // a run may end before its last faults
+	if s.cfg.Capture == WAL { // another order, because a run may end before its last faults
 		specials = []string{"pause", "copy", "wipe", "storm", "older", "pause", "storm"}
 	}
 	if s.cfg.Seconds < 60 {
@@ -104,7 +105,7 @@ func (s *Sim) killEdge(short func()) {
 	s.Edges[i].Start()
 }
 
-// storm kills what reads in the middle of many writes.
+// storm kills edges, and then the broker, while very much is written.
 func (s *Sim) storm(ctx context.Context, short func()) {
 	s.Note("a storm begins")
 	s.writers.Storm(true)
@@ -118,7 +119,7 @@ func (s *Sim) storm(ctx context.Context, short func()) {
 	s.Note("the storm is over")
 }
 
-// killBridges kills one of them, or all.
+// killBridges kills one bridge or several.
 func (s *Sim) killBridges(short func()) {
 	first, n := s.rnd.IntN(len(s.Bridges)), 1+s.rnd.IntN(len(s.Bridges))
 	for i := range n {
@@ -133,22 +134,23 @@ func (s *Sim) killBridges(short func()) {
 	}
 }
 
-// pause stops a bridge for longer than a lease lasts, and lets it go on.
+// pause stops a bridge for longer than a lease lasts, and then lets it go on.
 func (s *Sim) pause(ctx context.Context) {
 	b := s.Bridges[s.rnd.IntN(len(s.Bridges))]
 	b.Pause()
 	s.Note("stop %s", b.Name)
 	s.pauses++
 	sleep(ctx, time.Duration(3500+s.rnd.IntN(1500))*time.Millisecond)
-	if s.rnd.IntN(3) == 0 { // it wakes into another world
+	if s.rnd.IntN(3) == 0 { // when it wakes, the broker has been restarted
 		s.killNATS("while a bridge is stopped", func() {})
 	}
 	b.Resume()
 	s.Note("let %s go on", b.Name)
 }
 
-// killNATS kills the broker, and may copy or replace its files before it starts again (I8). What comes from the WAL no
-// crash takes back, so nothing is to be saved before files are lost.
+// killNATS kills the broker, and starts it again. Before that it may copy or replace the broker's files (I8). If polls
+// capture the relations, it first brings every client to a heartbeat before files are lost: see the package comment. No
+// crash takes back what comes from the WAL.
 func (s *Sim) killNATS(what string, short func()) {
 	if lossy(what) && s.cfg.Capture == Poll {
 		defer s.calm(false)
@@ -179,9 +181,9 @@ func (s *Sim) calm(yes bool) {
 	}
 }
 
-// barTokens bars all tokens shown until now, if Postgres ever took something back. Who loses the broker's files then
-// loses what was known of it: an ID given out again may be below a since that was shown before, and a row repaired
-// behind one. The clients that live were brought to a heartbeat before.
+// barTokens bars all tokens shown until now, if Postgres ever took something back. The broker's files are about to be
+// lost, and with them what the stream knows about that: an ID that was given out again may be below a since that was
+// shown before, and so may a repaired row. Running clients were brought to a heartbeat before.
 func (s *Sim) barTokens() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,7 +192,7 @@ func (s *Sim) barTokens() {
 	}
 }
 
-// barred says whether a token shown at a time may not be used any more.
+// barred says whether a token that was shown at this time may no longer be used.
 func (s *Sim) barred(at time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

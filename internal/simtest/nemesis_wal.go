@@ -10,12 +10,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// walFaults are those that only a run with capture=wal has.
+// walFaults returns the faults that only a run with capture=wal has.
 func walFaults() []string {
 	return []string{"walsender", "terminate", "restart", "advance", "drop", "drop in a load"}
 }
 
-// walPlan puts them among the others, in any order: each once in a minute, some in a shorter run.
+// walPlan puts the faults of walFaults between the others, in random order: each once a minute. A short run has only
+// some.
 func (s *Sim) walPlan(faults []string) []string {
 	var specials []string
 	for range (s.cfg.Seconds + 59) / 60 {
@@ -31,7 +32,7 @@ func (s *Sim) walPlan(faults []string) []string {
 	return faults
 }
 
-// walFault runs one, and says whether it was one.
+// walFault runs the fault if it is one of walFaults, and says whether it is.
 func (s *Sim) walFault(ctx context.Context, name string, short func()) bool {
 	switch name {
 	case "walsender":
@@ -68,7 +69,7 @@ func (s *Sim) sql(ctx context.Context, sql string) {
 	})
 }
 
-// ofSlot has a statement do nothing where there is no slot: a bridge that was cut while it made it has none.
+// ofSlot makes a statement do nothing if there is no slot. There is none if the bridge was cut while it created it.
 const ofSlot = ` FROM pg_replication_slots WHERE slot_name = '` + slot + `'`
 
 const cutSender = `SELECT pg_terminate_backend(active_pid, 5000)` + ofSlot + ` AND active_pid IS NOT NULL`
@@ -79,7 +80,7 @@ func (s *Sim) endSender(ctx context.Context) {
 	s.Note("end the walsender")
 }
 
-// terminateBridges asks one bridge to end, or all, as a supervisor does that stops a service.
+// terminateBridges stops one bridge or several by SIGTERM, as a supervisor that stops a service does.
 func (s *Sim) terminateBridges(short func()) {
 	s.T.Helper()
 	first, n := s.rnd.IntN(len(s.Bridges)), 1+s.rnd.IntN(len(s.Bridges))
@@ -89,7 +90,7 @@ func (s *Sim) terminateBridges(short func()) {
 		if err := b.Terminate(); err != nil {
 			s.T.Errorf("I7: %v", err)
 		}
-		s.Note("%s has ended as it was asked to, after %v", b.Name, time.Since(begun).Round(time.Millisecond))
+		s.Note("%s stopped %v after SIGTERM", b.Name, time.Since(begun).Round(time.Millisecond))
 	}
 	short()
 	for i := range n {
@@ -97,24 +98,25 @@ func (s *Sim) terminateBridges(short func()) {
 	}
 }
 
-// restartPostgres stops Postgres in good order: it waits until the bridge has confirmed all it was sent.
+// restartPostgres stops Postgres gracefully, and starts it again. On its stop Postgres waits until the bridge has
+// confirmed everything that it was sent.
 func (s *Sim) restartPostgres(ctx context.Context, short func()) {
 	begun := time.Now()
 	s.Cluster.Stop()
-	s.Note("postgres has ended as it was asked to, after %v", time.Since(begun).Round(time.Millisecond))
+	s.Note("postgres stopped gracefully after %v", time.Since(begun).Round(time.Millisecond))
 	s.writers.Crashed()
 	short()
 	s.StartPostgres(ctx)
 }
 
-// advanceSlot moves the slot to where the WAL ends while nobody reads it: what it passes over is never sent.
+// advanceSlot moves the slot to the end of the WAL while no bridge runs. Postgres never sends the changes in between.
 func (s *Sim) advanceSlot(ctx context.Context) {
 	for _, b := range s.Bridges {
 		b.Kill()
 		s.Note("kill %s", b.Name)
 		s.kills["bridge"]++
 	}
-	sleep(ctx, time.Duration(s.rnd.IntN(300))*time.Millisecond) // and some may be missing, or nothing
+	sleep(ctx, time.Duration(s.rnd.IntN(300))*time.Millisecond) // after this some changes may be missing, or none
 	s.lose()
 	s.sql(ctx, cutSender)
 	s.sql(ctx, `SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn())`+ofSlot)

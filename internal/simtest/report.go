@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// minimum is what a run must have done to count, for its length.
+// minimum is how much of something a run must have seen, for the run to count.
 type minimum struct {
 	what      string
 	got, want int
 }
 
-// minimums are the counts of 120 s, in proportion; a run shorter than that need not kill each process.
+// minimums returns the minimums of a run of 120 s, reduced in proportion for a shorter run. A short run need not kill
+// each process.
 func (s *Sim) minimums() []minimum {
 	per := func(n int) int { return n * min(s.cfg.Seconds, 120) / 120 }
 	kills := 0
@@ -38,20 +39,20 @@ func (s *Sim) minimums() []minimum {
 	return list
 }
 
-// enough says what is missing yet, while the run goes on.
+// enough returns an error that says what the run still lacks, or nil.
 func (s *Sim) enough() error { return missing(s.minimums()) }
 
 func missing(list []minimum) error {
 	var err error
 	for _, m := range list {
 		if m.got < m.want {
-			err = errors.Join(err, fmt.Errorf("too little happened for the run to count: %d %s, want %d", m.got, m.what, m.want))
+			err = errors.Join(err, fmt.Errorf("the run does not count, too little happened: %d %s, want %d", m.got, m.what, m.want))
 		}
 	}
 	return err
 }
 
-// Report returns the counts as a table, and an error where they are too small. It is called after Judge.
+// Report returns the counts as a table, and an error if some are too small. It is called after Judge.
 func (s *Sim) Report() (string, error) {
 	per := func(n int) int { return n * min(s.cfg.Seconds, 120) / 120 }
 	list := append(s.minimums(),
@@ -89,18 +90,19 @@ func (s *Sim) Report() (string, error) {
 	return b.String(), missing(list)
 }
 
-// Again is the command that repeats a run.
+// Again returns the command that repeats the run.
 func (c Config) Again() string {
 	return fmt.Sprintf("go test ./internal/simtest -run 'TestSim$' -count=1 -timeout 0 -v -args -capture=%s -seconds=%d -seed=%d", c.Capture, c.Seconds, c.Seed)
 }
 
-// Violations returns what was found, some of each invariant with what led to them, and where everything is written down.
+// Violations describes the violations: some of each invariant, with the events before them. It also writes all events
+// to a file, and names it.
 func (s *Sim) Violations() string {
 	if len(s.violations) == 0 {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d violations; the run again: %s\n", len(s.violations), s.cfg.Again())
+	fmt.Fprintf(&b, "%d violations; to repeat the run: %s\n", len(s.violations), s.cfg.Again())
 	told, kinds := map[*Log]bool{}, map[string]int{}
 	for _, v := range s.violations {
 		kinds[v.Invariant]++
@@ -126,7 +128,7 @@ func (s *Sim) Violations() string {
 	return b.String()
 }
 
-// around prints what a client saw before a violation, and what was done meanwhile.
+// around prints what a client saw before a violation, and what the nemesis did meanwhile.
 func (s *Sim) around(b *strings.Builder, v Violation, n int) {
 	events := v.Log.Events()
 	first := max(0, v.Event-n)
@@ -161,8 +163,8 @@ func (e *Event) describe() string {
 	return e.Kind.String() + " " + e.Text
 }
 
-// dump writes everything to a file: what was done, each transaction, and the logs in which something is
-// wrong, or all.
+// dump writes to a file what the nemesis did, each transaction, and the logs with violations. If there are no
+// violations, it writes all clients' logs.
 func (s *Sim) dump() (string, error) {
 	f, err := os.CreateTemp("", fmt.Sprintf("simtest-%d-*.log", s.cfg.Seed))
 	if err != nil {

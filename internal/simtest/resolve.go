@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Resolve ends what is prepared still and asks Postgres how each transaction ended whose end is not known. It is called
-// when no writer runs. Its error says that Postgres, or this package, broke a promise of its own.
+// Resolve ends transactions that are still prepared. Then it asks Postgres how each transaction ended whose outcome is
+// not known. It is called when no writer runs. Its error says that Postgres, or this package, broke a promise of its
+// own.
 func (w *Writers) Resolve(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, w.url)
 	if err != nil {
@@ -40,9 +41,9 @@ func (w *Writers) Resolve(ctx context.Context) error {
 	for _, tx := range w.txs {
 		switch {
 		case tx.Outcome == TxCommitted && !committed[tx.ID] && !tx.Async:
-			return fmt.Errorf("transaction %d (%s) was committed, and Postgres does not have it", tx.ID, tx.Kind)
+			return fmt.Errorf("transaction %d (%s) was committed, but Postgres does not have it", tx.ID, tx.Kind)
 		case tx.Outcome == TxRolledBack && committed[tx.ID]:
-			return fmt.Errorf("transaction %d (%s) was rolled back, and Postgres has it", tx.ID, tx.Kind)
+			return fmt.Errorf("transaction %d (%s) was rolled back, but Postgres has it", tx.ID, tx.Kind)
 		case tx.Outcome != TxCommitted && committed[tx.ID]:
 			tx.Outcome = TxCommitted
 			w.kinds[tx.Kind]++
@@ -67,7 +68,7 @@ func (w *Writers) checkSum(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// LostTx returns how many asynchronous transactions were undone by crashes. It is called after Resolve.
+// LostTx returns how many asynchronous transactions crashes undid. It is called after Resolve.
 func (w *Writers) LostTx(t *Truth) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,7 +129,7 @@ func (w *Writers) Truth(ctx context.Context, relation string) (*Truth, error) {
 	return t, err
 }
 
-// Final reads a relation as it is now.
+// Final reads the rows of a relation as they are now.
 func (c Capture) Final(ctx context.Context, conn *pgx.Conn, relation string) (map[string]FinalRow, error) {
 	for _, set := range asDocuments {
 		if _, err := conn.Exec(ctx, set); err != nil {

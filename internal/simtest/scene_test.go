@@ -14,10 +14,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// heals bounds the wait for anything.
+// heals bounds every wait.
 const heals = time.Minute
 
-// scene is a small world with one client of the accounts, for a schedule written by hand.
+// scene is a small world with one client that follows the accounts, for a schedule written by hand.
 type scene struct {
 	*simtest.World
 	t       *testing.T
@@ -25,7 +25,7 @@ type scene struct {
 	client  *simtest.Client
 }
 
-// newScene starts everything; the client follows and does not cut itself.
+// newScene starts everything. The client does not cut its own connection.
 func newScene(t *testing.T, bridges int, postgres ...string) *scene {
 	t.Helper()
 	return newSceneOf(t, simtest.Poll, bridges, postgres...)
@@ -40,7 +40,7 @@ func newSceneOf(t *testing.T, capture simtest.Capture, bridges int, postgres ...
 	return newSceneWith(t, capture, tables, bridges, postgres...)
 }
 
-// newSceneWith has bridges that are told to capture tables, the accounts among them.
+// newSceneWith starts a scene whose bridges capture the given tables, including the accounts.
 func newSceneWith(t *testing.T, capture simtest.Capture, tables string, bridges int, postgres ...string) *scene {
 	t.Helper()
 	needServers(t)
@@ -65,7 +65,7 @@ func newSceneWith(t *testing.T, capture simtest.Capture, tables string, bridges 
 	return s
 }
 
-// beatSince waits for a heartbeat made after a time, and returns it.
+// beatSince waits for a heartbeat from after a time, and returns it.
 func (s *scene) beatSince(at time.Time) simtest.Event {
 	s.t.Helper()
 	return s.await("a heartbeat", func(e simtest.Event) bool {
@@ -112,7 +112,7 @@ func (s *scene) write() (stop func()) {
 	return stop
 }
 
-// transfer moves money between two accounts in the transaction that conn is in, and returns the statement's number.
+// transfer moves money between two accounts, in conn's current transaction. It returns the statement's number.
 func (s *scene) transfer(conn *pgx.Conn, from, to int) int64 {
 	s.t.Helper()
 	op := s.writers.Op()
@@ -136,7 +136,8 @@ func (s *scene) txid(conn *pgx.Conn) uint64 {
 	return txid
 }
 
-// judge waits until the client holds what Postgres does, resumes from so many tokens, and checks all that was seen.
+// judge waits until the client holds what Postgres holds, resumes from this number of tokens, and checks everything
+// that clients saw.
 func (s *scene) judge(tokens int) {
 	s.t.Helper()
 	ctx := s.t.Context()
@@ -164,7 +165,7 @@ func (s *scene) judge(tokens int) {
 			err := c.Fetch(ctx, s.Addrs[0])
 			var refused *simtest.RefusedError
 			if errors.As(err, &refused) || errors.Is(err, simtest.ErrCut) {
-				return err // it begins anew where it was refused for good
+				return err // after 409 or 410 the client asks for everything
 			}
 			return nil
 		})

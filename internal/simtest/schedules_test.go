@@ -11,8 +11,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// T9 takes its ID, T10 changes a row and commits, then T9 changes the row and commits: the later version has the lower
-// txid, and stream order decides.
+// T9 takes its ID. T10 changes a row and commits. Then T9 changes the same row and commits. The later version has the
+// lower txid, so the stream's order must decide.
 func TestSchedule_LaterVersionWithLowerTxid_I4(t *testing.T) {
 	s := newScene(t, 1)
 	early, late := testenv.Conn(t, s.URL), testenv.Conn(t, s.URL)
@@ -24,13 +24,13 @@ func TestSchedule_LaterVersionWithLowerTxid_I4(t *testing.T) {
 	op = s.transfer(early, 1, 2)
 	s.exec(early, "COMMIT")
 	if got := s.row(op).Txid; got != t9 || got >= t10 {
-		t.Errorf("got txid %d behind %d, want the lower %d", got, t10, t9)
+		t.Errorf("got txid %d after %d, want the lower %d", got, t10, t9)
 	}
 	s.beatSince(time.Now())
 	s.judge(60)
 }
 
-// A prepared transaction holds every since back, even through a crash of Postgres, until it ends; then its rows come.
+// A prepared transaction holds back every since until it ends, even through a crash of Postgres. Then its rows come.
 func TestSchedule_PreparedTransaction_I3(t *testing.T) {
 	s := newScene(t, 1)
 	conn := testenv.Conn(t, s.URL)
@@ -71,8 +71,8 @@ func TestSchedule_PreparedTransaction_I3(t *testing.T) {
 	s.judge(60)
 }
 
-// Postgres loses IDs that it never flushed and gives them out again, below a since that clients were shown; what they
-// write arrives all the same, also at clients that resume from that since.
+// Postgres loses IDs that it never flushed, and gives them out again below a since that clients were shown. The rows of
+// these transactions arrive nevertheless, also at clients that resume from that since.
 func TestSchedule_TxidsGivenOutAgain_I7(t *testing.T) {
 	s := newScene(t, 1, "wal_writer_delay=10s")
 	conn := testenv.Conn(t, s.URL)
@@ -95,17 +95,17 @@ func TestSchedule_TxidsGivenOutAgain_I7(t *testing.T) {
 			t.Logf("transaction %d came again after %d, in attempt %d", e.Txid, top, attempt)
 			break
 		}
-		// Something flushed the WAL meanwhile, a checkpoint perhaps.
+		// Something flushed the WAL meanwhile, perhaps a checkpoint.
 		if attempt == 5 {
-			t.Fatalf("five crashes gave no txid out again; the last row has %d", e.Txid)
+			t.Fatalf("after five crashes Postgres has given no txid out again; the last row has %d", e.Txid)
 		}
 	}
 	s.beatSince(time.Now())
 	s.judge(60)
 }
 
-// A writer that is stopped in the middle of a batch, for longer than its lease, is deposed within seconds by one of two
-// standbys; woken, it writes nothing of what it has read before.
+// A writer is stopped in the middle of a batch, for longer than its lease. One of two standbys deposes it within
+// seconds. When it wakes, it stores nothing of what it read before.
 func TestSchedule_TwoStandbysAndAWokenWriter_I6(t *testing.T) {
 	s := newScene(t, 3)
 	conn := testenv.Conn(t, s.URL)
@@ -122,12 +122,12 @@ func TestSchedule_TwoStandbysAndAWokenWriter_I6(t *testing.T) {
 			t.Errorf("another bridge took over after %v, want 5 s or less", took)
 		}
 		writer.Resume()
-		s.beatSince(time.Now().Add(2 * time.Second)) // time for the old one to try
+		s.beatSince(time.Now().Add(2 * time.Second)) // give the old one time to try
 	}
 	s.judge(10)
 }
 
-// depose stops the bridge that writes while it sends the rows of an update, and returns it, stopped, and how long it
+// depose stops the writing bridge while it sends the rows of an update. It returns the stopped bridge, and how long it
 // took until another one wrote.
 func (s *scene) depose(update func() int64, rows int) (*simtest.Proc, time.Duration) {
 	s.t.Helper()
@@ -145,11 +145,11 @@ func (s *scene) depose(update func() int64, rows int) (*simtest.Proc, time.Durat
 			}
 		}
 		if seen >= rows {
-			s.t.Log("the writer was stopped too late, again")
+			s.t.Log("the writer was stopped too late, trying again")
 			writer.Resume()
 			continue
 		}
-		update() // what the stopped one has in its hands is now out of date
+		update() // the rows that the stopped bridge has read are now out of date
 		testenv.Eventually(s.t, time.Minute, func() error {
 			if s.writer() == writer {
 				return errors.New("no other bridge writes")
@@ -166,7 +166,7 @@ func (s *scene) depose(update func() int64, rows int) (*simtest.Proc, time.Durat
 	return nil, 0
 }
 
-// writer returns the bridge that was the last to begin an epoch, as their logs tell.
+// writer returns the bridge that began the last epoch, according to the logs.
 func (s *scene) writer() *simtest.Proc {
 	s.t.Helper()
 	var writer *simtest.Proc
@@ -184,15 +184,15 @@ func (s *scene) writer() *simtest.Proc {
 	return writer
 }
 
-// The broker's files are gone, while bridge and edge live: everything heals from Postgres, and positions from before
-// are served, or refused where rows were really deleted.
+// The broker loses its files while bridge and edge run. Everything heals from Postgres. Positions from before are
+// served, or refused where rows may have been deleted for good.
 func TestSchedule_BrokerStoreDeleted_I8(t *testing.T) {
 	for _, c := range simtest.Captures() {
 		t.Run(string(c), func(t *testing.T) { brokerLoss(t, c, func(s *scene) string { return "" }) })
 	}
 }
 
-// The same with an older copy in their place, into which bridge and edge must not be fooled to go on.
+// The same with an older copy of the files. Bridge and edge must not simply go on from it.
 func TestSchedule_BrokerStoreReplacedByAnOlderCopy_I8(t *testing.T) {
 	for _, c := range simtest.Captures() {
 		t.Run(string(c), func(t *testing.T) {

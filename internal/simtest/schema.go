@@ -1,23 +1,24 @@
 package simtest
 
-// Accounts and Orders are the tables of the workload; OrdersFeed shows the orders, and those that are gone.
+// Accounts and Orders are the tables of the workload. The view OrdersFeed has the orders, and those that were deleted.
 const (
 	Accounts   = "accounts"
 	Orders     = "orders"
 	OrdersFeed = "orders_feed"
 )
 
-// StartAccounts and StartBalance are what the workload begins with; the sum of the balances never changes.
+// StartAccounts and StartBalance are what the workload begins with. Sum is the sum of the balances, which never
+// changes.
 const (
 	StartAccounts = 150
 	StartBalance  = 1000
 	Sum           = StartAccounts * StartBalance
 )
 
-// Schema makes the relations. ver is counted by triggers under the row's lock (for orders under an advisory lock that
-// the writers take), so it is the commit order of a key's versions; op is the statement's own number. history keeps
-// every version, commits every transaction that was committed. A version is gone where the row was really deleted; blob is
-// the MD5 of its large value; at is when it was written, in Unix seconds.
+// Schema creates the relations. Triggers count ver under the row's lock (for orders under an advisory lock that the
+// writers take), so it is the commit order of a key's versions. op is the statement's own number. history keeps each
+// version, commits each transaction that was committed. In history, gone says that the row was deleted for good, blob
+// is the MD5 of its large value, and at is when the version was written, in Unix seconds.
 const Schema = `
 CREATE TABLE history (relation text NOT NULL, key text NOT NULL, ver bigint NOT NULL, op bigint NOT NULL,
 	txid bigint NOT NULL, deleted boolean NOT NULL, gone boolean NOT NULL DEFAULT false, blob text,
@@ -73,8 +74,9 @@ SELECT g.shop, g.no, NULL, NULL, NULL, NULL, NULL, NULL, NULL, g.ver, g.op, g.tx
 WHERE NOT EXISTS (SELECT FROM orders o WHERE o.shop = g.shop AND o.no = g.no);
 `
 
-// walSchema is added for capture=wal. Rows of both relations are really deleted, change their keys, and are made again;
-// an UPDATE of their blob alone writes the blob, all others leave it where it is, so that the WAL does not have it.
+// walSchema is added for capture=wal. Rows of both relations are then deleted for good, change their keys, and are
+// inserted again. blob is a large value that Postgres stores out of line. Only an UPDATE of blob itself writes it to
+// the WAL; all others leave it unchanged, so that the WAL does not have it.
 const walSchema = `
 ALTER TABLE accounts ADD COLUMN blob text, ALTER COLUMN blob SET STORAGE EXTERNAL;
 ALTER TABLE orders ADD COLUMN blob text, ALTER COLUMN blob SET STORAGE EXTERNAL;
@@ -139,14 +141,14 @@ CREATE TRIGGER zzz_bury_all BEFORE TRUNCATE ON orders FOR EACH STATEMENT EXECUTE
 ALTER TABLE orders ENABLE ALWAYS TRIGGER zzz_bury_all;
 `
 
-// walIdentity has Postgres send the old rows, too.
+// walIdentity makes Postgres send the old rows of orders, too.
 const walIdentity = `ALTER TABLE orders REPLICA IDENTITY FULL`
 
-// fill makes the first rows, in one transaction.
+// fill inserts the first rows, in one transaction.
 const fill = `
 INSERT INTO accounts (id, balance, op) SELECT g, $1, $2 FROM generate_series(1, $3) g`
 
-// final reads a relation as it is now: key, txid, deleted, and what to_json gives of the rest.
+// final returns the query for a relation's rows: key, txid, deleted, and the rest as JSON.
 func (c Capture) final(relation string) string {
 	blob := ""
 	if c == WAL {
@@ -163,12 +165,12 @@ func (c Capture) final(relation string) string {
 		(SELECT r.shop, r.no, r.price, r.at, r.tags, r.attrs, r.raw, r.part, r.note, r.ver, r.op) d) FROM orders_feed r`
 }
 
-// asDocuments are the settings under which Postgres writes values as the bridge's documents have them.
+// asDocuments are the settings with which Postgres writes values as they are in the bridge's documents.
 var asDocuments = []string{
 	"SET TimeZone = 'UTC'", "SET DateStyle = 'ISO, MDY'", "SET IntervalStyle = postgres", "SET bytea_output = hex", "SET extra_float_digits = 1",
 }
 
-// nasty are texts that end up in keys and notes.
+// nasty are texts for keys and notes that are easily escaped wrongly.
 var nasty = []string{
 	"plain", "", " ", "a.b", "*", ">", "a b", "=", "=41", "per%cent", "ünï", "\u2028", "tab\tnew\nline", `quote"back\slash`, "🦊", "a/b",
 	"null", "\x01\x7f", "<script>&amp;",

@@ -13,15 +13,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Config is what a run is asked for.
+// Config configures a run.
 type Config struct {
 	Seconds int
 	Seed    uint64
 	// Capture is how the bridges capture the relations.
 	Capture Capture
-	// Kills is how many are wanted; 0 for one in 5 s.
+	// Kills is the number of kills; 0 for one every 5 s, which is also the least.
 	Kills int
-	// Writers and Clients are how many; 0 for 5 and 9.
+	// Writers and Clients are their numbers; 0 for 5 writers and for 9 clients.
 	Writers, Clients int
 }
 
@@ -38,9 +38,9 @@ type Sim struct {
 	fetched []*Log
 	bar     time.Duration
 
-	kills, done map[string]int // done are all faults
+	kills, done map[string]int // done counts all faults
 	pauses      int
-	copied      string // the broker's older files
+	copied      string // the place of a copy of the broker's files
 	slowest     time.Duration
 	slow        []string // recoveries that took long
 	violations  []Violation
@@ -49,13 +49,14 @@ type Sim struct {
 	lost        int
 }
 
-// recovery is how long a fault may take to heal; what takes longer than slow is reported.
 const (
+	// recovery is how long a fault may take to heal.
 	recovery = time.Minute
-	slow     = 5 * time.Second
+	// slow is the time after which a recovery is reported as a slow one.
+	slow = 5 * time.Second
 )
 
-// NewSim starts the world.
+// NewSim prepares Postgres and starts bridges and edges.
 func NewSim(w *World, cfg Config) (*Sim, error) {
 	cfg.Kills = max(cfg.Kills, (cfg.Seconds+4)/5)
 	if cfg.Writers == 0 {
@@ -89,7 +90,7 @@ func NewSim(w *World, cfg Config) (*Sim, error) {
 	return s, nil
 }
 
-// Run is the whole run but the judgement.
+// Run does the whole run, except for Judge.
 func (s *Sim) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var clients, writers sync.WaitGroup
@@ -115,7 +116,7 @@ func (s *Sim) Run(ctx context.Context) error {
 	return s.settle(ctx)
 }
 
-// settle waits until every client holds what Postgres does (I1), and resumes from tokens (I3).
+// settle waits until every client holds what Postgres holds (I1), and then resumes from tokens (I3).
 func (s *Sim) settle(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, s.URL)
 	if err != nil {
@@ -139,12 +140,12 @@ func (s *Sim) settle(ctx context.Context) error {
 	return nil
 }
 
-// tokens is how many are resumed at the end.
+// tokens is how many tokens are resumed at the end.
 func (c Config) tokens() int { return max(20, 2*c.Seconds) }
 
 // resumeAll resumes from a sample of all tokens that were shown.
 func (s *Sim) resumeAll(ctx context.Context) {
-	work := make(chan int, s.cfg.tokens()) // filled and closed here, before anybody reads
+	work := make(chan int, s.cfg.tokens()) // filled and closed here, before the goroutines begin
 	for i := range s.cfg.tokens() {
 		work <- i
 	}
@@ -169,7 +170,7 @@ func (s *Sim) resume(ctx context.Context, i int) {
 	}
 	c := NewClient(fmt.Sprintf("t%d", i), relation, nil, s.Elapsed, s.cfg.Seed)
 	c.Adopt(*t)
-	// A refusal for now, or a cut, is allowed; an answer must come.
+	// Cuts and temporary refusals are allowed, but a whole answer must come in the end.
 	for deadline := time.Now().Add(recovery); ; {
 		err := c.Fetch(ctx, s.Addrs[rnd.IntN(len(s.Addrs))])
 		var o *OddError
@@ -183,8 +184,8 @@ func (s *Sim) resume(ctx context.Context, i int) {
 	s.fetched = append(s.fetched, c.Log)
 }
 
-// token picks one from all that clients of the relation were shown; nil for none. After a crash of Postgres those from
-// before hold only while the broker's stream does: see barred.
+// token picks a token from all that clients of the relation were shown, or returns nil. After a crash of Postgres,
+// tokens from before it hold only as long as the broker's files are not lost: see barTokens.
 func (s *Sim) token(rnd *rand.Rand, relation string) *Token {
 	for range 50 {
 		c := s.clients[rnd.IntN(len(s.clients))]
@@ -242,7 +243,7 @@ func (s *Sim) logs(relation string) []*Log {
 	return logs[:n]
 }
 
-// recover waits until every client of every relation has seen a heartbeat made after since, and no process has died (I7).
+// recover waits until every client has seen a heartbeat from after since. It fails if a process has died (I7).
 func (s *Sim) recover(what string, since time.Time) {
 	s.T.Helper()
 	s.await(what, since, (*Client).Newest)

@@ -12,10 +12,10 @@ import (
 
 var (
 	seconds = flag.Int("seconds", 25, "how long TestSim breaks things")
-	seed    = flag.Uint64("seed", 0, "where its randomness begins; 0 for any")
-	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one in 5 s")
-	writers = flag.Int("writers", 0, "how many write at once; 0 for 5")
-	clients = flag.Int("clients", 0, "how many follow; 0 for 9")
+	seed    = flag.Uint64("seed", 0, "seed of its random numbers; 0 for a random one")
+	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one every 5 s")
+	writers = flag.Int("writers", 0, "how many connections write; 0 for 5")
+	clients = flag.Int("clients", 0, "how many clients follow; 0 for 9")
 	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; empty for one run of each")
 )
 
@@ -50,14 +50,14 @@ func sim(t *testing.T, c simtest.Capture) {
 		cfg.Seed = uint64(rand.Uint32())
 	}
 	t.Logf("seed %d", cfg.Seed)
-	// Runs last, so that what went wrong stands at the end of all that is printed.
+	// This runs last, so that the error is at the end of the output.
 	var wrong error
 	t.Cleanup(func() {
 		if wrong != nil {
 			t.Error(wrong)
 		}
 		if t.Failed() {
-			t.Logf("the run again: %s", cfg.Again())
+			t.Logf("to repeat the run: %s", cfg.Again())
 		}
 	})
 	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: 2, Edges: 2, Tables: c.Tables(), Postgres: []string{"log_min_messages=fatal"}})

@@ -11,11 +11,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// errWanted ends a transaction that is to be rolled back.
-var errWanted = errors.New("as wanted")
+// errWanted ends a transaction that shall be rolled back.
+var errWanted = errors.New("rolled back on purpose")
 
-// transaction runs one at random. Errors are part of the game: locks that last too long, deadlocks, rows that changed,
-// Postgres killed.
+// transaction runs a random transaction. Errors are expected: locks that last too long, deadlocks, rows that changed, a
+// Postgres that was killed.
 func (w *Writers) transaction(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) {
 	async := w.async.Load() || rnd.IntN(100) < w.AsyncPercent
 	if w.Capture == WAL && rnd.IntN(4) == 0 {
@@ -40,7 +40,7 @@ func (w *Writers) transaction(ctx context.Context, conn *pgx.Conn, rnd *rand.Ran
 		run("savepoint", func(s *session) error { return s.savepoint(rnd) })
 	case n < 59:
 		run("rollback", func(s *session) error { return errors.Join(s.transfer(rnd), errWanted) })
-	case n < 63 && !async: // to prepare is to flush
+	case n < 63 && !async: // PREPARE TRANSACTION flushes the WAL
 		w.prepare(ctx, conn, rnd)
 	case n < 69 && !async:
 		w.finishPrepared(ctx, conn, rnd)
@@ -57,7 +57,7 @@ func (w *Writers) transaction(ctx context.Context, conn *pgx.Conn, rnd *rand.Ran
 	}
 }
 
-// account picks one: often one of a few, so that transactions meet.
+// account picks an account. It often picks one of a few, so that transactions meet.
 func (s *session) account(rnd *rand.Rand) int64 {
 	switch {
 	case s.w.storm.Load():
@@ -103,7 +103,8 @@ func (s *session) insert(rnd *rand.Rand) error {
 	return s.exec(1, `INSERT INTO accounts (id, balance, op, note) VALUES ($1, $2, $3, $4)`, s.w.accounts.Add(1), amount, s.op(), note(rnd))
 }
 
-// remove marks an account deleted, and gives what it had to another; or brings one back.
+// remove marks an account as deleted, and gives its balance to another one. If it is marked already, remove takes the
+// mark away.
 func (s *session) remove(rnd *rand.Rand) error {
 	id, heir := s.account(rnd), s.account(rnd)
 	if id == heir || id <= 5 {
@@ -123,7 +124,7 @@ func (s *session) remove(rnd *rand.Rand) error {
 	return s.exec(1, add, balance, s.op(), note(rnd), heir)
 }
 
-// savepoint takes some of its writes back.
+// savepoint writes after a savepoint, and often rolls that back.
 func (s *session) savepoint(rnd *rand.Rand) error {
 	end := "RELEASE SAVEPOINT s"
 	if rnd.IntN(3) > 0 {
@@ -148,7 +149,7 @@ func (s *session) savepoint(rnd *rand.Rand) error {
 	return nil
 }
 
-// early takes its transaction ID and writes only later: what it overwrites may have a higher one.
+// early takes its transaction ID first and writes later. So a row that it overwrites may have a higher txid.
 func (s *session) early(rnd *rand.Rand, least, most time.Duration) error {
 	if err := s.exec(-1, "SELECT txid_current()"); err != nil {
 		return err
@@ -165,7 +166,7 @@ func (s *session) long(rnd *rand.Rand) error {
 	return s.early(rnd, time.Second, 3*time.Second)
 }
 
-// order changes one order: inserted, changed, really deleted, or two of these in one transaction.
+// order inserts, changes or deletes an order, or does two of these in one transaction.
 func (s *session) order(rnd *rand.Rand) error {
 	shop, no := nasty[rnd.IntN(len(nasty))], 1+rnd.Int64N(6)
 	if err := s.exec(-1, "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", shop, no); err != nil {
@@ -198,7 +199,7 @@ func (s *session) orderStep(rnd *rand.Rand, shop string, no int64) error {
 	return s.exec(1, "UPDATE orders SET op = $1, price = -price, part = $4, note = $5 WHERE shop = $2 AND no = $3", s.op(), shop, no, rnd.NormFloat64(), note(rnd))
 }
 
-// bulk writes so many rows in one transaction that the bridge has to announce the batch.
+// bulk writes so many rows in one transaction that the bridge must announce the batch.
 func (s *session) bulk(rnd *rand.Rand) error {
 	if err := s.exec(-1, "SELECT pg_advisory_xact_lock(1)"); err != nil {
 		return err
@@ -216,7 +217,7 @@ func note(rnd *rand.Rand) *string {
 
 func gid(tx *Tx) string { return fmt.Sprintf("sim-%d", tx.ID) }
 
-// prepare prepares a transaction, that some writer commits or rolls back later.
+// prepare prepares a transaction, which a writer commits or rolls back later.
 func (w *Writers) prepare(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) {
 	tx := w.begin(conn, "prepared", false)
 	s := &session{ctx: ctx, w: w, conn: conn, tx: tx}
@@ -235,7 +236,7 @@ func (w *Writers) prepare(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand) {
 		w.end(tx, TxRolledBack)
 		return
 	}
-	// From here on it may be prepared, whatever the answer.
+	// From here on it may be prepared, even if this returns an error.
 	_ = s.exec(-1, "PREPARE TRANSACTION '"+gid(tx)+"'")
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -259,12 +260,12 @@ func (w *Writers) finishPrepared(ctx context.Context, conn *pgx.Conn, rnd *rand.
 	tag, err := conn.Exec(ctx, sql)
 	switch {
 	case err != nil && conn.IsClosed():
-		// Perhaps it is prepared still: then it must not stay so, and hold xmin back.
+		// It may still be prepared. It must not stay so, because it would hold xmin back.
 		w.end(tx, TxUnknown)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.prepared = append(w.prepared, tx)
-	case err != nil: // it was ended, or never prepared
+	case err != nil: // it has already ended, or was never prepared
 		w.end(tx, TxUnknown)
 	case tag.String() == "COMMIT PREPARED":
 		w.end(tx, TxCommitted)

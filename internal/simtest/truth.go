@@ -7,22 +7,21 @@ import (
 	"time"
 )
 
-// Committed is a version that Postgres holds in its history: the last one that its transaction made of the key, or with
-// capture=wal any.
+// Committed is a committed version of a row. Polls see only the last version that a transaction made of a key.
 type Committed struct {
 	Key     string
 	Ver, Op int64
 	Txid    uint64
 	Deleted bool
-	// Gone says that the row was really deleted, or took another key.
+	// Gone says that the row was deleted for good, or took another key.
 	Gone bool
 	Era  int
-	// Blob is the MD5 of the large value, empty for none.
+	// Blob is the MD5 of the large value, empty if there is none.
 	Blob string
-	// At is when it was written, in Unix seconds.
+	// At is when the version was written, in Unix seconds.
 	At       int64
-	siblings []*Committed // of the same transaction
-	stamp    int          // Truth.stamp of the last heartbeat for which the transaction was looked at
+	siblings []*Committed // the last versions that the transaction made of each key
+	stamp    int          // Truth.stamp of the last heartbeat for which the transaction was checked
 }
 
 // FinalRow is a row of the relation at the end.
@@ -32,31 +31,31 @@ type FinalRow struct {
 	Data    string // as to_json gives it
 }
 
-// Truth is what is known of a relation when the run is over.
+// Truth is what is known about a relation when the run is over.
 type Truth struct {
 	Relation string
 	// WAL says that the relation was captured from the WAL.
 	WAL bool
-	// Sum of the balances at any time; nil for a relation without.
+	// Sum is the sum of the balances at any time; nil for a relation without balances.
 	Sum *int64
-	// Lost are the statements of transactions that were committed asynchronously and undone by a crash, with the era
-	// in which they ran.
+	// Lost has the statements of transactions that were committed asynchronously and that a crash undid, with the era in
+	// which they ran.
 	Lost map[int64]int
 	// Starts are the Unix seconds at which Postgres was started again.
 	Starts []int64
 	Final  map[string]FinalRow
-	// EdgeKills is when edges were killed, Losses when the broker or Postgres lost something.
+	// EdgeKills is when edges were killed, Losses when the broker or Postgres may have lost something.
 	EdgeKills, Losses []time.Duration
 
 	byKey map[string]*chain
-	// undone are the keys of which some client saw a version that was lost.
+	// undone has the keys for which some client saw a version that was lost.
 	undone map[string]bool
-	// first is when some client first saw a row, and, with xmin 0, a version.
+	// first is when a client first saw each row, and (with xmin 0) each version.
 	first map[shown]time.Duration
 	stamp int // counts the heartbeats that were checked
 }
 
-// shown is a row as a bridge published it: the same version may come again, with another xmin.
+// shown is a row as a bridge published it. The same version may be published again with another xmin.
 type shown struct {
 	key     string
 	txid    uint64
@@ -68,14 +67,14 @@ func (e *Event) shown(xmin uint64) shown { return shown{e.Key, e.Txid, e.Ver, e.
 
 // chain is the history of one key.
 type chain struct {
-	versions []*Committed // by txid, and within a transaction in their order
-	// newest and era are the highest Ver and the highest Era among versions[:i+1].
+	versions []*Committed // by txid, and within a transaction by Ver
+	// newest[i] and era[i] are the highest Ver and the highest Era among versions[:i+1].
 	newest []int64
 	era    []int
 }
 
-// SetHistory tells the truth about versions: all that are in Postgres' history, in any order. What is read from the WAL
-// was flushed, so no crash takes it back: there all is of one era.
+// SetHistory sets the committed versions: all that are in Postgres' history, in any order. What is read from the WAL
+// was flushed, so no crash takes it back. With capture=wal all versions are therefore of one era.
 func (t *Truth) SetHistory(all []Committed) {
 	type place struct {
 		key  string
@@ -117,8 +116,8 @@ func (t *Truth) SetHistory(all []Committed) {
 	}
 }
 
-// Observe takes note of what a client saw, and when. A version that was lost makes its key undone: what stands in the
-// stream instead is older than what is in front of it; a client that begins anew sees it there for the first time.
+// Observe records what a client saw, and when. If a client saw a lost version, its key is undone: the version that
+// replaces it in the stream is older than the rows before it, and another client may see it there for the first time.
 func (t *Truth) Observe(l *Log) {
 	if t.undone == nil {
 		t.undone, t.first = map[string]bool{}, map[shown]time.Duration{}
@@ -140,21 +139,21 @@ func (t *Truth) Observe(l *Log) {
 	}
 }
 
-// repeats says whether a crash of Postgres may have had the version of a row published again, which clients saw before
-// another row. Polling looks at all again that a crash may have undone.
+// repeats says whether a row may be a repeat that a crash of Postgres caused: polls publish again what a crash may have
+// undone. It is one if a client saw this version before any client saw the row other.
 func (t *Truth) repeats(row *Event, known *Committed, other *Event) bool {
 	first, seen := t.first[row.shown(0)]
 	return !t.WAL && known.Era < len(t.Starts) && seen && first < t.first[other.shown(other.Xmin)]
 }
 
-// lost returns the era in which a statement ran that a crash of Postgres undid. What was undone was never flushed, so it
-// is never read from the WAL.
+// lost says whether a crash of Postgres undid a statement, and in which era it ran. What was undone was never flushed,
+// so it is never read from the WAL.
 func (t *Truth) lost(op int64) (int, bool) {
 	era, lost := t.Lost[op]
 	return era, lost && !t.WAL
 }
 
-// of returns the versions that a transaction made of a key.
+// of returns a transaction's versions of a key.
 func (t *Truth) of(key string, txid uint64) []*Committed {
 	ch := t.byKey[key]
 	if ch == nil {
@@ -168,7 +167,7 @@ func (t *Truth) of(key string, txid uint64) []*Committed {
 	return ch.versions[i:end]
 }
 
-// find returns the committed version that v of the key is, nil for none.
+// find returns the committed version of the key that equals v, or nil.
 func (t *Truth) find(key string, v Version) *Committed {
 	for _, c := range t.of(key, v.Txid) {
 		if c.Op == v.Op && c.Ver == v.Ver {
@@ -178,7 +177,7 @@ func (t *Truth) find(key string, v Version) *Committed {
 	return nil
 }
 
-// required returns the lowest Ver that a state of the era must hold where every transaction below since is finished.
+// required returns the lowest Ver that a state of the era must hold if every transaction below since has ended.
 func (c *chain) required(since uint64, era int) int64 {
 	i := sort.Search(len(c.versions), func(i int) bool { return c.versions[i].Txid >= since })
 	switch {
@@ -196,7 +195,7 @@ func (c *chain) required(since uint64, era int) int64 {
 	return newest
 }
 
-// era is the life of Postgres in which a heartbeat with the timestamp was made.
+// era returns the era in which a heartbeat with the timestamp was made.
 func (t *Truth) era(timestamp int64) int {
 	if t.WAL {
 		return 0

@@ -9,9 +9,10 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A bridge is killed when it has published a part of a transaction. The next one publishes that from its beginning, while
-// the stream holds what comes later in it: a row that took another key has its own large value, which is not in the WAL,
-// and not that of the row which has its old key now. No heartbeat stands before all of it is there again.
+// A bridge is killed when it has published a part of a transaction. The next one publishes the transaction again from
+// its beginning, while the stream already has later rows of it. In the transaction a row takes another key, and
+// another row takes the old key. The first row's large value is not in the WAL. It must arrive with its own large
+// value, not with the other row's. No heartbeat comes before the whole transaction is there again.
 func TestSchedule_TransactionPublishedAgain_I12(t *testing.T) {
 	s := newSceneOf(t, simtest.WAL, 1)
 	conn := testenv.Conn(t, s.URL)
@@ -47,8 +48,8 @@ func TestSchedule_TransactionPublishedAgain_I12(t *testing.T) {
 	s.judge(10)
 }
 
-// A row was deleted, and its stream held that, before the broker came back without its files. What is loaded anew does
-// not show that the row is gone: who saw it, and not its end, must begin anew.
+// A row was deleted, and the stream had the delete, before the broker lost its files. The new load does not show that
+// the row is gone. So a client that saw the row and not its delete must read everything again.
 func TestSchedule_BrokerStoreDeletedBehindADelete_I3(t *testing.T) {
 	s := newSceneOf(t, simtest.WAL, 1)
 	conn := testenv.Conn(t, s.URL)
@@ -58,7 +59,7 @@ func TestSchedule_BrokerStoreDeletedBehindADelete_I3(t *testing.T) {
 	s.exec(conn, "UPDATE accounts SET balance = balance + (SELECT balance FROM accounts WHERE id = 50), op = $1 WHERE id = 1", s.writers.Op())
 	s.exec(conn, "DELETE FROM accounts WHERE id = 50")
 	s.exec(conn, "COMMIT")
-	s.beatSince(time.Now().Add(2 * time.Second)) // and the slot has moved on
+	s.beatSince(time.Now().Add(2 * time.Second)) // by then the slot has moved on
 	s.NATS.Kill()
 	s.ReplaceStore("")
 	s.NATS.Start()
@@ -66,17 +67,17 @@ func TestSchedule_BrokerStoreDeletedBehindADelete_I3(t *testing.T) {
 	s.judge(60)
 }
 
-// The broker comes back with older files, which end in a heartbeat, and the slot begins before that: the WAL continues
-// the stream, and nothing in it shows that there was more once. A client that holds the end that was lost is shown no
-// heartbeat before it has met the last of those transactions again, not even the one in the files.
+// The broker comes back with older files, which end in a heartbeat. The slot begins before that heartbeat, so the WAL
+// continues the stream, and nothing in the stream shows that it was longer. A client that holds the lost end must see
+// no heartbeat before it has the last of those transactions again, not even the heartbeat in the files.
 func TestSchedule_BrokerLosesTheStreamsEnd_I2(t *testing.T) {
 	s := newSceneWith(t, simtest.WAL, simtest.WAL.Tables(), 1)
 	open, conn := testenv.Conn(t, s.URL), testenv.Conn(t, s.URL)
 	s.exec(open, "BEGIN")
-	s.txid(open) // holds every since back, so that the client is served at once when it comes back
+	s.txid(open) // holds back every since, so that the client is served immediately when it comes back
 	s.row(s.transfer(conn, 1, 2))
 	s.beatSince(time.Now())
-	s.exec(conn, "ALTER TABLE orders RENAME TO gone") // and the slot waits for it, from the next session on
+	s.exec(conn, "ALTER TABLE orders RENAME TO gone") // from the next session on, the slot waits for this relation
 	s.NATS.Kill()
 	older := s.CopyStore()
 	s.NATS.Start()

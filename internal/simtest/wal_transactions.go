@@ -9,10 +9,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// walTransaction runs one of those that only capture=wal follows: rows really deleted and made again, keys that change,
-// TRUNCATE, large values that most statements leave alone, and much that is rolled back.
+// walTransaction runs a random transaction of those that only capture=wal can follow: rows that are deleted for good
+// and inserted again, keys that change, TRUNCATE, large values that most statements leave unchanged, and much that is
+// rolled back.
 //
-// A transaction deletes the same key once at most, so that the key and the transaction name the deletion.
+// A transaction deletes the same key at most once, so that the key and the transaction together name the deletion.
 func (w *Writers) walTransaction(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, async bool) {
 	run := func(kind string, write func(*session) error) { _ = w.do(ctx, conn, kind, async, write) }
 	switch n := rnd.IntN(100); {
@@ -37,13 +38,13 @@ func (w *Writers) walTransaction(ctx context.Context, conn *pgx.Conn, rnd *rand.
 	}
 }
 
-// keep locks an account's key, whether there is such a row or not, until the transaction ends: what is inserted must
-// know the number of the deletion before it.
+// keep locks an account's key until the transaction ends, whether such a row exists or not. An INSERT needs this lock,
+// because it must know the version of the deletion before it.
 func (s *session) keep(id int64) error {
 	return s.exec(-1, "SELECT pg_advisory_xact_lock(2, $1::bigint::int)", id)
 }
 
-// reap really deletes an account, and gives what it had to another. In the same transaction it may be made again.
+// reap deletes an account for good, and gives its balance to another one. The same transaction may insert it again.
 func (s *session) reap(rnd *rand.Rand) error {
 	id, heir := s.account(rnd), s.account(rnd)
 	if id == heir || id <= 5 {
@@ -56,7 +57,7 @@ func (s *session) reap(rnd *rand.Rand) error {
 	if err := s.conn.QueryRow(s.ctx, "SELECT balance FROM accounts WHERE id = $1 FOR UPDATE", id).Scan(&balance); err != nil {
 		return err
 	}
-	if rnd.IntN(3) == 0 { // a version that nobody may see for long
+	if rnd.IntN(3) == 0 { // a version that the same transaction deletes
 		if err := s.exec(1, "UPDATE accounts SET op = $1 WHERE id = $2", s.op(), id); err != nil {
 			return err
 		}
@@ -73,7 +74,7 @@ func (s *session) reap(rnd *rand.Rand) error {
 	return nil
 }
 
-// open makes an account, whose money comes from another.
+// open inserts an account, with money of another one.
 func (s *session) open(rnd *rand.Rand, id int64) error {
 	amount := rnd.Int64N(200)
 	if err := s.exec(1, add, -amount, s.op(), note(rnd), s.account(rnd)); err != nil {
@@ -82,7 +83,7 @@ func (s *session) open(rnd *rand.Rand, id int64) error {
 	return s.exec(1, "INSERT INTO accounts (id, balance, op, note, blob) VALUES ($1, $2, $3, $4, $5)", id, amount, s.op(), note(rnd), blob(rnd))
 }
 
-// gone picks an account that was deleted.
+// gone picks an account that was deleted for good, and locks its key.
 func (s *session) gone() (int64, error) {
 	var id int64
 	err := s.conn.QueryRow(s.ctx, `SELECT id FROM accounts_gone g WHERE NOT EXISTS (SELECT FROM accounts a WHERE a.id = g.id)
@@ -101,11 +102,12 @@ func (s *session) again(rnd *rand.Rand) error {
 	return s.open(rnd, id)
 }
 
-// move gives an account another key, a new one or one that was deleted; its own may be taken at once.
+// move gives an account another key: a new one, or one that was deleted. The same transaction may insert an account
+// with the old key.
 func (s *session) move(rnd *rand.Rand) error {
 	id, to := s.account(rnd), s.w.accounts.Add(1)
 	if id <= 5 {
-		id += 5 // where the large values are as often as not
+		id += 5 // accounts 1 to 5 keep their keys
 	}
 	if rnd.IntN(2) == 0 {
 		if gone, err := s.gone(); err == nil {
@@ -126,7 +128,7 @@ func (s *session) move(rnd *rand.Rand) error {
 	return nil
 }
 
-// keepOrder is keep for an order's key, as order does it.
+// keepOrder is keep for an order's key. It takes the same lock as order.
 func (s *session) keepOrder(shop string, no int64) error {
 	return s.exec(-1, "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", shop, no)
 }
@@ -143,7 +145,7 @@ func (s *session) moveOrder(rnd *rand.Rand) error {
 // setBlob writes an account's large value, and changes the row again without it.
 func (s *session) setBlob(rnd *rand.Rand) error {
 	id := s.account(rnd)
-	for range 3 { // few have one
+	for range 3 { // few accounts shall have a large value: mostly every fifth
 		if id%5 != 0 {
 			id = s.account(rnd)
 		}
@@ -165,8 +167,8 @@ func (s *session) setOrderBlob(rnd *rand.Rand) error {
 	return s.exec(1, "UPDATE orders SET blob = $1, op = $2 WHERE shop = $3 AND no = $4", blob(rnd), s.op(), shop, no)
 }
 
-// nested has subtransactions in subtransactions, of which some are taken back, with all that they deleted, moved and
-// made again.
+// nested runs subtransactions within subtransactions. It rolls some of them back, with everything that they deleted,
+// moved and inserted.
 func (s *session) nested(rnd *rand.Rand) error {
 	steps := []func(*rand.Rand) error{s.transfer, s.setBlob, s.setOrderBlob, s.many, s.move}
 	undone := []func(*rand.Rand) error{s.reap, s.move, s.again, s.truncate, s.setBlob, s.transfer}
@@ -195,7 +197,7 @@ func (s *session) nested(rnd *rand.Rand) error {
 	return nil
 }
 
-// truncate removes all orders, and may make one anew.
+// truncate removes all orders, and may insert one.
 func (s *session) truncate(rnd *rand.Rand) error {
 	if err := s.exec(-1, "TRUNCATE orders"); err != nil {
 		return err
@@ -206,7 +208,7 @@ func (s *session) truncate(rnd *rand.Rand) error {
 	return s.exec(1, "INSERT INTO orders (shop, no, note, op, blob) VALUES ('truncated', 1, $1, $2, $3)", note(rnd), s.op(), blob(rnd))
 }
 
-// blob is a large value, which no compression makes small, or none.
+// blob returns a large value that can't be compressed much, or none.
 func blob(rnd *rand.Rand) *string {
 	if rnd.IntN(3) == 0 {
 		return nil

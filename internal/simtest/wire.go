@@ -15,7 +15,7 @@ import (
 	"bridge/lockstep"
 )
 
-// Stream is one response, read by hand: it holds the server to the letter of the protocol.
+// Stream is one response. It is parsed without an HTTP library, and accepts only what the protocol allows.
 type Stream struct {
 	conn  net.Conn
 	in    *bufio.Reader
@@ -32,15 +32,15 @@ type RefusedError struct {
 
 func (r *RefusedError) Error() string { return fmt.Sprintf("%d %s: %s", r.Status, r.Code, r.Text) }
 
-// OddError is what a server sent against the protocol.
+// OddError says how a server broke the protocol.
 type OddError struct{ What string }
 
 func (o *OddError) Error() string { return o.What }
 
 func odd(format string, args ...any) error { return &OddError{fmt.Sprintf(format, args...)} }
 
-// ErrTorn is wrapped by the error for a stream that ended within a chunk, and ErrCut by that for one that ended
-// between two.
+// ErrTorn is wrapped by the error for a stream that ended within a chunk, ErrCut by the error for one that ended
+// between two chunks.
 var (
 	ErrTorn = errors.New("cut within a chunk")
 	ErrCut  = errors.New("cut between two chunks")
@@ -49,13 +49,13 @@ var (
 // Options of a request.
 type Options struct {
 	Finite bool
-	// Bytes is how much is read before the client cuts itself; 0 for no limit.
+	// Bytes is how much the client reads before it cuts the connection; 0 for no limit.
 	Bytes int64
-	// Quiet is how long nothing may come; 0 for 20 s.
+	// Quiet is the longest silence before the client gives up; 0 for 20 s.
 	Quiet time.Duration
 }
 
-// Dial asks an edge for a relation, and returns once its answer's head was read.
+// Dial asks an edge for a relation. It returns once it has read the head of the answer.
 func Dial(addr, relation string, since uint64, opt Options) (*Stream, error) {
 	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
@@ -99,7 +99,7 @@ func NewStream(conn net.Conn, opt Options) *Stream {
 // Close ends the connection.
 func (s *Stream) Close() { _ = s.conn.Close() }
 
-// Spent says whether the client's own limit of bytes was reached.
+// Spent says whether Options.Bytes was reached.
 func (s *Stream) Spent() bool { return s.limit.N <= 0 }
 
 func (s *Stream) line() (string, error) {
@@ -113,7 +113,7 @@ func (s *Stream) line() (string, error) {
 	return string(b[:len(b)-2]), nil
 }
 
-// head reads status line and headers.
+// head reads the status line and the headers.
 func (s *Stream) head() error {
 	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
 	status, err := s.line()
@@ -170,11 +170,11 @@ func (s *Stream) refusal(status string, header map[string]string) error {
 	return &RefusedError{Status: code, Code: doc.Error.Code, Text: doc.Error.Message}
 }
 
-// maxChunk is more than any document of the tests.
+// maxChunk is larger than any document of the tests.
 const maxChunk = 16 << 20
 
-// Next returns the next document; keep-alives are skipped. At the final chunk it returns io.EOF. For a stream that ends
-// without, its error wraps ErrCut or ErrTorn; for what is not the protocol it is an *OddError.
+// Next returns the next document, and skips keep-alives. At the final chunk it returns io.EOF. If the stream ends
+// without one, the error wraps ErrCut or ErrTorn. If the server breaks the protocol, the error is an *OddError.
 func (s *Stream) Next() (lockstep.Message, error) {
 	for {
 		chunk, err := s.chunk()
@@ -187,7 +187,7 @@ func (s *Stream) Next() (lockstep.Message, error) {
 	}
 }
 
-// document reads what one chunk holds.
+// document parses the document in a chunk.
 func document(chunk []byte) (lockstep.Message, error) {
 	if bytes.IndexByte(chunk, '\n') != len(chunk)-1 {
 		return lockstep.Message{}, odd("a chunk is not one line: %.200q", chunk)

@@ -19,7 +19,7 @@ func chunked(docs ...string) string {
 	return b.String()
 }
 
-// readAll returns how many documents a stream of these bytes has, and how it ended.
+// readAll returns how many documents a stream with these bytes has, and how it ends.
 func readAll(t *testing.T, bytes string) (int, error) {
 	t.Helper()
 	client, server := net.Pipe()
@@ -41,7 +41,7 @@ const (
 	aBeat = `{"control":true,"type":"heartbeat","timestamp":1,"since":2,"cursor":"a.b.1"}` + "\n"
 )
 
-// A cut at any byte yields whole documents only, and is told as what it is (I11).
+// After a cut at any byte only whole documents were returned, and the error says where the cut was (I11).
 func TestStream_CutAtEveryByte_I11(t *testing.T) {
 	docs := []string{aRow, "\r\n", aBeat}
 	all := chunked(docs...)

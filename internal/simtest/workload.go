@@ -15,7 +15,7 @@ import (
 // Outcome is how a transaction ended.
 type Outcome uint8
 
-// Outcomes. Unknown ones are resolved by Writers.Resolve.
+// Outcomes. Writers.Resolve replaces TxUnknown.
 const (
 	TxOpen Outcome = iota
 	TxCommitted
@@ -34,7 +34,7 @@ type Tx struct {
 	At      time.Duration
 }
 
-// Writers change the relations at random. Create them with NewWriters, make the schema with Prepare, then Run.
+// Writers change the relations at random. Create them with NewWriters, then call Prepare and Run.
 type Writers struct {
 	// Static after construction.
 	url     string
@@ -44,7 +44,7 @@ type Writers struct {
 	elapsed func() time.Duration
 	// AsyncPercent is how many transactions in a hundred commit asynchronously.
 	AsyncPercent int
-	// Capture says what the transactions may do; Poll unless it is set before Prepare.
+	// Capture decides what the transactions may do. It is Poll unless it is set before Prepare.
 	Capture Capture
 
 	ids, ops, accounts atomic.Int64
@@ -55,18 +55,18 @@ type Writers struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	txs      []*Tx
-	prepared []*Tx // that wait for their end
+	prepared []*Tx // prepared transactions that have not ended
 	kinds    map[string]int
 }
 
-// NewWriters returns n writers, each of which pauses for pause between two transactions on average.
+// NewWriters returns n writers. Each pauses between two transactions, on average for pause.
 func NewWriters(url string, n int, pause time.Duration, seed uint64, elapsed func() time.Duration) *Writers {
 	w := &Writers{url: url, n: n, pause: pause, seed: seed, elapsed: elapsed, AsyncPercent: 10, Capture: Poll, kinds: map[string]int{}}
 	w.accounts.Store(StartAccounts)
 	return w
 }
 
-// Prepare makes schema and first rows.
+// Prepare creates the schema and the first rows.
 func (w *Writers) Prepare(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, w.url)
 	if err != nil {
@@ -74,7 +74,7 @@ func (w *Writers) Prepare(ctx context.Context) error {
 	}
 	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, w.schema()); err != nil {
-		return fmt.Errorf("make the schema: %w", err)
+		return fmt.Errorf("create the schema: %w", err)
 	}
 	return w.do(ctx, conn, "fill", false, func(s *session) error {
 		return s.exec(StartAccounts, fill, StartBalance, s.op(), StartAccounts)
@@ -91,15 +91,15 @@ func (w *Writers) schema() string {
 	return Schema + walSchema
 }
 
-// Crashed tells that Postgres was killed: what connects from now on lives in another era.
+// Crashed says that Postgres was killed. Connections from now on belong to the next era.
 func (w *Writers) Crashed() { w.era.Add(1) }
 
-// AsyncOnly makes all transactions commit asynchronously, so that a crash undoes some, until it is called with false. A
-// synchronous commit would flush those before it.
+// AsyncOnly makes all transactions commit asynchronously, until it is called with false. Then a crash undoes some of
+// them: no synchronous commit flushes those before it.
 func (w *Writers) AsyncOnly(yes bool) { w.async.Store(yes) }
 
-// Storm makes all writers change many rows at a time, without a pause, until it is called with false: readers fall behind,
-// and what they have not yet read is replaced.
+// Storm makes all writers change many rows at a time without a pause, until it is called with false. Readers then fall
+// behind, and messages that they have not yet read are replaced.
 func (w *Writers) Storm(yes bool) { w.storm.Store(yes) }
 
 // Commits returns how many transactions are known to be committed.
@@ -116,7 +116,7 @@ func (w *Writers) Kinds() map[string]int {
 	return out
 }
 
-// Run writes until ctx ends, and then ends what is prepared.
+// Run writes until ctx ends. Transactions may still be prepared then; Resolve ends them.
 func (w *Writers) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for i := range w.n {
@@ -125,7 +125,7 @@ func (w *Writers) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// write is one writer.
+// write is the loop of one writer.
 func (w *Writers) write(ctx context.Context, rnd *rand.Rand) {
 	var conn *pgx.Conn
 	defer func() { disconnect(conn) }()
@@ -137,7 +137,7 @@ func (w *Writers) write(ctx context.Context, rnd *rand.Rand) {
 				continue
 			}
 		}
-		// A transaction that has begun goes on to its end.
+		// A transaction that has begun goes on until its end, even if ctx ends.
 		w.transaction(context.WithoutCancel(ctx), conn, rnd)
 		if !w.storm.Load() {
 			sleep(ctx, time.Duration(rnd.ExpFloat64()*float64(w.pause)))
@@ -145,10 +145,10 @@ func (w *Writers) write(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// eras is where a connection says in which era it lives.
+// eras is the key under which a connection keeps its era.
 const eras = "simtest.era"
 
-// connect returns nil where Postgres is away.
+// connect returns a connection, or nil if Postgres is away.
 func (w *Writers) connect(ctx context.Context) *pgx.Conn {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -164,7 +164,8 @@ func (w *Writers) connect(ctx context.Context) *pgx.Conn {
 	if err != nil {
 		return nil
 	}
-	// Crashed is called when Postgres is down: a connection that outlived the look before and behind it is of that era.
+	// Crashed is called while Postgres is down. So if the era is the same before and after connecting, it is the
+	// connection's.
 	if w.era.Load() != era {
 		disconnect(conn)
 		return nil
@@ -191,9 +192,9 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// session is one transaction being written.
+// session is one transaction while it is written.
 type session struct {
-	ctx  context.Context // the transaction's own
+	ctx  context.Context // the transaction's
 	w    *Writers
 	conn *pgx.Conn
 	tx   *Tx
@@ -201,7 +202,7 @@ type session struct {
 
 var errChanged = errors.New("a row was not as expected")
 
-// op returns a new statement's number.
+// op returns the number of a new statement, and records it.
 func (s *session) op() int64 {
 	op := s.w.ops.Add(1)
 	s.w.mu.Lock()
@@ -210,7 +211,7 @@ func (s *session) op() int64 {
 	return op
 }
 
-// exec runs a statement that changes so many rows, -1 for any number.
+// exec runs a statement that must change this number of rows; -1 allows any number.
 func (s *session) exec(rows int64, sql string, args ...any) error {
 	tag, err := s.conn.Exec(s.ctx, sql, args...)
 	if err == nil && rows >= 0 && tag.RowsAffected() != rows {
@@ -219,7 +220,7 @@ func (s *session) exec(rows int64, sql string, args ...any) error {
 	return err
 }
 
-// do runs one transaction to its end and notes it.
+// do runs one transaction to its end and records it.
 func (w *Writers) do(ctx context.Context, conn *pgx.Conn, kind string, async bool, write func(*session) error) error {
 	tx := w.begin(conn, kind, async)
 	s := &session{ctx: ctx, w: w, conn: conn, tx: tx}

@@ -12,8 +12,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Proc is one of the project's programs, which is started again after it was killed. Its methods are for the test's
-// goroutine.
+// Proc is one of the project's programs. It can be started again after a kill. Only the test's goroutine calls its
+// methods.
 type Proc struct {
 	*testenv.Process
 	Name    string
@@ -30,20 +30,20 @@ func newProc(t testing.TB, name, program string, env []string) *Proc {
 	return p
 }
 
-// Start starts the program, again if it was killed.
+// Start starts the program, for the first time or again.
 func (p *Proc) Start() {
 	p.t.Helper()
 	p.Process, p.killed = testenv.Start(p.t, p.program, p.env), false
 }
 
-// Kill ends it by SIGKILL.
+// Kill kills the process (SIGKILL).
 func (p *Proc) Kill() {
 	p.Process.Kill()
 	p.killed = true
 }
 
-// Terminate asks it to end (SIGTERM), and says what was wrong with how it did. One that has not yet said anything may not
-// yet listen to signals.
+// Terminate asks the process to end (SIGTERM). It returns an error if the process does not end in time and with status
+// 0. Any status is allowed if the process has not logged anything: it may not handle signals yet.
 func (p *Proc) Terminate() error {
 	p.killed = true
 	p.Signal(syscall.SIGTERM)
@@ -57,7 +57,7 @@ func (p *Proc) Terminate() error {
 	return nil
 }
 
-// Died says whether it has ended though nobody killed it.
+// Died returns an error if the process has ended although nothing killed it.
 func (p *Proc) Died() error {
 	select {
 	case <-p.Exited():
@@ -71,7 +71,7 @@ func (p *Proc) Died() error {
 
 func last(s string, n int) string { return s[max(0, len(s)-n):] }
 
-// World is all processes of a run.
+// World is the processes of a run.
 type World struct {
 	T       testing.TB
 	Begun   time.Time
@@ -80,28 +80,28 @@ type World struct {
 	NATS    *testenv.ExternalNATS
 	Bridges []*Proc
 	Edges   []*Proc
-	// Addrs are those of the edges; they stay.
+	// Addrs are the edges' addresses. An edge that starts again has the same address.
 	Addrs []string
-	// BridgeEnv is what every bridge is started with.
+	// BridgeEnv is the environment of every bridge.
 	BridgeEnv []string
 
 	mu sync.Mutex
-	// Guarded by mu: what was done, and when.
+	// Guarded by mu: what the nemesis did, and when.
 	starts            []int64
 	edgeKills, losses []time.Duration
 	events            []string
 	eventAt           []time.Duration
 }
 
-// WorldOptions are what differs between worlds.
+// WorldOptions configure a World.
 type WorldOptions struct {
 	Bridges, Edges int
 	Tables         string
 	Postgres       []string // settings
-	Env            []string // of bridges
+	Env            []string // of the bridges, in addition
 }
 
-// NewWorld starts Postgres and nats-server; prepare then makes the schema, and StartAll starts the rest.
+// NewWorld starts Postgres and nats-server. The caller then creates the schema, and calls StartAll for the rest.
 func NewWorld(t testing.TB, opt WorldOptions) *World {
 	t.Helper()
 	w := &World{T: t, Begun: time.Now(), Cluster: testenv.NewCluster(t, opt.Postgres...)}
@@ -121,7 +121,7 @@ func (w *World) StartAll() {
 	for i := range w.Bridges {
 		w.Bridges[i] = newProc(w.T, fmt.Sprintf("bridge %d", i), "./cmd/bridge", w.BridgeEnv)
 	}
-	// Clients of one edge fall out of its cache, those of the other don't.
+	// The clients of one edge fall out of its small cache, those of the other don't.
 	cache := []string{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_BYTES=67108864"}
 	for i := range w.Edges {
 		port, err := testenv.FreePort()
@@ -135,10 +135,10 @@ func (w *World) StartAll() {
 	}
 }
 
-// Elapsed is the time since the world began.
+// Elapsed returns the time since the world began.
 func (w *World) Elapsed() time.Duration { return time.Since(w.Begun) }
 
-// Note writes down what was done.
+// Note records what the nemesis did.
 func (w *World) Note(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,15 +154,15 @@ func (w *World) KillPostgres() {
 	w.lose()
 }
 
-// lose notes that something may be lost from now on.
+// lose records that something may be lost from now on.
 func (w *World) lose() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.losses = append(w.losses, w.Elapsed())
 }
 
-// StartPostgres starts the cluster again, in a later second than it was killed in, so that timestamps tell its lives
-// apart.
+// StartPostgres starts the cluster again. It waits for the next second, so that timestamps in seconds distinguish the
+// eras.
 func (w *World) StartPostgres(ctx context.Context) {
 	w.T.Helper()
 	next := time.Now().Truncate(time.Second).Add(time.Second + 10*time.Millisecond)
@@ -183,13 +183,13 @@ func (w *World) KillEdge(i int) {
 	w.edgeKills = append(w.edgeKills, w.Elapsed())
 }
 
-// CopyStore copies the broker's files, while it does not run, and returns the copy's place.
+// CopyStore copies the broker's files, and returns the place of the copy. The broker must not run.
 func (w *World) CopyStore() string {
 	w.T.Helper()
 	return w.NATS.CopyStore()
 }
 
-// ReplaceStore removes the broker's files, while it does not run, and puts a copy in their place; "" for none.
+// ReplaceStore removes the broker's files, and puts a copy in their place unless from is "". The broker must not run.
 func (w *World) ReplaceStore(from string) {
 	w.T.Helper()
 	w.NATS.ReplaceStore(from)
@@ -197,7 +197,7 @@ func (w *World) ReplaceStore(from string) {
 	w.lose()
 }
 
-// Died says which process has ended by itself (I7).
+// Died returns an error that names the processes that ended by themselves (I7), or nil.
 func (w *World) Died() error {
 	var err error
 	for _, p := range w.Bridges {
@@ -209,7 +209,7 @@ func (w *World) Died() error {
 	return err
 }
 
-// Tell puts what the world knows into a truth.
+// Tell adds what the world knows to t.
 func (w *World) Tell(t *Truth) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
