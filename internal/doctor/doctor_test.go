@@ -116,7 +116,7 @@ func TestRun_EverythingAtOnce(t *testing.T) {
 		"ERROR usres: there is no such table or view\n  to do: create it, or correct the name",
 		"ERROR bare: it has no column txid", "ERROR bare: it has no primary key",
 		"WARNING users: no index begins with txid: every poll reads the whole table\n  to do: CREATE INDEX CONCURRENTLY",
-		"WARNING users: it holds transaction IDs that this cluster has not given out yet", "WARNING users: the trigger that stamps txid",
+		"WARNING users: it holds transaction IDs that this cluster has not given out yet", "WARNING users: the trigger that sets txid",
 		"ERROR log: there is no such table", "ERROR the server runs without JetStream\n  to do: start it with -js",
 		"WARNING max_payload is 4 KiB", "ERROR BRIDGE_STREAM_REPLICAS: 3 replicas are wanted, but the server is in no cluster",
 		"bad   usres", "ok    users", "bad: 7 errors, ")

@@ -153,7 +153,7 @@ func (r *run) published(ctx context.Context, conn *pgx.Conn, specs []relation.Sp
 				fmt.Sprintf("name %s in BRIDGE_TABLES, and remove %s", root, s.Name.Quoted()))
 		case !may:
 			r.fail(AreaRelation, s.Name.Quoted(), fmt.Sprintf("it is not in publication %s, and the role may not add it", r.cfg.Name),
-				"as its owner, run what this prints: "+relation.SetupCommand(s))
+				"as its owner, run the SQL that this prints: "+relation.SetupCommand(s))
 		}
 	}
 	return nil

@@ -6,20 +6,20 @@ import (
 	"slices"
 )
 
-// document tells consumers what the rows are made of, and the next session
-// which shape the stream's rows have.
+// document says what the rows of a stream are made of. Consumers read it, and so
+// does the next session of the capture, to see whether the shape has changed.
 type document struct {
 	Relation string           `json:"relation"`
 	Columns  []documentColumn `json:"columns"`
 	Key      []string         `json:"key"`
 	Txid     string           `json:"txid,omitempty"`
 	Deleted  string           `json:"deleted,omitempty"`
-	// Definition is Relation's.
+	// Definition is Relation.Definition.
 	Definition string `json:"definition,omitempty"`
 }
 
 type documentColumn struct {
-	// ID tells a column from one that was dropped, whatever its name.
+	// ID is Column.Num: a column has another than one of its name that was dropped.
 	ID       int    `json:"id"`
 	Name     string `json:"name"`
 	Type     string `json:"type"`
@@ -28,9 +28,9 @@ type documentColumn struct {
 	parts
 }
 
-// parts is what ALTER TYPE can change in values: that of the type below domains,
-// arrays and ranges. A composite may have no attributes and an enum no labels;
-// nil stands for other types.
+// parts is what ALTER TYPE can change in the values of a type, below domains,
+// arrays and ranges. A composite type may have no attributes, and an enum no
+// labels; nil stands for other types.
 type parts struct {
 	Attributes []attribute `json:"attributes,omitzero"`
 	Labels     []string    `json:"labels,omitzero"`
@@ -43,8 +43,9 @@ type attribute struct {
 	parts
 }
 
-// Document returns the JSON that tells consumers of a stream what its rows are
-// made of, and a capture which shape the stream's rows have.
+// Document returns the JSON document that says what the rows of a stream are made
+// of. It is for consumers of the stream, and for the capture, which compares it
+// with that of its last session.
 func Document(rel *Relation, types Types) ([]byte, error) {
 	doc := document{Relation: rel.Name.Schema + "." + rel.Name.Table, Definition: rel.Definition}
 	for _, c := range rel.Columns {
@@ -62,8 +63,8 @@ func Document(rel *Relation, types Types) ([]byte, error) {
 	return json.Marshal(doc)
 }
 
-// SameKeys says whether rows of the stored document's shape have the keys that
-// they have now: else the stream has each row under its old key, too.
+// SameKeys reports whether the rows of the stored document have the same keys
+// under the new one. If not, the stream also has each row under its old key.
 func SameKeys(stored, now []byte) bool {
 	keys := func(text []byte) (key []documentColumn) {
 		var d document
@@ -81,7 +82,7 @@ func SameKeys(stored, now []byte) bool {
 	}
 	was, is := keys(stored), keys(now)
 	for i := range min(len(was), len(is)) {
-		was[i].grow(is[i].parts) // a label that was added is in no key yet; one that was renamed is
+		was[i].grow(is[i].parts) // no key has an added label yet, but a renamed one changes keys
 	}
 	return slices.EqualFunc(was, is, func(a, b documentColumn) bool {
 		return a.Name == b.Name && a.Type == b.Type && slices.Equal(a.Labels, b.Labels)
@@ -100,9 +101,10 @@ func partsOf(types Types, oid uint32) parts {
 	return p
 }
 
-// SameRows says whether rows of the stored document's shape are good under the
-// new one: nothing but constraints changed, or labels were added. A stored document with fields that
-// this version does not know says something that it can't compare.
+// SameRows reports whether the rows of the stored document are still right under
+// the new one: at most constraints changed, or labels were added. It is false if
+// the stored document has fields that this version does not know and so can't
+// compare.
 func SameRows(stored, now []byte) bool {
 	var was, is document
 	d := json.NewDecoder(bytes.NewReader(stored))
@@ -118,8 +120,8 @@ func SameRows(stored, now []byte) bool {
 	return err == nil && bytes.Equal(grown, now)
 }
 
-// grow takes the labels of now where these are p's and more. ALTER TYPE can't
-// move a label: in another order, some have each other's names.
+// grow takes over the labels of now, if these are the labels of p and more. ALTER
+// TYPE can't move a label: if the order is another, labels were renamed.
 func (p *parts) grow(now parts) {
 	if p.Labels != nil && now.Labels != nil && among(p.Labels, now.Labels) {
 		p.Labels = now.Labels
@@ -129,7 +131,7 @@ func (p *parts) grow(now parts) {
 	}
 }
 
-// among says whether all has each of some, in the same order.
+// among reports whether all has each of some, in the same order.
 func among(some, all []string) bool {
 	for _, s := range all {
 		if len(some) > 0 && some[0] == s {

@@ -5,21 +5,21 @@ import (
 	"slices"
 )
 
-// Encoder appends rows as JSON objects, byte for byte what Postgres' to_json
-// gives for each column, from the text form of the values. (The server would
-// need four to five times the CPU per row for to_json than for the text.)
+// Encoder appends rows as JSON objects. From the text form of a value it makes,
+// byte for byte, what Postgres' to_json returns for the column. (For to_json the
+// server would need four to five times the CPU per row that it needs for the
+// text.)
 //
 // The text MUST come from a session with client_encoding UTF8, TimeZone UTC,
 // DateStyle 'ISO, MDY', IntervalStyle postgres, bytea_output hex and
-// extra_float_digits 1, and what to_json prints in that session is what the
-// Encoder appends; so regclass and money also follow search_path and
-// lc_monetary there.
+// extra_float_digits 1. The Encoder appends what to_json prints in that session.
+// So regclass and money also depend on the session's search_path and lc_monetary.
 //
-// A json value is appended as it is, as to_json does, and may hold line
-// breaks between its tokens. These are the only line breaks in what
-// AppendObject appends: whoever needs one line may replace each by a blank.
+// A json value is appended as it is, as to_json does, and may have line breaks
+// between its tokens. AppendObject appends no other line breaks: a caller that
+// needs one line may replace each by a blank.
 //
-// An Encoder keeps scratch memory: it MUST NOT be used by two goroutines at once.
+// An Encoder has scratch memory: two goroutines MUST NOT use it at the same time.
 type Encoder struct {
 	// Static after construction.
 	columns []encodedColumn
@@ -29,7 +29,7 @@ type Encoder struct {
 	scratch []byte
 }
 
-// maxScratch is what an Encoder keeps between rows.
+// maxScratch is how much scratch memory an Encoder keeps from row to row.
 const maxScratch = 1 << 20
 
 type encodedColumn struct {
@@ -40,13 +40,14 @@ type encodedColumn struct {
 	value *node
 }
 
-// node is a type with all that it is made of; domains are looked through.
+// node is a type with all types that it is made of. For a domain it is the type
+// below.
 type node struct {
 	kind TypeKind
-	// delim stands between an array's elements, elem is their type.
+	// delim separates the elements of an array; elem is their type.
 	delim byte
 	elem  *node
-	// fields are a composite's.
+	// fields are the attributes of a composite type.
 	fields []encodedField
 }
 
@@ -55,9 +56,9 @@ type encodedField struct {
 	value *node
 }
 
-// NewEncoder returns an Encoder for rows of these columns, without those to
-// skip; nil skips none. Its error wraps ErrStaleTypes where a type is not among
-// those that were loaded.
+// NewEncoder returns an Encoder for rows of these columns. It leaves out the
+// columns for which skip returns true; a nil skip leaves out none. The error wraps
+// ErrStaleTypes if a type is not among types.
 func NewEncoder(types Types, columns []Column, skip func(i int) bool) (*Encoder, error) {
 	e := &Encoder{columns: make([]encodedColumn, len(columns)), server: make([]bool, len(columns))}
 	c := compiler{types: types, nodes: map[uint32]*node{}}
@@ -79,7 +80,7 @@ func NewEncoder(types Types, columns []Column, skip func(i int) bool) (*Encoder,
 	return e, nil
 }
 
-// objectKey returns what stands before an object's nth value.
+// objectKey returns the JSON text before the nth value of an object.
 func objectKey(n int, name string) []byte {
 	start := byte(',')
 	if n == 0 {
@@ -90,12 +91,12 @@ func objectKey(n int, name string) []byte {
 
 type compiler struct {
 	types Types
-	// nodes holds what is compiled; nil while it is under way.
+	// nodes has the compiled types; nil for a type that is being compiled.
 	nodes map[uint32]*node
 }
 
-// compile returns the type's node. A type with a part that only the server can
-// print is itself one that only the server can print.
+// compile returns the node of a type. If only the server can turn a part of the
+// type into JSON, the same is true for the whole type.
 func (c *compiler) compile(oid uint32) (*node, error) {
 	if n, ok := c.nodes[oid]; ok {
 		if n == nil {
@@ -115,7 +116,7 @@ func (c *compiler) compile(oid uint32) (*node, error) {
 		n, err = c.compile(t.Elem)
 	case TypeArray, TypeVector:
 		if n.elem, err = c.compile(t.Elem); err == nil {
-			n.delim = c.types[t.Elem].Delim // array_out asks the element's type
+			n.delim = c.types[t.Elem].Delim // like array_out, which takes it from the element's type
 			if n.elem.kind == TypeServer {
 				n = n.elem
 			}
@@ -145,26 +146,26 @@ func (c *compiler) compileComposite(t Type) (*node, error) {
 	return n, nil
 }
 
-// ServerSide tells for each column whether only the server can turn it into
-// JSON: its type, or a part of it, has a cast to json that is not hstore's.
-// AppendObject wants the text of to_json(column) as the value of such a column;
-// a capture that has no such text cannot carry the column. It is false for
+// ServerSide says for each column whether only the server can turn it into JSON:
+// its type, or a part of it, has a cast to json, other than that of hstore. As the
+// value of such a column, AppendObject takes the text of to_json(column). A
+// capture without that text can't publish the column. ServerSide is false for
 // columns that are left out.
 func (e *Encoder) ServerSide() []bool { return slices.Clone(e.server) }
 
-// AppendObject appends the row's JSON object. There is one value for each
-// column that the Encoder was made for, those left out included; nil is NULL.
+// AppendObject appends the JSON object of a row. values has one value for each
+// column that the Encoder was made for, also for those left out; nil is NULL.
 //
-// An error means that a value is not the text form of its type as it was
-// loaded, and nothing is appended. It wraps ErrStaleTypes where a composite has
-// a different number of attributes now. (That an attribute got another name, or
-// another took its place, does not show in the text: compare Types for that.)
+// An error means that a value is not the text form of its type as it was loaded.
+// Then nothing is appended. The error wraps ErrStaleTypes if the number of a
+// composite's attributes has changed. (The text does not show that an attribute got
+// another name, or was replaced by another: compare Types for that.)
 func (e *Encoder) AppendObject(dst []byte, values [][]byte) ([]byte, error) {
 	return e.appendPatched(dst, values, nil)
 }
 
-// appendPatched is AppendObject where raw, if not nil, has for some columns
-// the JSON that stands for their values.
+// appendPatched is AppendObject with ready JSON for some columns: where raw is not
+// nil, it has the JSON of the column, which replaces the value.
 func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 	if len(values) != len(e.columns) {
 		return dst, fmt.Errorf("encode row: got %d values for %d columns", len(values), len(e.columns))
@@ -199,7 +200,7 @@ func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error
 	return append(dst, '}'), nil
 }
 
-// append appends one value that is not NULL. It is datum_to_json of json.c.
+// append appends one value that is not NULL, like datum_to_json of json.c.
 func (e *Encoder) append(dst, text []byte, n *node) ([]byte, error) {
 	switch n.kind {
 	case TypeString:

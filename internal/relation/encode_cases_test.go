@@ -1,11 +1,11 @@
 package relation_test
 
-// typeCase holds values of one base, range or multirange type, or of one of
-// Postgres' own domains.
+// typeCase has values of one base, range or multirange type, or of one of Postgres'
+// own domains.
 type typeCase struct {
 	// literals are quoted, exprs are used as they are.
 	literals, exprs []string
-	// exclude says why no value can be had; NULL is tested all the same.
+	// exclude says why the case has no values; NULL is tested all the same.
 	exclude string
 }
 
@@ -17,7 +17,7 @@ func (c typeCase) with(exprs ...string) typeCase {
 	return c
 }
 
-// extensions are those with types of their own.
+// extensions are those that add types.
 var extensions = []string{
 	"hstore", "citext", "ltree", "isn", "cube", "seg", "intarray", "lo", "earthdistance", "pg_trgm", "tablefunc",
 }
@@ -37,8 +37,8 @@ var timestamps = []string{
 
 var numbers = lit("0", "1", "-1", "7", "10", "-12", "127")
 
-// typeCases has an entry for each type that Postgres and the extensions bring,
-// by pg_type.typname; TestEncode_EveryType fails for a type without one.
+// typeCases has an entry for each type of Postgres and of the extensions, by
+// pg_type.typname. TestEncode_EveryType fails for a type without one.
 var typeCases = map[string]typeCase{
 	"bool": lit("t", "f"),
 	"int2": numbers.with("'-32768'", "'32767'"),

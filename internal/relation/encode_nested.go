@@ -15,9 +15,9 @@ var (
 // maxDims is Postgres' MAXDIM.
 const maxDims = 6
 
-// appendArray turns what array_out (arrayfuncs.c) prints into what
-// array_to_json_internal (json.c) does: bounds are lost, and an array without
-// elements has no dimensions.
+// appendArray turns the output of array_out (arrayfuncs.c) into that of
+// array_to_json_internal (json.c). Bounds are lost, and an array without elements
+// has no dimensions.
 //
 //	{}                       []
 //	[0:1][5:5]={{1},{NULL}}  [[1],[null]]
@@ -59,9 +59,9 @@ func (e *Encoder) appendArray(dst, s []byte, n *node) ([]byte, error) {
 	}
 }
 
-// appendElement appends the element that begins at s[i] and returns where it
-// ends. array_out quotes what is empty, reads NULL or holds a byte with a
-// meaning; inside quotes a backslash stands before quotes and backslashes.
+// appendElement appends the element that begins at s[i], and returns where it
+// ends. array_out quotes an element that is empty, reads NULL, or has a byte with a
+// special meaning. Inside quotes, a backslash stands before quotes and backslashes.
 func (e *Encoder) appendElement(dst, s []byte, i int, n *node) ([]byte, int, error) {
 	if i < len(s) && s[i] == '"' {
 		mark := len(e.scratch)
@@ -90,10 +90,10 @@ func (e *Encoder) appendElement(dst, s []byte, i int, n *node) ([]byte, int, err
 	}
 }
 
-// unquote returns the text between the quote at s[i] and the next that is not
-// escaped, and the place behind that one. A backslash escapes any byte; where
-// doubled is set, as in a composite, two quotes stand for one. The text is a
-// part of s, or of the end of e.scratch, which the caller cuts off again.
+// unquote returns the text between the quote at s[i] and the next quote that is
+// not escaped, and the place after that one. A backslash escapes any byte. If
+// doubled is true, as in a composite, two quotes stand for one. The text is part of
+// s, or of the end of e.scratch, which the caller then cuts off.
 func (e *Encoder) unquote(s []byte, i int, doubled bool) (text []byte, end int, ok bool) {
 	i++
 	start, mark, escaped := i, len(e.scratch), false
@@ -125,7 +125,7 @@ func (e *Encoder) unquote(s []byte, i int, doubled bool) (text []byte, end int, 
 	}
 }
 
-// appendVector splits what int2vectorout and oidvectorout print: numbers with
+// appendVector splits the output of int2vectorout and oidvectorout: numbers with
 // one blank between them.
 func (e *Encoder) appendVector(dst, s []byte, n *node) ([]byte, error) {
 	dst = append(dst, '[')
@@ -143,8 +143,8 @@ func (e *Encoder) appendVector(dst, s []byte, n *node) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// appendComposite turns what record_out (rowtypes.c) prints into what
-// composite_to_json (json.c) does. Dropped attributes are in neither.
+// appendComposite turns the output of record_out (rowtypes.c) into that of
+// composite_to_json (json.c). Neither has dropped attributes.
 //
 //	(1,"a ""b""",,"")    {"a":1,"b":"a \"b\"","c":null,"d":""}
 func (e *Encoder) appendComposite(dst, s []byte, n *node) ([]byte, error) {
@@ -183,9 +183,9 @@ func fieldsError(n *node) error {
 	return fmt.Errorf("composite does not have %d attributes: %w", len(n.fields), ErrStaleTypes)
 }
 
-// appendField appends the attribute that begins at s[i] and returns where it
-// ends. record_out prints nothing at all for NULL, and quotes what is empty or
-// holds a byte with a meaning; it doubles quotes and backslashes.
+// appendField appends the attribute that begins at s[i], and returns where it
+// ends. record_out prints nothing for NULL. It quotes an attribute that is empty or
+// has a byte with a special meaning, and doubles quotes and backslashes.
 func (e *Encoder) appendField(dst, s []byte, i int, n *node) ([]byte, int, error) {
 	if i < len(s) && s[i] == '"' {
 		mark := len(e.scratch)
@@ -210,8 +210,8 @@ func (e *Encoder) appendField(dst, s []byte, i int, n *node) ([]byte, int, error
 	return dst, end, err
 }
 
-// appendHstore turns what hstore_out (contrib/hstore/hstore_io.c) prints into
-// what hstore_to_json does; both keep the order in which hstore sorts keys.
+// appendHstore turns the output of hstore_out (contrib/hstore/hstore_io.c) into
+// that of hstore_to_json. Both keep the order in which hstore sorts keys.
 //
 //	"a"=>"1", "b"=>NULL    {"a": "1", "b": null}
 func (e *Encoder) appendHstore(dst, s []byte) ([]byte, error) {

@@ -47,14 +47,14 @@ func TestEncode_Random(t *testing.T) {
 // randomValues makes SQL expressions.
 type randomValues struct{ *rand.Rand }
 
-// compositeTypes holds the attributes of the types that the test creates.
+// compositeTypes has the attributes of the types that the test creates.
 var compositeTypes = map[string][]string{
 	"pair":   {"text", "int4"},
 	"deep":   {"pair", "pair[]", "words", "words[]", "hstore", "timestamptz", "json", "dpair[]", "citext[]", "numeric"},
 	"deeper": {"deep", "deep[]", "box[]", "bool"},
 }
 
-// value returns an expression of the type.
+// value returns a random expression of the type.
 func (r *randomValues) value(typ string, depth int) string {
 	if r.IntN(6) == 0 {
 		return "NULL::" + typ

@@ -11,10 +11,10 @@ var errTimestamp = errors.New("timestamp is not in DateStyle ISO")
 
 const hexDigits = "0123456789abcdef"
 
-// plainPrefix counts the bytes s begins with that a JSON string holds as they
-// are. It looks at eight at a time: x-ones&^x has the high bit of each byte set
-// that is 0, up to the first such byte without fail. Like escape_json (json.c)
-// it lets everything from 0x20 on pass but quote and backslash.
+// plainPrefix counts the bytes at the start of s that need no escape in a JSON
+// string. As in escape_json (json.c), only bytes below 0x20, quotes and backslashes
+// need one. It looks at eight bytes at a time: (x-ones)&^x has the high bit set in
+// each byte that is 0, reliably up to the first such byte.
 func plainPrefix(s []byte) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	i := 0
@@ -32,7 +32,7 @@ func plainPrefix(s []byte) int {
 	return i
 }
 
-// appendString appends escape_json's string of s.
+// appendString appends s as a JSON string, like escape_json.
 func appendString(dst, s []byte) []byte {
 	dst = append(dst, '"')
 	for {
@@ -61,8 +61,8 @@ func appendString(dst, s []byte) []byte {
 	}
 }
 
-// appendNumber appends s as it is if it is a JSON number; NaN and the
-// infinities become strings (JSONTYPE_NUMERIC in datum_to_json).
+// appendNumber appends s as it is, if it is a JSON number. NaN and infinities
+// become strings (JSONTYPE_NUMERIC in datum_to_json).
 func appendNumber(dst, s []byte) []byte {
 	if isNumber(s) {
 		return append(dst, s...)
@@ -70,7 +70,7 @@ func appendNumber(dst, s []byte) []byte {
 	return appendString(dst, s)
 }
 
-// isNumber is IsValidJsonNumber: RFC 8259's rule.
+// isNumber is IsValidJsonNumber, the rule of RFC 8259.
 func isNumber(s []byte) bool {
 	if len(s) > 0 && s[0] == '-' {
 		s = s[1:]
@@ -99,7 +99,7 @@ func isNumber(s []byte) bool {
 	return len(s) == 0
 }
 
-// digits counts the digits s begins with.
+// digits counts the digits at the start of s.
 func digits(s []byte) int {
 	for i, b := range s {
 		if b < '0' || b > '9' {
@@ -119,9 +119,9 @@ func appendBool(dst, s []byte) ([]byte, error) {
 	return dst, errors.New("malformed boolean")
 }
 
-// appendTimestamp turns DateStyle ISO into what JsonEncodeDateTime prints
-// (json.c; EncodeDateTime with USE_XSD_DATES in datetime.c): a T between date
-// and time, and minutes in the zone even where they are 0. " BC" stays.
+// appendTimestamp turns DateStyle ISO into the output of JsonEncodeDateTime (in
+// json.c; EncodeDateTime with USE_XSD_DATES in datetime.c): a T between date and
+// time, and always minutes in the zone. " BC" stays.
 //
 //	2006-01-02 15:04:05.999-07     "2006-01-02T15:04:05.999-07:00"
 //	0044-03-15 00:00:00+00 BC      "0044-03-15T00:00:00+00:00 BC"

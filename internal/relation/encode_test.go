@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// session is a connection with the settings that the Encoder asks for.
+// session is a connection with the settings that the Encoder needs.
 type session struct {
 	*testing.T
 	conn *pgx.Conn
@@ -39,7 +39,7 @@ func (s *session) exec(sql string) {
 	}
 }
 
-// strings returns a query's only column.
+// strings returns the only column of a query.
 func (s *session) strings(sql string) []string {
 	s.Helper()
 	rows, err := s.conn.Query(context.Background(), sql)
@@ -53,7 +53,7 @@ func (s *session) strings(sql string) []string {
 	return got
 }
 
-// columns are those of a table or view.
+// columns returns the columns of a table or view.
 func (s *session) columns(name string) []relation.Column {
 	s.Helper()
 	rows, err := s.conn.Query(context.Background(), `SELECT attname, format_type(atttypid, atttypmod), atttypid FROM pg_attribute
@@ -88,7 +88,7 @@ func (s *session) encoder(cols []relation.Column) *relation.Encoder {
 	return enc
 }
 
-// rows returns the text form of a query's rows.
+// rows returns the rows of a query in text form.
 func (s *session) rows(sql string) [][][]byte {
 	s.Helper()
 	res := s.conn.PgConn().ExecParams(context.Background(), sql, nil, nil, nil, nil).Read()
@@ -98,8 +98,8 @@ func (s *session) rows(sql string) [][][]byte {
 	return res.Rows
 }
 
-// compare holds the Encoder to to_json for each expression, and returns those
-// that only the server can turn into JSON.
+// compare checks for each expression that the Encoder does what to_json does. It
+// returns those that only the server can turn into JSON.
 func (s *session) compare(exprs ...string) (server []string) {
 	s.Helper()
 	var list []string
@@ -125,7 +125,7 @@ func (s *session) compare(exprs ...string) (server []string) {
 			values = append(values, c.Name)
 		}
 	}
-	// Behind OFFSET 0 each expression is evaluated only once.
+	// With OFFSET 0 each expression is evaluated only once.
 	const from = " FROM (SELECT * FROM exprs OFFSET 0) e"
 	row := s.rows("SELECT " + strings.Join(append(values, want...), ", ") + from)[0]
 	s.exec("DROP VIEW exprs")
@@ -142,7 +142,7 @@ func (s *session) compare(exprs ...string) (server []string) {
 	return server
 }
 
-// TestEncode_EveryType goes through all types that a column can have (I12).
+// TestEncode_EveryType tries all types that a column can have (I12).
 func TestEncode_EveryType(t *testing.T) {
 	s := newSession(t)
 	for _, e := range extensions {
@@ -166,7 +166,7 @@ func TestEncode_EveryType(t *testing.T) {
 	}
 }
 
-// everyForm compares the values as they are, in arrays, composites and domains.
+// everyForm compares the values by themselves, and in arrays, composites and domains.
 func (s *session) everyForm(name string, c typeCase) {
 	s.Helper()
 	typ := s.strings(`SELECT quote_ident(nspname) || '.' || quote_ident(typname) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace
@@ -201,8 +201,8 @@ func (s *session) everyForm(name string, c typeCase) {
 	s.exec("DROP TYPE IF EXISTS comparr; DROP TYPE comp, one; DROP DOMAIN IF EXISTS domarr; DROP DOMAIN dom2, dom")
 }
 
-// TestEncode_CatalogRows takes the row types of all system tables and views
-// but those with an anyarray, which can't be a column's type.
+// TestEncode_CatalogRows tries the row types of all system tables and views, except
+// those with an anyarray, which can't be the type of a column.
 func TestEncode_CatalogRows(t *testing.T) {
 	s := newSession(t)
 	var exprs []string
@@ -226,8 +226,8 @@ func TestEncode_CatalogRows(t *testing.T) {
 	}
 }
 
-// TestEncode_Casts: a type that is not built in is printed by its cast to json
-// if that is a function, and the type is neither array, composite nor domain.
+// TestEncode_Casts: to_json prints a type that is not built in by its cast to json,
+// if that cast is a function, and the type is no array, composite or domain.
 func TestEncode_Casts(t *testing.T) {
 	s := newSession(t)
 	s.exec(`
@@ -270,7 +270,7 @@ CREATE DOMAIN mydom AS mytext;`)
 	}
 }
 
-// TestEncode_Row compares whole rows, with names that need escapes.
+// TestEncode_Row compares whole rows whose names need escapes.
 func TestEncode_Row(t *testing.T) {
 	s := newSession(t)
 	s.exec(`CREATE TYPE pair AS (a int, gone text, "b""," text)`)
@@ -289,7 +289,8 @@ line" text, "ä😀" pair, p pair[])`)
 	}
 }
 
-// TestEncode_TypeAltered: what no longer fits is told apart from what is broken.
+// TestEncode_TypeAltered: a value that no longer fits its type gives ErrStaleTypes,
+// a broken one another error.
 func TestEncode_TypeAltered(t *testing.T) {
 	s := newSession(t)
 	s.exec(`CREATE TYPE pair AS (a int, b text); CREATE TYPE outside AS (n int, p pair); CREATE TABLE t(v outside[]);
@@ -320,8 +321,8 @@ func TestEncode_TypeAltered(t *testing.T) {
 	}
 }
 
-// TestLoadTypes_Under: labels and attributes come in their order, and are found
-// below domains, arrays and ranges.
+// TestLoadTypes_Under: labels and attributes have their order, and are found below
+// domains, arrays and ranges.
 func TestLoadTypes_Under(t *testing.T) {
 	s := newSession(t)
 	s.exec(`CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE empty AS ENUM (); CREATE TYPE moods AS RANGE (subtype = mood, multirange_type_name = manymoods);

@@ -10,7 +10,7 @@ import (
 	"bridge/internal/relation"
 )
 
-// someTypes are made up, by OIDs that are easy to read below.
+// someTypes are invented types, with OIDs that are easy to read below.
 var someTypes = relation.Types{
 	1:  {Kind: relation.TypeString, Delim: ','},
 	2:  {Kind: relation.TypeNumber, Delim: ','},
@@ -178,8 +178,8 @@ func TestAppendObject_DoesNotAllocate(t *testing.T) {
 	}
 }
 
-// FuzzAppendObject: any text makes JSON or an error. json is left out; what is
-// no JSON there stays none.
+// FuzzAppendObject: any text becomes JSON or an error. The type json is left out,
+// because its values are appended as they are.
 func FuzzAppendObject(f *testing.F) {
 	for _, seed := range []string{
 		"", "t", "-1.5e3", "NaN", "2006-01-02 15:04:05.9-07 BC", `"a\"\\"=>"NULL", "b"=>NULL`, "1 2 3", "{}", "{{1,2},{NULL,4}}", "[0:1]={1,2}",

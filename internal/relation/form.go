@@ -8,16 +8,16 @@ import (
 	"slices"
 )
 
-// Form is how a relation's rows, in Postgres' text form, become the data of
-// documents. Like its encoders it MUST NOT be used by two goroutines at once.
+// Form turns the rows of a relation, in Postgres' text form, into the data of
+// documents. Two goroutines MUST NOT use it at the same time.
 type Form struct {
 	rel       *Relation
 	data, key *Encoder
 }
 
-// NewForm returns the form of a relation whose columns are of these types. The
-// columns that hold the row's transaction ID and mark it as deleted are not
-// data. Its error wraps ErrStaleTypes where a type is not among those loaded.
+// NewForm returns the form of a relation whose columns have these types. The txid
+// column and the deleted column are not part of the data. The error wraps
+// ErrStaleTypes if a type is not among types.
 func NewForm(rel *Relation, types Types) (*Form, error) {
 	f := &Form{rel: rel}
 	var err error
@@ -29,18 +29,19 @@ func NewForm(rel *Relation, types Types) (*Form, error) {
 	}
 	for _, i := range rel.Key {
 		if f.key.server[i] {
-			return nil, fmt.Errorf("key column %s: its type has a cast to json of its own, which a key can't have; name another key", rel.Columns[i].Name)
+			return nil, fmt.Errorf("key column %s: its type has its own cast to json, and a key can't have such a type; name another key", rel.Columns[i].Name)
 		}
 	}
 	return f, nil
 }
 
-// ServerSide is the data's Encoder.ServerSide.
+// ServerSide returns Encoder.ServerSide of the data.
 func (f *Form) ServerSide() []bool { return f.data.ServerSide() }
 
-// Encodable returns the values that the form takes: those of the columns, but of
-// one that only the server can turn into JSON what it made of it, which stands
-// behind them all. columns is memory that is used again.
+// Encodable returns the values that the other methods take. values has the text of
+// each column, and after these the JSON of each column that only the server can
+// turn into JSON. Encodable puts that JSON in the place of the column. It uses
+// columns as memory, and may be given it again.
 func (f *Form) Encodable(columns *[][]byte, values [][]byte) [][]byte {
 	n := len(f.rel.Columns)
 	if len(values) == n {
@@ -56,13 +57,14 @@ func (f *Form) Encodable(columns *[][]byte, values [][]byte) [][]byte {
 	return *columns
 }
 
-// AppendData appends a row's JSON object on one line; see Encoder.AppendObject.
+// AppendData appends the JSON object of a row, on one line; see
+// Encoder.AppendObject.
 func (f *Form) AppendData(dst []byte, values [][]byte) ([]byte, error) {
 	return f.AppendPatched(dst, values, nil)
 }
 
-// AppendPatched is AppendData where raw, if not nil, has for some columns the
-// JSON that stands for their values.
+// AppendPatched is AppendData with ready JSON for some columns: where raw is not
+// nil, it has the JSON of the column, which replaces the value.
 func (f *Form) AppendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 	start := len(dst)
 	dst, err := f.data.appendPatched(dst, values, raw)
@@ -82,7 +84,8 @@ func (f *Form) AppendKey(dst []byte, key [][]byte) ([]byte, error) {
 	return dst, err
 }
 
-// Txid returns the row's transaction ID, of a relation that has such a column.
+// Txid returns the transaction ID of the row. The relation MUST have a txid
+// column.
 func (f *Form) Txid(values [][]byte) (uint64, error) {
 	txid, err := parseTxid(values[f.rel.Txid])
 	if err != nil {
@@ -91,15 +94,15 @@ func (f *Form) Txid(values [][]byte) (uint64, error) {
 	return txid, nil
 }
 
-// Deleted says whether the row is marked as deleted.
+// Deleted reports whether the row is marked as deleted.
 func (f *Form) Deleted(values [][]byte) bool {
 	return f.rel.Deleted >= 0 && isDeleted(values[f.rel.Deleted])
 }
 
-// onOneLine makes a row's JSON one line. The only line breaks in it are those
-// between the tokens of values of type json, which Postgres gives as they were
-// stored; a blank means the same. Left in, they would let a stored value forge
-// a document for whoever reads line by line.
+// onOneLine replaces the line breaks in a row's JSON with blanks. Only values of
+// type json have any, between their tokens, where a blank means the same: Postgres
+// returns such values as they were stored. With its line breaks, a stored value
+// could forge a document for a client that reads line by line.
 func onOneLine(data []byte) {
 	for _, c := range [2]byte{'\n', '\r'} {
 		for {
@@ -112,12 +115,12 @@ func onOneLine(data []byte) {
 	}
 }
 
-// isDeleted reads a deleted column: a boolean, or a timestamp that is not null.
+// isDeleted reads the value of a deleted column: true, or a timestamp.
 func isDeleted(value []byte) bool {
 	return value != nil && string(value) != "f"
 }
 
-var errNoTxid = errors.New("not a transaction ID, a number from 0 on")
+var errNoTxid = errors.New("not a transaction ID, which is a number from 0 on")
 
 func parseTxid(text []byte) (uint64, error) {
 	var n uint64

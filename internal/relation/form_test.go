@@ -8,7 +8,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Keys read from a stream reach Postgres as they are.
+// Keys that were read from a stream reach Postgres unchanged.
 func TestKeyArrays(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")
@@ -59,7 +59,7 @@ func TestForm_Text(t *testing.T) {
 	}
 }
 
-// A value of type json can't forge a line.
+// A value of type json can't forge a line of its own.
 func TestForm_OneLine(t *testing.T) {
 	t.Parallel()
 	b := []byte("{\"v\":{\r\n \"a\":\n1}}")

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// KeyName returns a string that tells one key from another.
+// KeyName returns a string that is different for each key.
 func KeyName(key [][]byte) string {
 	var name []byte
 	for _, k := range key {
@@ -17,7 +17,7 @@ func KeyName(key [][]byte) string {
 	return string(name)
 }
 
-// KeyArrays turns keys into one array literal per column.
+// KeyArrays turns keys into array literals, one for each column of the key.
 func KeyArrays(keys iter.Seq[[][]byte], columns int) [][]byte {
 	arrays := make([][]byte, columns)
 	for key := range keys {
@@ -45,9 +45,10 @@ func KeyArrays(keys iter.Seq[[][]byte], columns int) [][]byte {
 	return arrays
 }
 
-// KeysCondition returns the SQL that compares the key's columns with the elements of one array
-// each: (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])). There are no arrays of
-// arrays, so those go as text.
+// KeysCondition returns the SQL condition that a key is one of several, given as
+// one array parameter for each column, as KeyArrays returns them:
+// (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])). Postgres has no arrays of
+// arrays, so keys that are arrays are passed as text.
 func KeysCondition(rel *Relation, columns string) string {
 	params, values := make([]string, len(rel.Key)), make([]string, len(rel.Key))
 	for n, i := range rel.Key {

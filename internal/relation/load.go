@@ -16,35 +16,36 @@ type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// ErrNotFound is wrapped by Load's error where the relation does not exist.
+// ErrNotFound is wrapped in the error of Load if the relation does not exist.
 var ErrNotFound = errors.New("relation not found")
 
 // Severity says what a Problem prevents.
 type Severity string
 
 const (
-	// SeverityError keeps the relation from being read.
+	// SeverityError means that the relation can't be captured.
 	SeverityError Severity = "error"
-	// SeverityWarning does not, but changes may be slow to come, or be missed.
+	// SeverityWarning means that it can, but changes may come late or be missed.
 	SeverityWarning Severity = "warning"
 )
 
 // Problem is one thing that is wrong with a relation. It is an error, so that
-// errors.As finds it in what Load returns.
+// errors.As finds it in the error of Load.
 type Problem struct {
-	// Relation is the table or view to change: that of the spec, or a table
+	// Relation is the table or view to change: the one of the spec, or a table
 	// below it.
 	Relation Name
 	Severity Severity
-	// What is wrong; Do is the SQL to run or the setting to change.
+	// What says what is wrong. Do says what to do: the SQL to run, or the setting
+	// to change.
 	What, Do string
 
-	// shape marks what keeps a relation from being one that * means.
+	// shape is true if the problem keeps the relation out of *.
 	shape bool
-	// ways are the alternatives in Do, nil if it has none.
+	// ways are the alternatives in Do, nil if there are none.
 	ways []string
-	// identity is set where Do is a statement that gives the table a replica
-	// identity, and nothing else.
+	// identity is true if Do is one statement that gives the table a replica
+	// identity, and does nothing else.
 	identity bool
 	err      error
 }
@@ -56,13 +57,15 @@ func (p *Problem) Error() string {
 // Unwrap returns ErrNotFound or nil.
 func (p *Problem) Unwrap() error { return p.err }
 
-// Load looks the relation up in the catalog, all of it in one statement, and
-// checks that it can be captured as the spec says. It does not wait for locks:
-// where another session has locked a view, or what is below it, IsLocked is true
-// of the error; a locked table can be looked at. The problems are warnings.
-// The error joins a *Problem for everything that keeps the relation from being
-// read, and wraps ErrNotFound where it does not exist; or it is that of the
-// query, wrapped, where Postgres gave no answer.
+// Load looks the relation up in the catalog, with one statement, and checks that
+// it can be captured as the spec says. The problems that it returns are warnings.
+//
+// The error joins a *Problem for each reason why the relation can't be captured,
+// and wraps ErrNotFound if it does not exist. If Postgres gave no answer, the
+// error wraps that of the query.
+//
+// Load does not wait for locks. If another session has locked a view, or a table
+// below it, IsLocked is true for the error. A locked table can be looked up.
 func Load(ctx context.Context, q Querier, spec Spec) (*Relation, []Problem, error) {
 	locked, err := lockedTable(ctx, q, spec.Name)
 	if err != nil {
@@ -85,8 +88,8 @@ func Load(ctx context.Context, q Querier, spec Spec) (*Relation, []Problem, erro
 	return rel, l.warnings(), nil
 }
 
-// explainRows asks the planner. Postgres checks here what the catalog does not
-// tell of a view: rights to the tables below it.
+// explainRows asks the planner for the number of rows. Here Postgres also checks
+// what the catalog does not show of a view: the rights to the tables below it.
 func explainRows(ctx context.Context, q Querier, rel *Relation, l *looked) (int64, error) {
 	var plan []struct {
 		Plan struct {
@@ -98,7 +101,7 @@ func explainRows(ctx context.Context, q Querier, rel *Relation, l *looked) (int6
 		switch pg.Code {
 		case "42501": // insufficient_privilege
 			l.fail("Postgres refuses to read it: "+pg.Message,
-				"grant what is missing to the view's owner, or, where the view has security_invoker, to "+l.self.Role)
+				"grant what is missing to the view's owner or, if the view has security_invoker, to "+l.self.Role)
 			return 0, l.err()
 		case "42P01": // undefined_table: dropped since
 			return 0, fmt.Errorf("%s: %w", rel.Name.Quoted(), ErrNotFound)
@@ -124,9 +127,9 @@ type Source struct {
 }
 
 // Any role may execute these functions (checked on 15), unless EXECUTE was
-// revoked. The last checkpoint's timeline is the old one for a while after a
-// promotion, so that of the WAL being written counts too; in recovery the
-// latter cannot be asked for, and CASE keeps it from being asked.
+// revoked. For a while after a promotion the last checkpoint is still of the old
+// timeline, so the timeline of the WAL that is being written counts too. In
+// recovery there is none to ask for, and CASE keeps the query from asking.
 const sourceSQL = `
 SELECT s.system_identifier,
        greatest(c.timeline_id, r.min_recovery_end_timeline, CASE WHEN pg_is_in_recovery() THEN 0
@@ -134,8 +137,8 @@ SELECT s.system_identifier,
        current_database()::text, pg_is_in_recovery(), current_setting('server_version_num')::int
   FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r`
 
-// LoadSource asks which cluster, timeline and database q reads from. Its error
-// says what to GRANT where the role may not ask.
+// LoadSource asks which cluster, timeline and database q reads from. If the role
+// may not ask, the error says what to GRANT.
 func LoadSource(ctx context.Context, q Querier) (Source, error) {
 	rows, err := q.Query(ctx, sourceSQL)
 	if err != nil {
@@ -163,7 +166,7 @@ func sourceError(err error) error {
 	return fmt.Errorf("read the system identifier: %w", err)
 }
 
-// QueryOne returns the only value of a query that has one.
+// QueryOne returns the value of a query that has one row with one column.
 func QueryOne[T any](ctx context.Context, q Querier, sql string, args ...any) (T, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
@@ -182,11 +185,11 @@ SELECT c.relname::text,
  WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
  ORDER BY c.relname`
 
-// Resolve returns the named relations, then those that * means: tables of
-// schema public with a usable txid column and key. The problems, all warnings,
-// say why the others of schema public are not among them; views, for one,
-// have no key until they are named. Rights are left to Load: a relation that
-// qualifies but can't be read is an error there, not left out here.
+// Resolve returns the relations that are named, then those that * stands for: the
+// tables of schema public with a usable txid column and a key. The problems, all
+// warnings, say why other relations of schema public are left out. A view, for
+// example, has no key unless BRIDGE_TABLES names it. Resolve does not check
+// rights: a relation that qualifies and can't be read is an error of Load.
 func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error) {
 	specs := slices.Clone(s.List)
 	if !s.All {
@@ -207,7 +210,7 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 	}
 	var skipped []Problem
 	skip := func(n Name, what, do string) {
-		skipped = append(skipped, Problem{Relation: n, Severity: SeverityWarning, What: "not among *: " + what, Do: do})
+		skipped = append(skipped, Problem{Relation: n, Severity: SeverityWarning, What: "left out of *: " + what, Do: do})
 	}
 	for _, n := range s.Except {
 		if n.Schema != defaultSchema || !slices.ContainsFunc(candidates, func(c candidate) bool { return c.Name == n.Table }) {
@@ -220,7 +223,7 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 			continue
 		}
 		if !c.HasTxid {
-			skip(n, "it has no column txid", "run what this prints: bridge sql "+shellWord(n.Quoted()))
+			skip(n, "it has no column txid", "run the SQL that this prints: bridge sql "+shellWord(n.Quoted()))
 			continue
 		}
 		spec := NewSpec(n)
@@ -228,9 +231,9 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 		if errors.Is(err, ErrNotFound) {
 			continue // dropped since
 		}
-		if IsLocked(err) { // one must not keep the others
+		if IsLocked(err) { // it must not keep the others from being captured
 			if c.View {
-				skip(n, "another session has locked it, or what is below it, and a view has no key until it is named", "name it in BRIDGE_TABLES, with its key")
+				skip(n, "another session has locked it, or a table below it, and a view needs a named key", "name it in BRIDGE_TABLES, with its key")
 			} else {
 				specs = append(specs, spec)
 			}

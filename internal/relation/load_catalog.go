@@ -11,9 +11,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// catalogSQL returns the relation and, for a view, every table below it, one
-// JSON object each. Functions such as has_table_privilege see the catalog of
-// now, not that of the snapshot; a relation dropped meanwhile gives nulls.
+// catalogSQL returns the relation and, for a view, every relation below it, one
+// JSON object each. Functions such as has_table_privilege see the catalog as it is
+// now, not as the snapshot has it. For a relation dropped meanwhile they return
+// null.
 const catalogSQL = `
 WITH RECURSIVE src(oid, relkind, col) AS (
   SELECT c.oid, c.relkind, 0
@@ -92,37 +93,38 @@ type object struct {
 	// Identity is pg_class.relreplident.
 	Identity string
 	Tuples   float64
-	// Used are the column numbers that the view reads, 0 among them.
+	// Used has the numbers of the columns that the view reads; 0 may be among them.
 	Used           []int
 	Role, Database string
 	SearchPath     string `json:"search_path"`
-	// Usage is the right to look into the schema.
+	// Usage is true if the role may use the schema.
 	Usage bool
-	// Definition identifies a view's query, and is empty for a table.
+	// Definition identifies a view's query. It is empty for a table.
 	Definition string
-	// Children is set for a table that others inherit from, not by partition.
+	// Children is true for a table that others inherit from, not as partitions.
 	Children bool
-	// Select is the right to read, and to lock, all of it.
+	// Select is true if the role may read, and lock, all of it.
 	Select bool
-	// Policies is set where row level security holds for the role, HiddenRows
-	// where it may hide rows.
+	// Policies is true if row level security applies to the role, HiddenRows if
+	// that may hide rows.
 	Policies   bool
 	HiddenRows bool `json:"hidden_rows"`
 	Columns    []column
 	Indexes    []index
-	// Leaves are a partitioned table's partitions that hold rows.
+	// Leaves are the partitions of a partitioned table that hold its rows.
 	Leaves   []leaf
 	Triggers []trigger
 }
 
-// leaf is a partition that has rows, and a replica identity of its own.
+// leaf is a partition that holds rows. It has its own replica identity.
 type leaf struct {
 	Schema, Table string
-	// Full is REPLICA IDENTITY FULL; Columns are those that the WAL has of an old
-	// row.
+	// Full is true for REPLICA IDENTITY FULL. Columns are the columns of an old row
+	// that the WAL has.
 	Full    bool
 	Columns []string
-	// File changes when the partition is another, or was truncated.
+	// File changes when another partition takes this one's place, or when the
+	// partition is truncated.
 	File string
 }
 
@@ -133,16 +135,16 @@ type column struct {
 	Name      string
 	Type      string
 	OID, Base uint32
-	// BaseName is pg_type.typname, BaseType what SQL calls the type.
+	// BaseName is pg_type.typname of Base, BaseType its name in SQL.
 	BaseName string `json:"base_name"`
 	BaseType string `json:"base_type"`
-	// Collation is empty for the database's own.
+	// Collation is empty for the default of the database.
 	Collation string
-	// Fixed is set where all values of the type have one length.
+	// Fixed is true if all values of the type have the same length.
 	Fixed   bool
 	Dims    int
 	NotNull bool `json:"not_null"`
-	// Generated is set where the column is computed from others.
+	// Generated is true if the column is computed from other columns.
 	Generated bool
 	Select    bool
 }
@@ -150,11 +152,11 @@ type column struct {
 type index struct {
 	Name, Method                      string
 	Unique, Primary, Valid, Immediate bool
-	// Identity is set for the index of REPLICA IDENTITY USING INDEX.
+	// Identity is true for the index of REPLICA IDENTITY USING INDEX.
 	Identity bool
-	// Whole is set where the index is on columns, of all rows.
+	// Whole is true if the index has all rows, and only columns, no expressions.
 	Whole bool
-	// Columns are column numbers, without those that are only INCLUDEd.
+	// Columns has the numbers of the columns, without those of INCLUDE.
 	Columns []int
 }
 
@@ -162,9 +164,9 @@ type trigger struct {
 	Name    string
 	Type    int
 	Enabled string
-	// AllColumns is not set for UPDATE OF.
+	// AllColumns is false for UPDATE OF.
 	AllColumns bool `json:"all_columns"`
-	// Source is the function's, or its C symbol.
+	// Source is the source of the trigger's function, or its C symbol.
 	Source string
 }
 
@@ -188,21 +190,21 @@ func (o *object) columnNum(num int) *column {
 	return nil
 }
 
-// looked is one look at the catalog and what was found wrong.
+// looked is what one look at the catalog found, and the problems in it.
 type looked struct {
 	spec    Spec
 	self    *object
 	sources []*object
-	// definition is that of all views.
+	// definition identifies the queries of all views.
 	definition string
-	// allActions is set where the table is to get into a publication of its
-	// updates or deletes, whatever the spec's actions are.
+	// allActions is true if the publication of the table has updates or deletes,
+	// also if the spec's actions leave them out.
 	allActions bool
 
 	problems []*Problem
 }
 
-// look fails with a *Problem where there is no such relation.
+// look reads the catalog. Its error is a *Problem if there is no such relation.
 func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
 	if spec.Txid == "" {
 		spec.Txid = defaultTxid
@@ -245,9 +247,9 @@ SELECT n.nspname::text, c.relname::text
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
  ORDER BY n.nspname <> $1, n.nspname <> 'public', n.nspname, c.relname LIMIT 10000`
 
-// NotFound returns the Problem of a relation that is not there, with the one
-// that may have been meant, which is none of the others; or an error of the
-// query.
+// NotFound returns the Problem of a relation that does not exist. It suggests a
+// similar name that is not one of others. If that query fails, NotFound returns
+// its error.
 func NotFound(ctx context.Context, q Querier, n Name, others []Name) error {
 	p := &Problem{
 		Relation: n, Severity: SeverityError, What: "there is no such table or view", shape: true, err: ErrNotFound,
@@ -267,7 +269,7 @@ func NotFound(ctx context.Context, q Querier, n Name, others []Name) error {
 	}
 	names = slices.DeleteFunc(names, func(c Name) bool { return slices.Contains(others, c) })
 	if near, ok := nearestName(n, names); ok {
-		p.Do = "did you mean " + near.Quoted() + "? Write it so in BRIDGE_TABLES"
+		p.Do = "did you mean " + near.Quoted() + "? Write it like this in BRIDGE_TABLES"
 		if strings.EqualFold(near.Table, n.Table) && strings.Contains(near.Quoted(), `"`) {
 			p.Do += ", with the double quotes: without them, names are folded to lower case, as in SQL"
 		}
@@ -275,8 +277,9 @@ func NotFound(ctx context.Context, q Querier, n Name, others []Name) error {
 	return p
 }
 
-// nearestName prefers, among names in order of preference, one that differs by
-// case only, then the same table of another schema, then a slip.
+// nearestName returns the name that was probably meant. It prefers a name that
+// differs only in case, then the same table in another schema, then a similar
+// table. The first of names wins.
 func nearestName(n Name, names []Name) (Name, bool) {
 	for _, c := range names {
 		if strings.EqualFold(c.Schema, n.Schema) && strings.EqualFold(c.Table, n.Table) {

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// helperSchema is where the SQL of SetupSQL keeps what it makes.
+// helperSchema is the schema for what the SQL of SetupSQL makes.
 const helperSchema = "lockstep"
 
-// Base types by pg_type.oid, which are the same in every Postgres.
+// Base types by pg_type.oid. They are the same in every Postgres.
 const (
 	oidBool        = 16
 	oidInt8        = 20
@@ -27,12 +27,12 @@ func (l *looked) fail(what, do string) {
 	l.add(&Problem{Relation: l.spec.Name, Severity: SeverityError, What: what, Do: do})
 }
 
-// unfit reports what keeps the relation from being one that * means.
+// unfit adds a problem that also keeps the relation out of *.
 func (l *looked) unfit(what, do string) {
 	l.add(&Problem{Relation: l.spec.Name, Severity: SeverityError, What: what, Do: do, shape: true})
 }
 
-// unfitWays is unfit with several things to do, of which one is enough.
+// unfitWays is unfit with alternatives: doing one of the ways is enough.
 func (l *looked) unfitWays(what string, ways ...string) {
 	l.unfit(what, strings.Join(ways, "; or "))
 	l.problems[len(l.problems)-1].ways = ways
@@ -63,19 +63,21 @@ func (l *looked) warnings() []Problem {
 	return list
 }
 
-// bridgeSQL is the command that prints a relation's set-up.
+// bridgeSQL says how to set the relation up.
 func (l *looked) bridgeSQL() string {
-	return "run what this prints: " + SetupCommand(l.spec)
+	return "run the SQL that this prints: " + SetupCommand(l.spec)
 }
 
-// entryWithKey is the relation's entry with a key for people to name.
+// entryWithKey returns the entry of BRIDGE_TABLES with dots where the user names
+// a key.
 func (l *looked) entryWithKey() string {
 	spec := l.spec
 	spec.Key = []string{"…"}
 	return spec.String()
 }
 
-// check fills the Relation. It is of use only if err returns nil.
+// check finds the problems, and fills in the Relation. The caller may use the
+// Relation only if err returns nil.
 func (l *looked) check() *Relation {
 	o := l.self
 	rel := &Relation{Name: l.spec.Name, OID: o.OID, Kind: o.Kind[0], Policies: o.Policies, Definition: l.definition, Txid: -1, Deleted: -1, EstimatedRows: int64(o.Tuples)}
@@ -113,12 +115,13 @@ func (l *looked) check() *Relation {
 		}
 	}
 	if l.spec.History == HistoryLog && l.spec.MaxAge == 0 && l.spec.MaxBytes == 0 {
-		l.warn(o, "its log has no bound and grows for ever", "add max_age or max_bytes to its options in BRIDGE_TABLES")
+		l.warn(o, "its log has no limit and grows for ever", "add max_age or max_bytes to its options in BRIDGE_TABLES")
 	}
 	return rel
 }
 
-// checkKind reports whether it is worth looking on.
+// checkKind reports whether the relation is a table or view that can be captured.
+// If not, the other checks make no sense.
 func (l *looked) checkKind() bool {
 	const late = "copies rows after their transactions ended, with transaction IDs that polling has already passed: rows would be lost"
 	wal := l.spec.Capture == CaptureWAL
@@ -129,12 +132,12 @@ func (l *looked) checkKind() bool {
 	switch l.self.Kind {
 	case "r", "p", "v":
 	case "m":
-		what, do = "it is a materialized view: REFRESH "+late, "publish a plain view of the same query, or the tables below it"
+		what, do = "it is a materialized view: REFRESH "+late, "name a plain view with the same query in BRIDGE_TABLES, or the tables below it"
 		if wal {
-			what, do = "it is a materialized view: its changes are not in the WAL", "name the tables below it, or poll a plain view of the same query, without capture=wal"
+			what, do = "it is a materialized view: its changes are not in the WAL", "name the tables below it, or poll a plain view with the same query, without capture=wal"
 		}
 	case "f":
-		what, do = "it is a foreign table: it "+late, "run a bridge at the server that has the table"
+		what, do = "it is a foreign table: it "+late, "run a bridge for the server that has the table"
 		if wal {
 			what = "it is a foreign table: its changes are not in the WAL"
 		}
@@ -152,7 +155,7 @@ func (l *looked) checkKind() bool {
 	case l.self.Persistence == "t":
 		what, do = "it is a temporary table, which no other session can read", "make it an ordinary table"
 	case l.self.Children:
-		what = "other tables inherit from it, and no key holds across them"
+		what = "other tables inherit from it, and no key is unique across all of them"
 		do = "use a partitioned table, or name a view: SELECT * FROM ONLY " + l.self.name().SQL()
 		if wal {
 			do = "use a partitioned table, or poll a view, without capture=wal: SELECT * FROM ONLY " + l.self.name().SQL()
@@ -164,19 +167,19 @@ func (l *looked) checkKind() bool {
 	return what == ""
 }
 
-// removeTxid is what to do about a bad txid= of a relation with capture=wal.
+// removeTxid says what to do about a wrong txid= of a relation with capture=wal.
 const removeTxid = "remove txid=: the WAL says which transaction wrote a row"
 
 func (l *looked) checkTxid() int {
 	name := l.spec.Txid
 	i := slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Name == name })
 	if i < 0 {
-		what := fmt.Sprintf("it has no column %s for the transaction ID of a row's last writer", quoteIdent(name))
+		what := fmt.Sprintf("it has no column %s for the ID of the transaction that last wrote a row", quoteIdent(name))
 		switch near := nearest(name, columnNames(l.self)); {
 		case l.spec.Capture == CaptureWAL:
 			l.unfit(what, removeTxid)
 		case l.self.Kind == "v":
-			l.unfit(what, "add it to the view: the table's own, or greatest(a.txid, b.txid) of a join; or name it with txid= in BRIDGE_TABLES")
+			l.unfit(what, "add it to the view: the table's own, or greatest(a.txid, b.txid) for a join; or name the right column with txid= in BRIDGE_TABLES")
 		case near != "" && name != defaultTxid:
 			l.unfit(what, fmt.Sprintf("did you mean txid=%s?", quoteIdent(near)))
 		default:
@@ -196,7 +199,7 @@ func (l *looked) checkTxid() int {
 		l.unfit(fmt.Sprintf("its column %s is of type %s; transaction IDs are bigint or xid8", quoteIdent(name), c.Type), do)
 	}
 	if !c.NotNull && l.self.Kind != "v" {
-		l.warn(l.self, fmt.Sprintf("its column %s may be NULL, and rows where it is are not published", quoteIdent(name)), fmt.Sprintf(
+		l.warn(l.self, fmt.Sprintf("its column %s may be NULL, and rows where it is NULL are not published", quoteIdent(name)), fmt.Sprintf(
 			"UPDATE %[1]s SET %[2]s = txid_current() WHERE %[2]s IS NULL; ALTER TABLE %[1]s ALTER COLUMN %[2]s SET NOT NULL",
 			l.self.name().SQL(), sqlIdent(name)))
 	}
@@ -211,7 +214,7 @@ func (l *looked) checkDeleted() int {
 	i := slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Name == name })
 	if i < 0 {
 		if l.spec.Deleted != "" {
-			do := "correct deleted= in BRIDGE_TABLES, or remove it if no row is marked as deleted"
+			do := "correct deleted= in BRIDGE_TABLES, or remove it if no column marks deleted rows"
 			if near := nearest(name, columnNames(l.self)); near != "" {
 				do = fmt.Sprintf("did you mean deleted=%s?", quoteIdent(near))
 			}
@@ -225,11 +228,11 @@ func (l *looked) checkDeleted() int {
 	case fits:
 		return i
 	case l.spec.Deleted == "":
-		l.warn(l.self, fmt.Sprintf("its column deleted is of type %s and taken for data: a deleted mark is boolean, date or timestamp", c.Type),
-			"nothing, if it is data; else change its type, or name the mark with deleted= in BRIDGE_TABLES")
+		l.warn(l.self, fmt.Sprintf("its column deleted is of type %s and counts as data: a deleted mark is boolean, date or timestamp", c.Type),
+			"nothing, if it is data; else change its type, or name the column that marks deleted rows with deleted= in BRIDGE_TABLES")
 	default:
 		l.unfit(fmt.Sprintf("its column %s is of type %s; a deleted mark is boolean, date or timestamp", quoteIdent(name), c.Type),
-			"name such a column with deleted= in BRIDGE_TABLES, or none")
+			"name such a column with deleted= in BRIDGE_TABLES, or remove deleted=")
 	}
 	return -1
 }
@@ -251,20 +254,20 @@ func (l *looked) checkRights() {
 		which := "column " + strings.Join(missing, ", ")
 		switch len(missing) {
 		case 0:
-			which = "it but by its columns, which does not let it lock the table"
+			which = "it as a whole, only each of its columns: so it can't lock the table"
 		case len(o.Columns):
 			which = "it"
 		}
 		do := fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role)
 		if o.Kind != "v" && l.spec.Capture != CaptureWAL {
-			do += "; but if bridge sql has made a feed view of it, which shows deletes, too, name that in BRIDGE_TABLES: " +
+			do += "; but if bridge sql has made a feed view for it, which also shows deletes, name the view in BRIDGE_TABLES: " +
 				feedName(o).Quoted() + "(key=…)"
 		}
 		l.fail(fmt.Sprintf("role %s may not read %s", o.Role, which), do)
 	}
 	if o.HiddenRows {
-		l.fail(fmt.Sprintf("row level security may hide rows from role %s, and they would be missed in silence", o.Role), fmt.Sprintf(
-			"CREATE POLICY lockstep_read ON %s FOR SELECT TO %s USING (true), with no restrictive policy beside it; or ALTER ROLE %s BYPASSRLS",
+		l.fail(fmt.Sprintf("row level security may hide rows from role %s, and nobody would notice that they are missing", o.Role), fmt.Sprintf(
+			"CREATE POLICY lockstep_read ON %s FOR SELECT TO %s USING (true), without any restrictive policy; or ALTER ROLE %s BYPASSRLS",
 			o.name().SQL(), role, role))
 	}
 }
@@ -277,10 +280,10 @@ func columnNames(o *object) []string {
 	return names
 }
 
-// SetupCommand is the command that prints a relation's set-up, for a shell.
+// SetupCommand returns the shell command that prints the set-up of a relation.
 func SetupCommand(spec Spec) string { return "bridge sql " + shellWord(spec.String()) }
 
-// shellWord quotes a word for a shell where it needs it.
+// shellWord quotes a word for a shell if necessary.
 func shellWord(s string) string {
 	if strings.ContainsAny(s, "\"$'\\ `!&;|<>()*?[]{}~#") {
 		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
@@ -288,14 +291,14 @@ func shellWord(s string) string {
 	return s
 }
 
-// unordered are the base types that Postgres can't sort by, so that no batch
-// could be read in key order.
+// unorderedTypes are the base types that Postgres can't sort by: no batch could
+// be read in key order.
 var unorderedTypes = []string{
 	"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle", "xid", "cid", "aclitem",
 	"txid_snapshot", "pg_snapshot", "jsonpath", "gtsvector", "refcursor",
 }
 
-// checkKey returns the places of the key's columns.
+// checkKey returns the places of the key's columns, nil if there is no usable key.
 func (l *looked) checkKey() []int {
 	if len(l.spec.Key) > 0 {
 		return l.namedKey()
@@ -303,12 +306,12 @@ func (l *looked) checkKey() []int {
 	o := l.self
 	if o.Kind == "v" {
 		l.unfit("a view has no key of its own", "name the columns that identify a row: "+
-			l.spec.Name.Quoted()+"(key=…) in BRIDGE_TABLES, several joined by +")
+			l.spec.Name.Quoted()+"(key=…) in BRIDGE_TABLES, with + between several columns")
 		return nil
 	}
 	var reasons []string
 	indexes := slices.Clone(o.Indexes)
-	if l.spec.Capture == CaptureWAL { // its columns are in the WAL
+	if l.spec.Capture == CaptureWAL { // prefer the replica identity: the WAL has its columns
 		slices.SortStableFunc(indexes, func(a, b index) int { return cmp.Compare(boolInt(b.Identity), boolInt(a.Identity)) })
 	}
 	for _, ix := range indexes {
@@ -330,11 +333,11 @@ func (l *looked) checkKey() []int {
 		what += " that can be the key: " + strings.Join(reasons, ", ")
 	}
 	l.unfitWays(what, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…)", o.name().SQL()),
-		fmt.Sprintf("name what identifies a row: %s in BRIDGE_TABLES", l.entryWithKey()))
+		fmt.Sprintf("name the columns that identify a row: %s in BRIDGE_TABLES", l.entryWithKey()))
 	return nil
 }
 
-// indexUnfit says why a unique index is not a key, or returns "".
+// indexUnfit says why a unique index can't be the key, or returns "".
 func (l *looked) indexUnfit(ix index) string {
 	switch {
 	case !ix.Whole:
@@ -358,8 +361,8 @@ func (l *looked) indexUnfit(ix index) string {
 	return ""
 }
 
-// deferrable says whether no index keeps two rows from having one key for a
-// moment.
+// deferrable reports whether two rows may have the same key for a moment, because
+// no index forbids it immediately.
 func (l *looked) deferrable(key []int) bool {
 	return !slices.ContainsFunc(l.self.Indexes, func(ix index) bool {
 		return ix.Unique && ix.Whole && ix.Valid && ix.Immediate && !slices.ContainsFunc(ix.Columns, func(num int) bool {
@@ -386,7 +389,7 @@ func (l *looked) namedKey() []int {
 	for _, name := range l.spec.Key {
 		i := slices.IndexFunc(o.Columns, func(c column) bool { return c.Name == name })
 		if i < 0 {
-			do := "correct key= in BRIDGE_TABLES; its columns are " + strings.Join(columnNames(o), ", ")
+			do := "correct key= in BRIDGE_TABLES; the columns of the relation are " + strings.Join(columnNames(o), ", ")
 			if near := nearest(name, columnNames(o)); near != "" {
 				do = fmt.Sprintf("did you mean key=%s?", quoteIdent(near))
 			}
@@ -396,7 +399,7 @@ func (l *looked) namedKey() []int {
 		c := o.Columns[i]
 		switch {
 		case l.isMark(name):
-			l.unfit(fmt.Sprintf("its column %s cannot be in the key: it changes with the row", quoteIdent(name)), "correct key= in BRIDGE_TABLES")
+			l.unfit(fmt.Sprintf("its column %s can't be in the key: it changes with the row", quoteIdent(name)), "correct key= in BRIDGE_TABLES")
 		case o.Kind != "v" && !c.NotNull:
 			l.unfit(fmt.Sprintf("its key column %s may be NULL", quoteIdent(name)),
 				fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", o.name().SQL(), sqlIdent(name)))
@@ -413,7 +416,7 @@ func (l *looked) namedKey() []int {
 	if o.Kind != "v" && !slices.ContainsFunc(o.Indexes, func(ix index) bool {
 		return ix.Unique && ix.Whole && ix.Valid && !slices.ContainsFunc(ix.Columns, func(n int) bool { return !slices.Contains(nums, n) })
 	}) {
-		l.warn(o, "nothing makes its key unique: of two rows with one key, only one would be kept", fmt.Sprintf(
+		l.warn(o, "no index makes its key unique: of two rows with the same key, only one would be kept", fmt.Sprintf(
 			"CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s)", o.name().SQL(), sqlList(l.spec.Key)))
 	}
 	return key

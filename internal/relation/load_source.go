@@ -14,9 +14,9 @@ const (
 	triggerUpdate = 1 << 4
 )
 
-// checkSource checks a table whose changes show in the relation, which is the
-// relation itself, or below a view. All of it are warnings but for what loses
-// rows.
+// checkSource checks a table whose changes show in the relation: the relation
+// itself, or a table below a view. Only what loses rows is an error; all else are
+// warnings.
 func (l *looked) checkSource(o *object) {
 	own := o == l.self
 	txid := l.sourceTxid(o)
@@ -31,22 +31,22 @@ func (l *looked) checkSource(o *object) {
 				"take txid from the tables themselves")
 			return
 		}
-		l.warn(l.self, fmt.Sprintf("it reads %s, %s: changes there do not show", o.name().Quoted(), what), "nothing, if that is meant")
+		l.warn(l.self, fmt.Sprintf("it reads %s, %s: changes there do not show", o.name().Quoted(), what), "nothing, if this is intended")
 		return
 	case o.Persistence == "u":
-		l.warn(o, "it is unlogged: Postgres empties it after a crash, and standbys don't have it; its rows stay in the stream",
+		l.warn(o, "it is unlogged: after a crash Postgres empties it, but its rows stay in the stream; standbys don't have it",
 			fmt.Sprintf("ALTER TABLE %s SET LOGGED", o.name().SQL()))
 	}
 	if !own && o.Children {
-		l.warn(o, "other tables inherit from it: each needs a txid trigger of its own", "use a partitioned table")
+		l.warn(o, "other tables inherit from it: each needs its own txid trigger", "use a partitioned table")
 	}
 	if !own && o.HiddenRows {
-		l.warn(o, "row level security may hide its rows from a view", fmt.Sprintf("make sure that the owner of %s sees all of them", l.spec.Name.Quoted()))
+		l.warn(o, "row level security may hide its rows from a view", fmt.Sprintf("make sure that the owner of %s sees all its rows", l.spec.Name.Quoted()))
 	}
 	if txid == nil {
 		if !own {
-			l.warn(l.self, fmt.Sprintf("it reads %s, but no transaction ID of it: rows that change there are not noticed", o.name().Quoted()),
-				"nothing, if it never changes; else let the view's txid be greatest(a.txid, b.txid) of all its tables")
+			l.warn(l.self, fmt.Sprintf("it reads %s, but no transaction ID of that table: changes there are not noticed", o.name().Quoted()),
+				"nothing, if that table never changes; else let the view's txid be greatest(a.txid, b.txid) over all its tables")
 		}
 		return
 	}
@@ -56,8 +56,8 @@ func (l *looked) checkSource(o *object) {
 	}
 }
 
-// sourceTxid returns the column of a table that holds its transaction IDs; of
-// a table below a view, only if the view reads it. Nil if there is none.
+// sourceTxid returns the column that holds the transaction IDs of a table, nil if
+// there is none. In a table below a view, the view must read the column.
 func (l *looked) sourceTxid(o *object) *column {
 	if o == l.self {
 		c := o.column(l.spec.Txid)
@@ -89,7 +89,8 @@ func (l *looked) checkIndex(o *object, txid *column) {
 		fmt.Sprintf("CREATE INDEX%s ON %s (%s)", how, o.name().SQL(), sqlIdent(txid.Name)))
 }
 
-// checkTrigger warns where rows may be written without a stamp.
+// checkTrigger warns if rows may be written without a stamp: without the ID of the
+// transaction that wrote them.
 func (l *looked) checkTrigger(o *object, txid *column) {
 	st := stampsOf(o, txid.Name)
 	switch {
@@ -99,29 +100,31 @@ func (l *looked) checkTrigger(o *object, txid *column) {
 		for i, name := range st.notAlways {
 			do[i] = fmt.Sprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", o.name().SQL(), sqlIdent(name))
 		}
-		l.warn(o, fmt.Sprintf("the trigger that stamps %s is not ENABLE ALWAYS: changes by logical replication and restores would be missed", quoteIdent(txid.Name)),
+		l.warn(o, fmt.Sprintf("the trigger that sets %s is not ENABLE ALWAYS: changes by logical replication and by restores would be missed", quoteIdent(txid.Name)),
 			strings.Join(do, "; "))
 	default:
-		do := "run what this prints: bridge sql " + shellWord(o.name().Quoted())
+		do := "run the SQL that this prints: bridge sql " + shellWord(o.name().Quoted())
 		if o == l.self {
 			do = l.bridgeSQL()
 		}
-		l.warn(o, fmt.Sprintf("no trigger seems to stamp %s at INSERT and UPDATE: rows whose writer does not would be missed", quoteIdent(txid.Name)), do)
+		l.warn(o, fmt.Sprintf("no trigger seems to set %s at INSERT and UPDATE: rows whose writer does not set it would be missed", quoteIdent(txid.Name)), do)
 	}
 }
 
 const stampBoth = triggerInsert | triggerUpdate
 
-// stamps says which commands' rows get a transaction ID by triggers.
+// stamps says for which commands a trigger sets the transaction ID of the row.
 type stamps struct {
+	// enabled and always have bits of pg_trigger.tgtype: the commands with an
+	// enabled trigger, and those with an ALWAYS trigger.
 	enabled, always int
-	// notAlways and byOthers name triggers; byOthers those that are ALWAYS
-	// and not of SetupSQL.
+	// notAlways names the triggers that are not ALWAYS. byOthers names those that
+	// are ALWAYS and were not made by SetupSQL.
 	notAlways, byOthers []string
 }
 
-// stampsOf looks for BEFORE row triggers whose function names both the column
-// and a function that returns transaction IDs.
+// stampsOf looks for BEFORE row triggers whose function has both the name of the
+// column and that of a function that returns transaction IDs.
 func stampsOf(o *object, column string) stamps {
 	var st stamps
 	for _, t := range o.Triggers {

@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// prepared is a table that Load has nothing to say about.
+// prepared makes a table in which Load finds no problem.
 const prepared = `
 CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$;
 CREATE TABLE users (id bigint PRIMARY KEY, name varchar(20) NOT NULL, tags text[], txid bigint NOT NULL DEFAULT 0, deleted boolean, "Gone" date);
@@ -70,7 +70,7 @@ func TestLoad(t *testing.T) {
 }
 
 // Each case changes the prepared table, or makes another relation, and says
-// what Load finds; no finding means none.
+// which problems Load finds. A case without fails and warns has none.
 func TestLoad_Finds(t *testing.T) {
 	const view = `CREATE VIEW v AS SELECT id, txid, name FROM users; `
 	tests := []struct {
@@ -79,28 +79,28 @@ func TestLoad_Finds(t *testing.T) {
 	}{
 		{name: "dotted", spec: `users(deleted="Gone";key=id)`},
 		{name: "missing", spec: "usres", fails: []string{"there is no such table or view; to do: did you mean users?"}},
-		{name: "case", sql: `CREATE TABLE "Lines" ()`, spec: "Lines", fails: []string{`did you mean "Lines"? Write it so in BRIDGE_TABLES, with the double quotes: without`}},
+		{name: "case", sql: `CREATE TABLE "Lines" ()`, spec: "Lines", fails: []string{`did you mean "Lines"? Write it like this in BRIDGE_TABLES, with the double quotes: without`}},
 		{name: "other schema", sql: `CREATE SCHEMA s; CREATE TABLE s.lines ()`, spec: "lines", fails: []string{`did you mean s.lines?`}},
 		{name: "nothing near", spec: "zzzzzzzz", fails: []string{"create it, or correct the name"}},
 		{name: "wal", sql: `CREATE TABLE a (id int PRIMARY KEY, v text)`, spec: "a(capture=wal)"},
 		{name: "wal unique", sql: `CREATE TABLE a (id int UNIQUE NOT NULL)`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", "ALTER TABLE \"public\".\"a\" REPLICA IDENTITY USING INDEX \"a_id_key\""}},
 		{name: "wal nothing", sql: `ALTER TABLE users REPLICA IDENTITY NOTHING`, spec: "users(capture=wal)", fails: []string{"REPLICA IDENTITY DEFAULT"}},
-		{name: "wal full", sql: `CREATE TABLE a (id int NOT NULL, v text); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"nothing makes its key unique"}},
-		{name: "wal no identity", sql: `CREATE TABLE a (id int NOT NULL)`, spec: "a(capture=wal;key=id)", fails: []string{"or ALTER TABLE \"public\".\"a\" REPLICA IDENTITY FULL"}, warns: []string{"nothing makes its key unique"}},
+		{name: "wal full", sql: `CREATE TABLE a (id int NOT NULL, v text); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"no index makes its key unique"}},
+		{name: "wal no identity", sql: `CREATE TABLE a (id int NOT NULL)`, spec: "a(capture=wal;key=id)", fails: []string{"or ALTER TABLE \"public\".\"a\" REPLICA IDENTITY FULL"}, warns: []string{"no index makes its key unique"}},
 		{name: "wal inserts", sql: `CREATE TABLE a (id int UNIQUE NOT NULL)`, spec: "a(capture=wal;actions=insert)"},
-		{name: "wal log", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"a log of its changes needs old rows in full"}},
-		{name: "wal view", sql: `CREATE VIEW v AS SELECT * FROM users`, spec: "v(capture=wal;key=id)", fails: []string{"it is a view, of which the WAL knows nothing"}},
+		{name: "wal log", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"history=log needs old rows in full"}},
+		{name: "wal view", sql: `CREATE VIEW v AS SELECT * FROM users`, spec: "v(capture=wal;key=id)", fails: []string{"it is a view, and the WAL has only tables"}},
 		{name: "wal unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users(capture=wal)", fails: []string{"it is unlogged: its rows are not in the WAL"}},
 		{name: "wal deferrable", sql: `CREATE TABLE a (id int PRIMARY KEY DEFERRABLE)`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", `ADD UNIQUE ("id"); or ALTER TABLE "public"."a" REPLICA IDENTITY FULL`}},
 		{name: "wal partitions", sql: `CREATE TABLE a (id int, k text, v text, PRIMARY KEY (k, id) INCLUDE (v)) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9); CREATE TABLE a2 PARTITION OF a DEFAULT`, spec: "a(capture=wal)"},
-		{name: "wal partitions full", sql: `CREATE TABLE a (id int NOT NULL) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a1 REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"nothing makes its key unique"}},
+		{name: "wal partitions full", sql: `CREATE TABLE a (id int NOT NULL) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a1 REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"no index makes its key unique"}},
 		{name: "wal partition nothing", sql: `CREATE TABLE a (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9); CREATE TABLE a2 PARTITION OF a DEFAULT; ALTER TABLE a2 REPLICA IDENTITY NOTHING`, spec: "a(capture=wal)", fails: []string{"the replica identity of its partition a2 lacks its key column id", `to do: ALTER TABLE "public"."a2" REPLICA IDENTITY DEFAULT`}},
-		{name: "wal root full", sql: `CREATE TABLE a (id int NOT NULL) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", fails: []string{"its partition a1 lacks", `ALTER TABLE "public"."a" ADD PRIMARY KEY ("id"); or ALTER TABLE "public"."a1" REPLICA IDENTITY FULL`}, warns: []string{"nothing makes its key unique"}},
+		{name: "wal root full", sql: `CREATE TABLE a (id int NOT NULL) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", fails: []string{"its partition a1 lacks", `ALTER TABLE "public"."a" ADD PRIMARY KEY ("id"); or ALTER TABLE "public"."a1" REPLICA IDENTITY FULL`}, warns: []string{"no index makes its key unique"}},
 		{name: "wal root index", sql: `CREATE TABLE a (id int NOT NULL UNIQUE) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT; ALTER TABLE a REPLICA IDENTITY USING INDEX a_id_key`, spec: "a(capture=wal)", fails: []string{"its partition a1 lacks"}},
 		{name: "wal root without partitions", sql: `CREATE TABLE a (id int NOT NULL UNIQUE) PARTITION BY RANGE (id); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", `to do: ALTER TABLE "public"."a" ADD PRIMARY KEY ("id")`}},
 		{name: "wal partitions include", sql: `CREATE TABLE a (id int, v text NOT NULL, PRIMARY KEY (id) INCLUDE (v)) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a DEFAULT`, spec: "a(capture=wal;key=id+v)", fails: []string{"its partition a1 lacks its key column v", `to do: ALTER TABLE "public"."a1" REPLICA IDENTITY FULL`}},
 		{name: "wal no key", sql: `CREATE TABLE a (id int)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"a(key=…;history=log;max_age=1h0m0s;capture=wal) in BRIDGE_TABLES"}},
-		{name: "wal txid", spec: "users(capture=wal;txid=foo)", fails: []string{"it has no column foo for the transaction ID of a row's last writer; to do: remove txid="}},
+		{name: "wal txid", spec: "users(capture=wal;txid=foo)", fails: []string{"it has no column foo for the ID of the transaction that last wrote a row; to do: remove txid="}},
 		{name: "wal txid type", spec: "users(capture=wal;txid=name)", fails: []string{"its column name is of type character varying(20); transaction IDs are bigint or xid8; to do: remove txid="}},
 		{name: "wal materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`, spec: "m(capture=wal)", fails: []string{"it is a materialized view: its changes are not in the WAL"}},
 		{name: "wal foreign", sql: `CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE f (id int, txid bigint) SERVER s`, spec: "f(capture=wal)", fails: []string{"it is a foreign table: its changes are not in the WAL"}},
@@ -114,37 +114,37 @@ func TestLoad_Finds(t *testing.T) {
 		{name: "foreign", sql: `CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE f (id int, txid bigint) SERVER s`, spec: "f", fails: []string{"it is a foreign table: it copies"}},
 		{name: "children", sql: `CREATE TABLE c () INHERITS (users)`, spec: "users", fails: []string{"other tables inherit from it"}},
 		{name: "unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users", warns: []string{"it is unlogged"}},
-		{name: "no txid", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a", fails: []string{"it has no column txid for the transaction ID of a row's last writer; to do: run what this prints: bridge sql a"}},
+		{name: "no txid", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a", fails: []string{"it has no column txid for the ID of the transaction that last wrote a row; to do: run the SQL that this prints: bridge sql a"}},
 		{name: "near txid", spec: "users(txid=txd)", fails: []string{"it has no column txd", "did you mean txid=txid?"}},
 		{name: "txid type", sql: `CREATE TABLE a (id int PRIMARY KEY, txid int)`, spec: "a", fails: []string{"its column txid is of type integer", "ALTER COLUMN \"txid\" TYPE bigint"}, warns: []string{"may be NULL"}},
 		{name: "xid8 and domain", sql: `CREATE DOMAIN d AS xid8; CREATE DOMAIN e AS d; ALTER TABLE users ALTER txid DROP DEFAULT, ALTER txid TYPE e USING txid::text::xid8`, spec: "users"},
-		{name: "null txid", sql: `ALTER TABLE users ALTER txid DROP NOT NULL`, spec: "users", warns: []string{"rows where it is are not published"}},
+		{name: "null txid", sql: `ALTER TABLE users ALTER txid DROP NOT NULL`, spec: "users", warns: []string{"rows where it is NULL are not published"}},
 		{name: "no key", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey`, spec: "users", fails: []string{"it has no primary key and no unique index; to do: ALTER TABLE"}},
 		{name: "unfit keys", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey, ADD UNIQUE (name) DEFERRABLE, ADD UNIQUE ("Gone"), ADD UNIQUE (txid);
 			CREATE UNIQUE INDEX part ON users (id) WHERE id > 1; CREATE UNIQUE INDEX expr ON users ((id+1))`, spec: "users", fails: []string{
 			"that can be the key: expr is partial or on an expression, part is partial", "users_Gone_key is on \"Gone\", which may be NULL", "users_name_key is deferrable", "users_txid_key is on txid, which changes",
 		}},
 		{name: "unique index", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey; CREATE UNIQUE INDEX u ON users (name, id) INCLUDE ("Gone")`, spec: "users"},
-		{name: "named key", spec: "users(key=nme+tags+deleted)", fails: []string{"it has no column nme for its key; to do: did you mean key=name?", "its key column tags may be NULL; to do: ALTER TABLE", "its column deleted cannot be in the key"}},
+		{name: "named key", spec: "users(key=nme+tags+deleted)", fails: []string{"it has no column nme for its key; to do: did you mean key=name?", "its key column tags may be NULL; to do: ALTER TABLE", "its column deleted can't be in the key"}},
 		{name: "named key not unique", spec: "users(key=name)", warns: []string{`CREATE UNIQUE INDEX CONCURRENTLY ON "public"."users" ("name")`}},
 		{name: "superset of a key", spec: "users(key=name+id)"},
 		{name: "unordered key", sql: `CREATE VIEW j AS SELECT id, txid, '{}'::json AS doc FROM users`, spec: "j(key=id+doc)", fails: []string{"its key column doc is of type json, which Postgres can't sort"}},
 		{name: "deleted missing", spec: "users(deleted=delete)", fails: []string{"it has no column delete; to do: did you mean deleted=deleted?"}},
 		{name: "deleted type", spec: "users(deleted=name)", fails: []string{"its column name is of type character varying(20); a deleted mark is"}},
-		{name: "deleted data", sql: `ALTER TABLE users ALTER deleted TYPE int USING 0`, spec: "users", warns: []string{"its column deleted is of type integer and taken for data"}},
+		{name: "deleted data", sql: `ALTER TABLE users ALTER deleted TYPE int USING 0`, spec: "users", warns: []string{"its column deleted is of type integer and counts as data"}},
 		{name: "no index", sql: `DROP INDEX users_txid_idx; CREATE INDEX ON users USING brin (txid); CREATE INDEX ON users (id, txid)`, spec: "users", warns: []string{"no index begins with txid", "CREATE INDEX CONCURRENTLY"}},
-		{name: "no trigger", sql: `DROP TRIGGER s ON users`, spec: "users", warns: []string{"no trigger seems to stamp txid at INSERT and UPDATE"}},
-		{name: "trigger of some columns", sql: `CREATE OR REPLACE TRIGGER s BEFORE INSERT OR UPDATE OF name ON users FOR EACH ROW EXECUTE FUNCTION stamp()`, spec: "users", warns: []string{"no trigger seems to stamp"}},
-		{name: "trigger not always", sql: `ALTER TABLE users ENABLE TRIGGER s`, spec: "users", warns: []string{`is not ENABLE ALWAYS: changes by logical replication and restores would be missed; to do: ALTER TABLE "public"."users" ENABLE ALWAYS TRIGGER "s"`}},
+		{name: "no trigger", sql: `DROP TRIGGER s ON users`, spec: "users", warns: []string{"no trigger seems to set txid at INSERT and UPDATE"}},
+		{name: "trigger of some columns", sql: `CREATE OR REPLACE TRIGGER s BEFORE INSERT OR UPDATE OF name ON users FOR EACH ROW EXECUTE FUNCTION stamp()`, spec: "users", warns: []string{"no trigger seems to set"}},
+		{name: "trigger not always", sql: `ALTER TABLE users ENABLE TRIGGER s`, spec: "users", warns: []string{`is not ENABLE ALWAYS: changes by logical replication and by restores would be missed; to do: ALTER TABLE "public"."users" ENABLE ALWAYS TRIGGER "s"`}},
 		{name: "trigger off", sql: `ALTER TABLE users DISABLE TRIGGER s`, spec: "users", warns: []string{"is not ENABLE ALWAYS"}},
-		{name: "log", spec: "users(history=log)", warns: []string{"its log has no bound"}},
+		{name: "log", spec: "users(history=log)", warns: []string{"its log has no limit"}},
 		{name: "view", sql: view, spec: "v(key=id)"},
 		{name: "view without key", sql: view, spec: "v", fails: []string{"a view has no key of its own; to do: name the columns that identify a row: v(key=…)"}},
-		{name: "view without txid", sql: `CREATE VIEW v AS SELECT id FROM users`, spec: "v(key=id)", fails: []string{"greatest(a.txid, b.txid)"}, warns: []string{"no transaction ID of it"}},
-		{name: "view of views", sql: view + `CREATE TABLE t (id int PRIMARY KEY, note text); CREATE VIEW w AS SELECT v.id, v.txid, t.note FROM v LEFT JOIN t USING (id)`, spec: "w(key=id)", warns: []string{"it reads t, but no transaction ID of it: rows that change there are not noticed"}},
+		{name: "view without txid", sql: `CREATE VIEW v AS SELECT id FROM users`, spec: "v(key=id)", fails: []string{"greatest(a.txid, b.txid)"}, warns: []string{"no transaction ID of that table"}},
+		{name: "view of views", sql: view + `CREATE TABLE t (id int PRIMARY KEY, note text); CREATE VIEW w AS SELECT v.id, v.txid, t.note FROM v LEFT JOIN t USING (id)`, spec: "w(key=id)", warns: []string{"it reads t, but no transaction ID of that table: changes there are not noticed"}},
 		{name: "view of materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users; CREATE VIEW w AS SELECT id, txid FROM m`, spec: "w(key=id)", fails: []string{"it takes transaction IDs from m, a materialized view"}},
 		{name: "view beside materialized", sql: `CREATE MATERIALIZED VIEW m AS SELECT * FROM users; CREATE VIEW w AS SELECT id, u.txid FROM users u JOIN m USING (id)`, spec: "w(key=id)", warns: []string{"it reads m, a materialized view: changes there do not show"}},
-		{name: "base table", sql: view + `DROP INDEX users_txid_idx; DROP TRIGGER s ON users`, spec: "v(key=id)", warns: []string{`users: no index begins with txid`, "users: no trigger seems to stamp"}},
+		{name: "base table", sql: view + `DROP INDEX users_txid_idx; DROP TRIGGER s ON users`, spec: "v(key=id)", warns: []string{`users: no index begins with txid`, "users: no trigger seems to set"}},
 		{name: "partitioned", sql: `CREATE TABLE p (id int, txid bigint NOT NULL, PRIMARY KEY (id)) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT; CREATE INDEX ON p (txid);
 			CREATE TRIGGER s BEFORE INSERT OR UPDATE ON p FOR EACH ROW EXECUTE FUNCTION stamp(); ALTER TABLE p ENABLE ALWAYS TRIGGER s`, spec: "p"},
 	}
@@ -188,8 +188,9 @@ func TestLoad_NotFound(t *testing.T) {
 	}
 }
 
-// Load does not wait for a lock (I10). What is only an estimate is not failed for
-// where a table without statistics is locked; a view's rights can't be told then.
+// Load does not wait for a lock (I10). For a locked table without statistics it
+// does without an estimate. For a locked view it fails: the rights can't be
+// checked.
 func TestLoad_Locked_I10(t *testing.T) {
 	conn := ready(t, `ALTER TABLE users RENAME TO "it's"`, `CREATE VIEW v AS SELECT * FROM "it's"`, "SET lock_timeout = '100ms'")
 	other, err := pgx.ConnectConfig(t.Context(), conn.Config())
@@ -213,8 +214,8 @@ func TestLoad_Locked_I10(t *testing.T) {
 	}
 }
 
-// What the role lacks is reported, all of it, with the statement to run; and
-// running it helps.
+// Every right that the role lacks is reported, with the statement to run; and
+// running the statement helps.
 func TestLoad_Rights(t *testing.T) {
 	conn := ready(t, `
 		DROP ROLE IF EXISTS lockstep_test_reader; CREATE ROLE lockstep_test_reader;
@@ -316,8 +317,8 @@ func TestLoadSource(t *testing.T) {
 	}
 }
 
-// After a promotion the timeline is the new one at once, although the last
-// checkpoint is still of the old one.
+// Immediately after a promotion LoadSource returns the new timeline, although the
+// last checkpoint is still of the old one.
 func TestLoadSource_Promotion(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs Postgres")

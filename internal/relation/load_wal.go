@@ -13,9 +13,9 @@ const (
 	identityIndex   = "i"
 )
 
-// stampedTxid returns the place of the column that holds the rows' transaction
-// IDs, -1 for none: the WAL tells what wrote a row. A column that happens to be
-// named txid, and is stamped by no trigger, is data.
+// stampedTxid returns the place of the column that holds the transaction IDs of
+// the rows. It may be -1, for none: the WAL says which transaction wrote a row. A
+// column that happens to be named txid, and that no trigger sets, is data.
 func (l *looked) stampedTxid() int {
 	i := slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Name == l.spec.Txid })
 	if i < 0 && l.spec.Txid == defaultTxid {
@@ -32,14 +32,14 @@ func (l *looked) stampedTxid() int {
 	return i
 }
 
-// checkWAL checks what logical replication needs. A table without replica
-// identity is refused before it gets into a publication, because there its own
-// UPDATE and DELETE would fail.
+// checkWAL checks what logical replication needs. It refuses a table without
+// replica identity before the table gets into a publication, because then UPDATE
+// and DELETE of the table itself would fail.
 func (l *looked) checkWAL(rel *Relation) {
 	o := l.self
 	switch {
 	case o.Kind == "v":
-		l.unfit("it is a view, of which the WAL knows nothing", "remove capture=wal: the view is polled then; or name the tables below it")
+		l.unfit("it is a view, and the WAL has only tables", "remove capture=wal to poll the view; or name the tables below it")
 		return
 	case o.Persistence == "u":
 		l.unfit("it is unlogged: its rows are not in the WAL", fmt.Sprintf("ALTER TABLE %s SET LOGGED", o.name().SQL()))
@@ -49,7 +49,7 @@ func (l *looked) checkWAL(rel *Relation) {
 		return
 	}
 	if l.spec.History == HistoryLog && o.Identity != identityFull && l.needsIdentity() {
-		l.unfitIdentity("a log of its changes needs old rows in full, for values that an UPDATE leaves alone are not in the WAL",
+		l.unfitIdentity("history=log needs old rows in full: without them, the WAL lacks large values that an UPDATE does not change",
 			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL()))
 		return
 	}
@@ -62,7 +62,7 @@ func (l *looked) checkWAL(rel *Relation) {
 	}
 	if i := slices.IndexFunc(o.Leaves, func(p leaf) bool { return !p.Full }); i >= 0 && l.spec.History == HistoryLog {
 		name := o.Leaves[i].name()
-		l.unfit(fmt.Sprintf("a log of its changes needs old rows in full, and its partition %s does not give them", name.Quoted()),
+		l.unfit(fmt.Sprintf("history=log needs old rows in full, and its partition %s does not give them", name.Quoted()),
 			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name.SQL()))
 		return
 	}
@@ -80,10 +80,10 @@ func (l *looked) checkWAL(rel *Relation) {
 	}
 }
 
-// checkAnyIdentity checks that the table's own UPDATE and DELETE go on in a
-// publication of them.
+// checkAnyIdentity checks that UPDATE and DELETE of the table itself still work
+// in a publication that has updates or deletes.
 func (l *looked) checkAnyIdentity(key, identity []int) {
-	const but = "has no replica identity, and a publication of updates and deletes makes its own fail, whatever actions= says"
+	const but = "has no replica identity: in a publication of updates and deletes its own UPDATE and DELETE fail, with any actions="
 	bare := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return !p.Full && len(p.Columns) == 0 })
 	switch {
 	case bare >= 0:
@@ -94,20 +94,21 @@ func (l *looked) checkAnyIdentity(key, identity []int) {
 	}
 }
 
-// unfitIdentity is unfitWays, where each way is a statement. The only one is
-// for bridge sql to print, unless it makes more than an identity.
+// unfitIdentity is unfitWays for ways that are statements. If there is only one,
+// and it does nothing but set the replica identity, bridge sql prints it.
 func (l *looked) unfitIdentity(what string, ways ...string) {
 	l.unfitWays(what, ways...)
 	l.problems[len(l.problems)-1].identity = len(ways) == 1 && l.self.Kind != "p"
 }
 
-// needsIdentity says whether updates or deletes are wanted.
+// needsIdentity reports whether updates or deletes are published.
 func (l *looked) needsIdentity() bool {
 	return l.spec.Publishes("update") || l.spec.Publishes("delete")
 }
 
-// leafWithout returns a partition of whose old rows the WAL lacks the column.
-// That of the root counts for nothing, and goes to no partition.
+// leafWithout returns a partition whose old rows lack the column in the WAL. Only
+// the identity of the partitions counts: that of the root has no effect, and
+// partitions do not inherit it.
 func (l *looked) leafWithout(name string) (leaf, bool) {
 	i := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return !p.Full && !slices.Contains(p.Columns, name) })
 	if i < 0 {
@@ -116,7 +117,8 @@ func (l *looked) leafWithout(name string) (leaf, bool) {
 	return l.self.Leaves[i], true
 }
 
-// leafWays returns what gives a partition a replica identity with the key.
+// leafWays returns the statements that give a partition a replica identity with
+// the key: one of them is enough.
 func (l *looked) leafWays(p leaf, key []int) []string {
 	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", p.name().SQL())
 	switch fit, any := l.primary(key); {
@@ -128,14 +130,14 @@ func (l *looked) leafWays(p leaf, key []int) []string {
 	return []string{l.addUnique("PRIMARY KEY", key), full}
 }
 
-// primary says whether there is a primary key, and whether it is a replica
-// identity with the key.
+// primary reports whether there is a primary key (any), and whether it can be a
+// replica identity with the key (fit).
 func (l *looked) primary(key []int) (fit, any bool) {
 	i := slices.IndexFunc(l.self.Indexes, func(ix index) bool { return ix.Primary })
 	return i >= 0 && l.identifies(l.self.Indexes[i], key), i >= 0
 }
 
-// identifies says whether an index can be a replica identity with the key.
+// identifies reports whether an index can be a replica identity with the key.
 func (l *looked) identifies(ix index, key []int) bool {
 	return ix.Unique && ix.Immediate && l.indexUnfit(ix) == "" &&
 		!slices.ContainsFunc(key, func(i int) bool { return !slices.Contains(ix.Columns, l.self.Columns[i].Num) })
@@ -149,7 +151,7 @@ func (l *looked) addUnique(what string, key []int) string {
 	return fmt.Sprintf("ALTER TABLE %s ADD %s (%s)", l.self.name().SQL(), what, sqlList(names))
 }
 
-// identity returns the numbers of the columns that the WAL has of an old row.
+// identity returns the numbers of the columns of an old row that the WAL has.
 func (l *looked) identity() []int {
 	o := l.self
 	var nums []int
@@ -168,10 +170,10 @@ func (l *looked) identity() []int {
 		return nums
 	}
 	for _, ix := range o.Indexes {
-		if !ix.Valid || !ix.Immediate { // which Postgres does not count
+		if !ix.Valid || !ix.Immediate { // Postgres does not use it as an identity
 			continue
 		}
-		// The first partition will have the default.
+		// A partitioned table without partitions: those to come have the default.
 		if (o.Identity == identityDefault || o.Kind == "p") && ix.Primary || o.Identity == identityIndex && ix.Identity && o.Kind != "p" {
 			return ix.Columns
 		}
@@ -179,15 +181,14 @@ func (l *looked) identity() []int {
 	return nil
 }
 
-// identityWays returns what gives the table a replica identity with the key,
-// one statement each: a single one, if an index will do, else those to choose
-// from.
+// identityWays returns the statements that give the table a replica identity with
+// the key: one, if the table has an index for it, else several to choose from.
 func (l *looked) identityWays(key []int) []string {
 	o := l.self
 	fit, primary := l.primary(key)
 	switch {
-	case o.Kind == "p" && primary: // its own identity counts for nothing
-		return []string{"remove key=: partitions will have the primary key for a replica identity"}
+	case o.Kind == "p" && primary: // the table's own identity has no effect
+		return []string{"remove key=: partitions will have the primary key as replica identity"}
 	case o.Kind == "p":
 		return []string{l.addUnique("PRIMARY KEY", key)}
 	case fit:
@@ -198,13 +199,13 @@ func (l *looked) identityWays(key []int) []string {
 	}
 	add := "PRIMARY KEY"
 	if primary {
-		add = "UNIQUE" // of which bridge sql makes the identity
+		add = "UNIQUE" // bridge sql then makes it the identity
 	}
 	return []string{l.addUnique(add, key), fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL())}
 }
 
-// Only returns the relation with the named columns alone. Its error names a
-// key column that is not among them.
+// Only returns the relation with only the named columns. If a key column is not
+// among them, it returns an error that names the column.
 func (r *Relation) Only(names []string) (*Relation, error) {
 	only := *r
 	only.Columns, only.Key, only.Txid, only.Deleted = nil, nil, -1, -1
@@ -218,7 +219,7 @@ func (r *Relation) Only(names []string) (*Relation, error) {
 	}
 	for _, i := range r.Key {
 		if at[i] < 0 {
-			return nil, fmt.Errorf("%s: its key column %s is not published; publish it: its publication has the columns %s",
+			return nil, fmt.Errorf("%s: its key column %s is not published; add it to the publication, which has the columns %s",
 				r.Name.Quoted(), quoteIdent(r.Columns[i].Name), strings.Join(names, ", "))
 		}
 		only.Key = append(only.Key, at[i])

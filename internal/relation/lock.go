@@ -9,24 +9,26 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// LockSQL returns the statement that comes before the snapshot under which a
-// relation is read. ALTER TABLE may write a table anew, and a snapshot from before
-// that sees it empty afterwards; so a poll that took its snapshot, and then waited
-// for such a change to end, would pass over what had been committed (MVCC Caveats
-// in Postgres' manual). It does not wait: who holds the lock may hold it for long,
-// and a poll that waits keeps a connection from other relations (I10).
+// LockSQL returns the statement that locks a relation before the snapshot under
+// which the relation is read. ALTER TABLE may rewrite a table, and a snapshot from
+// before the rewrite sees the new table empty. So a poll that took its snapshot
+// first, and then waited for such a change, would miss committed rows (see MVCC
+// Caveats in Postgres' manual). The statement does not wait: another session may
+// hold the lock for long, and a poll that waits keeps a connection from other
+// relations (I10).
 func LockSQL(n Name) string {
 	return "LOCK TABLE " + n.SQL() + " IN ACCESS SHARE MODE NOWAIT"
 }
 
-// lockedTable says whether another session has locked a table; where it has
-// locked a view, a partitioned table or one with row level security, that is the
-// error: to tell what a view, a policy or a partition is, Postgres locks them. It
-// does not wait. What else Postgres refuses, Load words.
+// lockedTable reports whether another session has locked a table. It does not
+// wait. If a view, a partitioned table or a table with row level security is
+// locked, it returns the error instead: Postgres locks these to answer what a
+// view, a partition or a policy is. Other errors of LOCK are ignored here: Load
+// finds their reasons.
 func lockedTable(ctx context.Context, q Querier, n Name) (bool, error) {
 	// LOCK needs a transaction, which DO is.
 	body := strings.NewReplacer(`\`, `\\`, "'", "''").Replace("BEGIN " + LockSQL(n) + "; END")
-	rows, err := q.Query(ctx, "DO E'"+body+"'") // E: whatever standard_conforming_strings is
+	rows, err := q.Query(ctx, "DO E'"+body+"'") // E: with any standard_conforming_strings
 	if err == nil {
 		rows.Close()
 		err = rows.Err()
@@ -41,7 +43,7 @@ func lockedTable(ctx context.Context, q Querier, n Name) (bool, error) {
 	return true, nil
 }
 
-// IsLocked says whether Postgres refused a lock because another session has it.
+// IsLocked reports whether Postgres refused a lock because another session has it.
 func IsLocked(err error) bool {
 	const lockNotAvailable = "55P03"
 	var pg *pgconn.PgError

@@ -1,7 +1,11 @@
-// Package relation says what a relation is: which columns a table or view
-// has, which of them hold its transaction ID, its key and its deleted mark,
-// what a pg_snapshot means, and how a row's text form becomes JSON. Both
-// captures use it; it knows nothing of streams or HTTP.
+// Package relation knows what the bridge must know about a relation, a table or
+// a view in Postgres. [ParseSpecs] parses BRIDGE_TABLES. [Load] looks a relation
+// up in the catalog: its columns, and which of them hold the transaction ID, the
+// key and the deleted mark; and it says what keeps the relation from being
+// captured. [SetupSQL] writes the SQL that prepares one. [Snapshot] is a
+// pg_snapshot. [Form] and [Encoder] turn the text form of a row into JSON.
+//
+// Both captures use this package. It knows nothing about streams or HTTP.
 package relation
 
 import "github.com/jackc/pgx/v5"
@@ -11,8 +15,8 @@ type Name struct {
 	Schema, Table string
 }
 
-// String returns the name as users write it on the wire and in logs: without
-// the schema where that is public.
+// String returns the name for the wire and for logs: table, if the schema is
+// public, else schema.table.
 func (n Name) String() string {
 	if n.Schema == "public" {
 		return n.Table
@@ -25,65 +29,67 @@ func (n Name) SQL() string {
 	return pgx.Identifier{n.Schema, n.Table}.Sanitize()
 }
 
-// NotifyChannel is where the triggers that SetupSQL makes send the payload of
-// the table that changed: Name.Payload of one of a relation's Sources.
+// NotifyChannel is the channel that the triggers of SetupSQL notify. The payload
+// is Name.Payload of the table that changed.
 const NotifyChannel = "lockstep"
 
-// Payload returns the name as the triggers send it.
+// Payload returns the name as the triggers of SetupSQL send it.
 func (n Name) Payload() string { return n.Schema + "." + n.Table }
 
-// Relation is a table or view as it was when it was last looked at in the
-// catalog. It is not changed after Load returned it.
+// Relation is a table or view as Load found it in the catalog. It does not
+// change after Load has returned it.
 type Relation struct {
 	Name Name
-	// OID is that of pg_class; a relation dropped and made again has another.
+	// OID is pg_class.oid. A relation that was dropped and made again has another.
 	OID uint32
 	// Kind is pg_class.relkind: r table, p partitioned table, v view.
 	Kind byte
-	// Columns are those of SELECT *, in its order.
+	// Columns are the columns of SELECT *, in that order.
 	Columns []Column
-	// Key holds the places in Columns of the key's columns, in key order.
+	// Key holds the places of the key's columns in Columns, in key order.
 	Key []int
-	// Txid is the place in Columns of the txid column, -1 for none, which only a
-	// relation that is captured from the WAL may have.
+	// Txid is the place of the txid column in Columns. It is -1 if there is none,
+	// as may be with capture=wal.
 	Txid int
-	// Deleted is the place in Columns of the deleted column, -1 for none.
+	// Deleted is the place of the deleted column in Columns, -1 if there is none.
 	Deleted int
-	// Deferrable is set where two rows may have one key until their transaction
-	// ends.
+	// Deferrable is true if two rows may have the same key until their
+	// transaction ends.
 	Deferrable bool
-	// Leaves are a partitioned table's partitions and their files.
+	// Leaves are the partitions that hold the rows of a partitioned table, with
+	// their files.
 	Leaves []string
-	// Sources are the tables whose changes show in the relation: itself for
-	// a table, every base table for a view. Tables that a view reads inside
-	// of functions are not among them.
+	// Sources are the tables whose changes show in the relation: for a table the
+	// table itself, for a view every table below it. Tables that a view reads
+	// inside functions are missing.
 	Sources []Name
-	// Definition identifies a view's query, and those of the views below it; a
-	// row that comes with another query has its old txid. Empty for a table.
+	// Definition identifies the query of a view and of the views below it. With
+	// another query, a row may change and keep its txid. It is empty for a table.
 	Definition string
-	// Policies is set where row level security holds for the bridge's role.
+	// Policies is true if row level security applies to the bridge's role.
 	Policies bool
-	// EstimatedRows is what Postgres' planner expects, -1 if unknown.
+	// EstimatedRows is how many rows Postgres' planner expects, -1 if unknown.
 	EstimatedRows int64
 }
 
 // Column is one column of a relation.
 type Column struct {
-	// Num is pg_attribute.attnum; a column dropped and made again has another.
+	// Num is pg_attribute.attnum. A column that was dropped and made again has
+	// another.
 	Num  int
 	Name string
 	// Type is the type as format_type prints it, for people and consumers.
 	Type string
 	// TypeOID is pg_attribute.atttypid.
 	TypeOID uint32
-	// BaseOID is the type under a domain, or else TypeOID. Postgres' row
-	// descriptions name this one.
+	// BaseOID is the type under a domain, else TypeOID. The row descriptions of
+	// Postgres have this one.
 	BaseOID uint32
 	// Dims is the number of declared array dimensions, 0 for a scalar.
 	Dims int
-	// Generated is set where the column is computed from others.
+	// Generated is true if the column is computed from other columns.
 	Generated bool
-	// Nullable is false only where the catalog promises NOT NULL.
+	// Nullable is false only if the catalog promises NOT NULL.
 	Nullable bool
 }
 

@@ -11,32 +11,34 @@ import (
 	"unicode/utf8"
 )
 
-// stampTrigger sorts behind other names: of a table's BEFORE triggers the last
-// one by name fires last, and what it writes stays.
+// stampTrigger has a name that sorts after other names. The BEFORE triggers of a
+// table fire in the order of their names, and the last one wins.
 const (
 	stampTrigger  = "zzz_lockstep_stamp"
 	notifyTrigger = "zzz_lockstep_notify"
 )
 
-// SetupOptions leave parts of the set-up out.
+// SetupOptions are the options of SetupSQL.
 type SetupOptions struct {
-	// Role is the bridge's, lockstep if empty.
+	// Role is the role that the bridge logs in as, lockstep if empty.
 	Role string
-	// Name is that of publication and slot, lockstep if empty.
+	// Name is the name of publication and slot, lockstep if empty.
 	Name string
-	// NoTombstones leaves out what keeps hard deletes visible.
+	// NoTombstones leaves out what makes hard deletes visible.
 	NoTombstones bool
 	// NoNotify leaves out the trigger that wakes the bridge.
 	NoNotify bool
 }
 
-// SetupSQL returns a psql script that prepares the relation for polling, and
-// says what to put into BRIDGE_TABLES then. The script may be run again. It
-// looks at the catalog and changes nothing. Its error is a *Problem, as
-// Load's, for what can't be captured at all. Where it returns both, the script
-// is comments only, which say what to do first.
+// SetupSQL returns a psql script that prepares the relation for capture. The
+// script ends with what to put into BRIDGE_TABLES, and may be run again. SetupSQL
+// itself only reads the catalog.
 //
-// What the script makes is in a schema of its own, lockstep, but for the
+// The error is a *Problem, as that of Load, for a relation that can't be
+// captured. If SetupSQL returns both a script and an error, the script has only
+// comments: they say what to do first.
+//
+// The script keeps what it makes in a schema of its own, lockstep, except the
 // column, the triggers, the index and the feed view.
 func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (string, error) {
 	l, err := look(ctx, q, spec)
@@ -56,23 +58,23 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 		s.view()
 	} else {
 		key := l.checkKey()
-		if key == nil { // most of what follows would serve nothing
-			return s.notYet("The bridge tells rows apart by a key, and does not know this table's.", l.problems)
+		if key == nil { // without a key, most of the script would be useless
+			return s.notYet("The bridge needs a key that identifies each row, and knows none of this table.", l.problems)
 		}
 		s.head()
 		s.table(l.self, key)
 	}
-	s.part("The bridge's role: it may log in and read " + joinNames(s.read) + ", nothing else. " + s.passwordNote())
+	s.part("The role of the bridge: it may log in and read "+joinNames(s.read)+", nothing else.", s.passwordNote())
 	s.role()
 	s.foot()
 	return s.b.String(), nil
 }
 
-// notYet returns comments only, which say why there is no script yet and what
-// to do about each problem, each alternative on a line, or else, and the
-// problems as an error.
+// notYet returns a script of comments, and the problems as an error. The comments
+// say why there is no script yet, and what to do about each problem, with each
+// alternative on its own line; then the lines in or.
 func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, error) {
-	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge. There is nothing to run here yet.", why)
+	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge. There is nothing to run yet.", why)
 	errs := make([]error, len(problems))
 	for i, p := range problems {
 		errs[i] = p
@@ -92,7 +94,7 @@ func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, e
 		}
 	}
 	s.note(or...)
-	s.part("Then run bridge sql again, and what it prints: " + SetupCommand(s.l.spec))
+	s.part("Then run bridge sql again, and run what it prints: " + SetupCommand(s.l.spec))
 	return s.b.String(), errors.Join(errs...)
 }
 
@@ -100,7 +102,7 @@ type setup struct {
 	b   strings.Builder
 	l   *looked
 	opt SetupOptions
-	// Set while writing: what the bridge reads, and how to name it.
+	// Set while writing: what the bridge reads, and its entry in BRIDGE_TABLES.
 	read []Name
 	use  Spec
 }
@@ -111,7 +113,7 @@ func (s *setup) p(format string, args ...any) {
 	s.b.WriteByte('\n')
 }
 
-// part writes a heading; its lines become comments.
+// part begins a new part of the script, with lines as comments.
 func (s *setup) part(lines ...string) {
 	s.p("")
 	s.note(lines...)
@@ -124,12 +126,12 @@ func (s *setup) note(lines ...string) {
 }
 
 func (s *setup) head() {
-	s.note("Set-up of "+s.l.spec.Name.Quoted()+" for the lockstep bridge, to be run on the primary as the owner of the tables:",
-		"psql -v ON_ERROR_STOP=1 -f THIS_FILE, without -1. It may be run again.")
-	s.p("SET search_path = %s; -- as the types below were named under it", s.l.self.SearchPath)
+	s.note("Set-up of "+s.l.spec.Name.Quoted()+" for the lockstep bridge. Run it on the primary, as the owner of the tables:",
+		"psql -v ON_ERROR_STOP=1 -f THIS_FILE (without -1). You may run it again.")
+	s.p("SET search_path = %s; -- the names of types below depend on it", s.l.self.SearchPath)
 }
 
-// table writes what a table needs, with tombstones and the feed.
+// table writes what a table needs, with tombstones and the feed view.
 func (s *setup) table(o *object, key []int) {
 	s.use = s.l.spec
 	s.read = []Name{o.name()}
@@ -141,50 +143,51 @@ func (s *setup) table(o *object, key []int) {
 	switch {
 	case s.opt.NoTombstones:
 	case s.l.checkDeleted() >= 0:
-		s.part("Deleted rows are marked in the table, so there is no tombstone table here.",
-			"A hard DELETE is not seen by polling.")
+		s.part("Deleted rows are marked in the table, so this script makes no tombstone table.",
+			"Polling does not see a hard DELETE.")
 	default:
 		s.tombstones(o, txid, key)
 	}
 	s.notify(o)
 }
 
-// stamp writes the column and its trigger; it returns the column as it will be.
+// stamp writes the txid column and its trigger. It returns the column as it will
+// be.
 func (s *setup) stamp(o *object, name string) column {
 	t, col := o.name().SQL(), sqlIdent(name)
 	fn := sqlIdent(helperSchema) + "." + sqlIdent(stampFunction(name))
 	txid := column{Name: name, Type: "bigint", BaseType: "bigint", Base: oidInt8, NotNull: true, Fixed: true}
-	s.part("The transaction that last wrote a row of "+o.name().Quoted()+". Adding the column rewrites nothing: rows that exist get this transaction.",
-		"Column and trigger come in one transaction, so that no row changes between them.")
+	s.part("A column for the ID of the transaction that last wrote a row of "+o.name().Quoted()+". Adding it does not rewrite the table:",
+		"existing rows get the ID of this transaction. Column and trigger come in one transaction, so that no write falls between them.")
 	s.p("BEGIN;")
-	s.p("SET LOCAL lock_timeout = '5s'; -- rather fail than make others wait; run it again then")
+	s.p("SET LOCAL lock_timeout = '5s'; -- fail rather than make others wait; then run this again")
 	s.p("CREATE SCHEMA IF NOT EXISTS %s;", sqlIdent(helperSchema))
 	have := o.column(name)
 	switch {
 	case have == nil:
 		s.p("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s bigint NOT NULL DEFAULT txid_current();", t, col)
 	case have.Dims > 0 || have.Base != oidInt8 && have.Base != oidXID8:
-		s.note("It is of type " + have.Type + ": this rewrites the table.")
+		s.note("The column is of type " + have.Type + ": this rewrites the table.")
 		s.p("ALTER TABLE %s ALTER COLUMN %s TYPE bigint;", t, col)
 		txid.NotNull = have.NotNull
 	default:
 		txid = *have
 	}
-	s.note("The trigger's name sorts last, so that it fires after other BEFORE triggers, and wins; ALWAYS, so that logical replication",
-		"and restores (session_replication_role = replica) fire it too.")
+	s.note("BEFORE triggers fire in the order of their names, and the last one wins: so this name begins with zzz.",
+		"ALWAYS: logical replication and restores (session_replication_role = replica) fire the trigger, too.")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$", fn)
 	s.p("BEGIN NEW.%s := pg_catalog.txid_current(); RETURN NEW; END $lockstep$;", col)
 	for _, tr := range o.Triggers {
 		if tr.Name > stampTrigger && tr.Type&(triggerRow|triggerBefore) == triggerRow|triggerBefore {
-			s.note("Trigger " + sqlIdent(tr.Name) + " fires later: it must leave " + col + " alone.")
+			s.note("Trigger " + sqlIdent(tr.Name) + " fires later: it must not change " + col + ".")
 		}
 	}
 	if by := stampsOf(o, name).byOthers; len(by) > 0 {
-		s.note("Trigger " + sqlIdent(by[0]) + " stamps the rows already; this one does no harm beside it, and is not needed.")
+		s.note("Trigger " + sqlIdent(by[0]) + " already sets the column: the trigger below is not needed, and does no harm.")
 	}
 	s.trigger(o, stampTrigger, "BEFORE INSERT OR UPDATE", "ROW", "", fn)
 	if !txid.NotNull {
-		s.note("Rows without a transaction ID would never be published.")
+		s.note("The bridge never publishes a row without a transaction ID.")
 		s.p("UPDATE %s SET %s = DEFAULT WHERE %s IS NULL;", t, col, col)
 		s.p("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;", t, col)
 	}
@@ -198,9 +201,9 @@ func (s *setup) trigger(o *object, name, event, each, when, fn string) {
 	s.p("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s;", t, name)
 }
 
-// index writes the index that every poll uses. With the key in it, rows of one
-// transaction come in the bridge's order without a sort; a key that can be
-// long is left out, lest a row be refused for the size of its index entry.
+// index writes the index that every poll uses. With the key in the index, the rows
+// of one transaction come in key order without a sort. A key that can be long is
+// left out: Postgres would refuse a row whose index entry is too large.
 func (s *setup) index(o *object, txid column, key []int) {
 	columns := []string{txid.Name}
 	fixed := !slices.ContainsFunc(key, func(i int) bool { return !o.Columns[i].Fixed })
@@ -212,19 +215,19 @@ func (s *setup) index(o *object, txid column, key []int) {
 	if txid.Num > 0 {
 		for _, ix := range o.Indexes {
 			if ix.Method == "btree" && ix.Whole && ix.Valid && ix.Columns[0] == txid.Num {
-				s.part("Index " + sqlIdent(ix.Name) + " serves the polls.")
+				s.part("Polls use the index " + sqlIdent(ix.Name) + ".")
 				return
 			}
 		}
 	}
 	name := sqlIdent(cutName(o.Table, "_lockstep_idx"))
 	if o.Kind == "p" {
-		s.part("The index that every poll uses. On a partitioned table it can't be built CONCURRENTLY: writers wait meanwhile.",
-			"To avoid that, build it CONCURRENTLY on each partition first; this then only joins them.")
+		s.part("The index that every poll uses. Postgres can't build it CONCURRENTLY on a partitioned table: writers wait meanwhile.",
+			"To avoid that, first build it CONCURRENTLY on each partition; this statement then only joins these indexes.")
 		s.p("CREATE INDEX IF NOT EXISTS %s ON %s (%s);", name, o.name().SQL(), sqlList(columns))
 		return
 	}
-	s.part("The index that every poll uses. Built outside of a transaction, beside running writers.")
+	s.part("The index that every poll uses. It is built outside a transaction, and writers do not wait for it.")
 	for _, ix := range o.Indexes {
 		if sqlIdent(ix.Name) == name && !ix.Valid {
 			s.note("An earlier build failed.")
@@ -239,9 +242,9 @@ func (s *setup) notify(o *object) {
 		return
 	}
 	fn := sqlIdent(helperSchema) + ".notify"
-	s.part("Optional: wakes the bridge at commit, where it would else look every BRIDGE_POLL_INTERVAL. Leave it out (bridge sql -no-notify)",
-		"if many sessions commit changes of "+o.name().Quoted()+" at once, since commits that notify wait for each other,",
-		"and if it is changed in prepared transactions (PREPARE TRANSACTION), which must not notify.")
+	s.part("Optional: a trigger that wakes the bridge at commit. Without it the bridge polls every BRIDGE_POLL_INTERVAL.",
+		"Leave it out (bridge sql -no-notify) if many sessions change "+o.name().Quoted()+" at the same time, because commits that notify",
+		"wait for each other; and if prepared transactions (PREPARE TRANSACTION) change it, because these must not notify.")
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s';")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$", fn)
@@ -251,16 +254,16 @@ func (s *setup) notify(o *object) {
 }
 
 func (s *setup) passwordNote() string {
-	return "It has no password yet: give it one by \\password " + sqlIdent(s.opt.Role) + " in psql."
+	return "A new role has no password: set one in psql with \\password " + sqlIdent(s.opt.Role)
 }
 
 func (s *setup) role() {
 	role := sqlIdent(s.opt.Role)
-	s.note("It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:",
+	s.note("The bridge calls some functions that every role may call. If somebody has revoked that, a superuser must run:",
 		"GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() TO "+role+";",
-		"A table's owner who may not grant CONNECT and USAGE gets a warning below; commonly every role has both.",
-		"So that the bridge can name the session that holds its progress back, a superuser may:",
-		"GRANT pg_read_all_stats TO "+role+";")
+		"Optional: with this, the bridge can name the session whose open transaction holds clients' positions back. As a superuser:",
+		"GRANT pg_read_all_stats TO "+role+";",
+		"If you may not grant CONNECT and USAGE, Postgres prints a warning below. Usually every role has both already.")
 	s.p("DO $lockstep$ BEGIN")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN CREATE ROLE %s LOGIN; END IF;", sqlLiteral(s.opt.Role), role)
 	s.p("END $lockstep$;")
@@ -272,15 +275,17 @@ func (s *setup) role() {
 }
 
 func (s *setup) foot() {
-	s.part("Then name it to the bridge, and try bridge check:", "BRIDGE_TABLES="+shellWord(s.use.String()))
+	s.part("Then configure the bridge with this, and run bridge check:", "BRIDGE_TABLES="+shellWord(s.use.String()))
 }
 
-// feedName names the view over a table and its tombstones.
+// feedName returns the name of the feed view: the view over a table and its
+// tombstones.
 func feedName(o *object) Name {
 	return Name{Schema: o.Schema, Table: cutName(o.Table, "_lockstep")}
 }
 
-// stampFunction is one for each name of a txid column.
+// stampFunction names the trigger function. There is one for each name of a txid
+// column.
 func stampFunction(column string) string {
 	if column == defaultTxid {
 		return "stamp"
@@ -288,8 +293,8 @@ func stampFunction(column string) string {
 	return cutName("stamp_"+column, "")
 }
 
-// tombName names a table's tombstone table, and its function, in the schema
-// lockstep. Different tables get different names.
+// tombName names the tombstone table of a table, and its trigger function, in
+// schema lockstep. Different tables get different names.
 func tombName(n Name) string {
 	full := n.Schema + "." + n.Table
 	if strings.Contains(n.Schema, ".") || strings.Contains(n.Table, ".") {
@@ -298,8 +303,8 @@ func tombName(n Name) string {
 	return cutName(full, "")
 }
 
-// cutName appends the suffix, and where that is too long for Postgres, cuts
-// the name and puts a checksum in between.
+// cutName appends the suffix. If the result is too long for Postgres, it cuts the
+// name and puts a checksum before the suffix.
 func cutName(name, suffix string) string {
 	if len(name)+len(suffix) <= maxIdent {
 		return name + suffix
@@ -322,5 +327,5 @@ func joinNames(names []Name) string {
 
 func sqlLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// oneLine keeps a name with a line break from ending a comment.
+// oneLine removes line breaks: one in a name would end the comment.
 func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// tombstones writes the table that keeps the keys of deleted rows, and the
-// view over it and the table itself.
+// tombstones writes the table of tombstones, which keeps the keys of deleted
+// rows, and the feed view over both tables.
 func (s *setup) tombstones(o *object, txid column, key []int) {
 	tomb := sqlIdent(helperSchema) + "." + sqlIdent(tombName(o.name()))
 	var keyNames, defs []string
@@ -22,11 +22,11 @@ func (s *setup) tombstones(o *object, txid column, key []int) {
 		}
 		keyNames, defs = append(keyNames, c.Name), append(defs, def)
 	}
-	s.part("Deletes: polling can't see that a row is gone. A delete stays a real one; its key is kept in a table of tombstones, and the bridge",
-		"reads a view over both. Leave it out (bridge sql -no-tombstones) if rows are never deleted.",
-		"A tombstone may be removed once the bridge's heartbeats are past its txid: DELETE FROM "+tomb+" WHERE "+sqlIdent(txid.Name)+" < …")
+	s.part("Deletes. Polling can't see that a row is gone. So a trigger keeps the key of each deleted row in a table of tombstones, and the",
+		"bridge reads a view over both tables. Leave this part out (bridge sql -no-tombstones) if rows are never deleted.",
+		"You may remove a tombstone once the bridge's heartbeats have passed its txid: DELETE FROM "+tomb+" WHERE "+sqlIdent(txid.Name)+" < …")
 	if o.Kind == "p" {
-		s.note("TRUNCATE, DETACH or DROP of a single partition is not seen: DELETE its rows before.")
+		s.note("TRUNCATE, DETACH and DROP of a single partition leave no tombstones: DELETE its rows first.")
 	}
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s';")
@@ -49,7 +49,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) 
 		changed = append(changed, fmt.Sprintf("OLD.%[1]s IS DISTINCT FROM NEW.%[1]s", sqlIdent(k)))
 	}
 	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(key), col, col)
-	s.note("SECURITY DEFINER: who deletes needs no right to the tombstones.")
+	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones.")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql", tomb)
 	s.p("  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lockstep$")
 	s.p("#variable_conflict use_column")
@@ -64,14 +64,15 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) 
 	s.p("  RETURN NULL;")
 	s.p("END $lockstep$;")
 	s.trigger(o, "zzz_lockstep_delete", "AFTER DELETE", "ROW", "", tomb)
-	s.note("A changed key is a delete of the old one; other updates do not call the function.")
+	s.note("An UPDATE of the key deletes the old key. Other updates do not call the function.")
 	s.trigger(o, "zzz_lockstep_rekey", "AFTER UPDATE", "ROW", " WHEN ("+strings.Join(changed, " OR ")+")", tomb)
 	s.trigger(o, "zzz_lockstep_truncate", "BEFORE TRUNCATE", "STATEMENT", "", tomb)
 }
 
-// feed writes the view. The mark comes first, so that columns which the table
-// gets later go to the end, where CREATE OR REPLACE VIEW takes them. Domains
-// are taken off: one that is NOT NULL has no NULL for a tombstone.
+// feed writes the feed view. The deleted mark is the first column: columns that
+// the table gets later then go to the end, where CREATE OR REPLACE VIEW accepts
+// them. The view has base types instead of domains, because a domain with NOT NULL
+// allows no NULL in a tombstone.
 func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 	mark := defaultDeleted
 	if o.column(mark) != nil {
@@ -103,7 +104,7 @@ func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 		join = append(join, fmt.Sprintf("t.%[1]s = d.%[1]s", sqlIdent(k)))
 	}
 	feed := feedName(o)
-	s.note("A tombstone does not show while a row has its key again. If columns were dropped or retyped, drop the view first.")
+	s.note("The view hides a tombstone while a row has its key again. If columns were dropped or got another type, drop the view first.")
 	s.p("CREATE OR REPLACE VIEW %s AS", feed.SQL())
 	s.p("SELECT false AS %s, %s\n  FROM %s t", sqlIdent(mark), strings.Join(live, ", "), o.name().SQL())
 	s.p("UNION ALL")
@@ -116,11 +117,11 @@ func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 func (s *setup) view() {
 	v := s.l.self
 	s.use, s.read = s.l.spec, []Name{v.name()}
-	s.part("A view needs a txid column that is the highest of all the tables whose changes show in it (greatest(a.txid, b.txid)), and its tables",
-		"need what follows. Rows that are deleted, or that no longer meet the view's conditions, are missed: let them stay, with deleted = true",
-		"(for deletes, run bridge sql for the table, and build the view upon the feed view that it makes).")
+	s.part("A view needs a txid column with the highest txid of all tables whose changes show in it: greatest(a.txid, b.txid).",
+		"Its tables need what follows. The bridge misses rows that are deleted, or that no longer meet the view's conditions: keep them",
+		"in the view with deleted = true. For deletes, run bridge sql for the table, and build the view on the feed view that it makes.")
 	if v.column(s.l.spec.Txid) == nil {
-		s.note("The view has no column " + sqlIdent(s.l.spec.Txid) + " yet: add it once the tables have it.")
+		s.note("The view has no column " + sqlIdent(s.l.spec.Txid) + " yet: add it when the tables have it.")
 	}
 	for _, o := range s.l.sources {
 		if o.Kind != "r" && o.Kind != "p" || o.Schema == helperSchema {
@@ -138,13 +139,13 @@ func (s *setup) view() {
 		}
 	}
 	if len(s.use.Key) == 0 {
-		s.part("Name the columns that identify a row of the view in place of the dots below.")
+		s.part("In place of the dots below, name the columns that identify a row of the view.")
 		s.use.Key = []string{"…"}
 	}
 }
 
-// viewKey guesses: a table's key, if the view shows all its columns under
-// their names.
+// viewKey guesses the key of a view: the key of a table, if the view has columns
+// with the same names.
 func viewKey(v, o *object, key []int) []string {
 	var names []string
 	for _, i := range key {

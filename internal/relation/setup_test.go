@@ -14,8 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// runScript runs a script as psql would: one statement at a time, so that
-// CONCURRENTLY is possible.
+// runScript runs a script as psql does, one statement at a time: CONCURRENTLY needs
+// that.
 func runScript(t *testing.T, conn *pgx.Conn, script string) {
 	t.Helper()
 	for _, statement := range statements(script) {
@@ -54,8 +54,8 @@ func setup(t *testing.T, conn *pgx.Conn, spec string) string {
 	return script
 }
 
-// setUp runs what SetupSQL prints, twice with a fresh look between, and
-// returns the feed as the script names it to BRIDGE_TABLES.
+// setUp runs what SetupSQL prints, twice, then a script that SetupSQL printed
+// afterwards. It returns the feed as the script's BRIDGE_TABLES names it.
 func setUp(t *testing.T, conn *pgx.Conn, spec string) relation.Spec {
 	t.Helper()
 	t.Cleanup(func() {
@@ -91,9 +91,9 @@ func query(t *testing.T, conn *pgx.Conn, sql string) string {
 	return strings.Join(lines, " ")
 }
 
-// The whole story on tables of every kind: the script runs twice, Load has
-// nothing to say about the feed, and what is done to the table shows in it
-// with the transaction ID of who did it.
+// Tables of every kind, from start to end: the script runs twice, Load finds no
+// problem in the feed, and each change of the table shows in the feed with the ID
+// of the transaction that made it.
 func TestSetupSQL_Feed(t *testing.T) {
 	const long = "Very long namé of a table that Postgres still accepts, all 63"
 	tests := []struct{ name, create, table, key, spec, feed string }{
@@ -257,12 +257,12 @@ func TestSetupSQL_View(t *testing.T) {
 	}
 }
 
-// A table that has its own trigger and index is told so; a kind that can't be
-// polled is refused.
+// The script says so if a table already has a trigger and an index. A relation of
+// a kind that can't be polled is refused.
 func TestSetupSQL_Others(t *testing.T) {
 	conn := ready(t, `CREATE MATERIALIZED VIEW m AS SELECT * FROM users`)
 	for spec, wants := range map[string][]string{
-		"users": {"Trigger \"s\" stamps the rows already", "Index \"users_txid_idx\" serves", "Deleted rows are marked in the table", "BRIDGE_TABLES=users\n", `GRANT SELECT ON "public"."users" TO`},
+		"users": {"Trigger \"s\" already sets the column", "Polls use the index \"users_txid_idx\"", "Deleted rows are marked in the table", "BRIDGE_TABLES=users\n", `GRANT SELECT ON "public"."users" TO`},
 	} {
 		script := setup(t, conn, spec)
 		for _, want := range wants {
@@ -276,13 +276,13 @@ func TestSetupSQL_Others(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "users(key=name)").List[0], relation.SetupOptions{NoNotify: true, NoTombstones: true})
-	if err != nil || strings.Contains(script, "notify(") || !strings.Contains(script, "nothing makes its key unique") || !strings.Contains(script, `TO "lockstep"`) {
+	if err != nil || strings.Contains(script, "notify(") || !strings.Contains(script, "no index makes its key unique") || !strings.Contains(script, `TO "lockstep"`) {
 		t.Errorf("got %v\n%s", err, script)
 	}
 }
 
-// TestSetupSQL_NoKey: a table without a key, or with a wrong one, gets comments
-// that say what to do, nothing that could be run, and an error.
+// A table without a key, or with a wrong one, gets an error, and a script of only
+// comments that say what to do.
 func TestSetupSQL_NoKey(t *testing.T) {
 	conn := ready(t, `CREATE TABLE k (v text)`)
 	for spec, want := range map[string]string{
@@ -303,7 +303,7 @@ func TestSetupSQL_NoKey(t *testing.T) {
 	}
 }
 
-// mustBeComments checks that there is nothing in the script that could be run.
+// mustBeComments checks that the script has only comments.
 func mustBeComments(t *testing.T, script string) {
 	t.Helper()
 	for line := range strings.Lines(script) {

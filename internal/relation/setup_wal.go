@@ -5,14 +5,14 @@ import (
 	"fmt"
 )
 
-// publishesAllSQL says whether the publication has updates or deletes, as one
-// that the script makes.
+// publishesAllSQL asks whether the publication has updates or deletes. One that
+// does not exist yet will have both: the script makes it.
 const publishesAllSQL = `
 SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1 AND NOT pubupdate AND NOT pubdelete)`
 
-// wal returns what a table needs to be captured from the WAL: nothing in the
-// table itself but a replica identity. What is not fit for a publication gets
-// comments only: its own UPDATE and DELETE would fail there.
+// wal returns the script for capture=wal. In the table itself it changes at most
+// the replica identity. A table that is not fit for a publication gets only
+// comments: in a publication its own UPDATE and DELETE would fail.
 func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 	l := s.l
 	var err error
@@ -22,7 +22,7 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 	l.check()
 	var unfit []*Problem
 	for _, p := range l.problems {
-		if p.shape { // the others are rights, which the script gives
+		if p.shape { // the others are missing rights, and the script grants these
 			unfit = append(unfit, p)
 		}
 	}
@@ -37,16 +37,16 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 		var or []string
 		if !l.needsIdentity() {
 			or = []string{
-				"Or, if the bridge is to have a publication of inserts alone, make that before:",
+				"Or, if the bridge shall have a publication of inserts only, first make that:",
 				fmt.Sprintf("  CREATE PUBLICATION %s WITH (publish = 'insert', publish_via_partition_root = true);", sqlIdent(s.opt.Name)),
 			}
 		}
-		return s.notYet("The table is not fit for a publication, where its own UPDATE and DELETE could fail.", unfit, or...)
+		return s.notYet("The table is not fit for a publication: in one, its own UPDATE and DELETE could fail.", unfit, or...)
 	}
 	s.use, s.read = l.spec, []Name{l.self.name()}
 	s.walHead()
 	for _, w := range l.warnings() {
-		s.note("It might be better: " + w.What + ". Consider: " + w.Do)
+		s.note("Not required: " + w.What + ". Consider: " + w.Do)
 	}
 	s.publication(identity)
 	s.walRole()
@@ -55,23 +55,25 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 }
 
 func (s *setup) walHead() {
-	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge, to be run on the primary: psql -v ON_ERROR_STOP=1 -f THIS_FILE. It may be run again.",
-		"A superuser may run all of it. Else the first part, up to COMMIT, is for the table's owner: making a publication needs CREATE on the database,",
-		"and who makes it owns it; only who owns both publication and table may add the table later. ALTER PUBLICATION … OWNER TO hands it over.",
-		"The second part: making a role needs CREATEROLE, granting SELECT the table's owner, and REPLICATION a superuser.")
+	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge. Run it on the primary: psql -v ON_ERROR_STOP=1 -f THIS_FILE",
+		"You may run it again. A superuser may run all of it. Without a superuser:",
+		"The first part, up to COMMIT, is for the owner of the table. To make the publication, the owner needs CREATE on the database, and then owns it.",
+		"Only a role that owns both publication and table may add the table later. ALTER PUBLICATION … OWNER TO gives the publication to another role.",
+		"In the second part, making a role needs CREATEROLE; only the owner of the table may grant SELECT; only a superuser may grant REPLICATION.")
 }
 
-// publication writes the replica identity, if a statement is needed for it, and
-// the publication: both, or none, also where errors do not stop the script.
+// publication writes the statement for the replica identity, if one is needed,
+// and the publication. They are one transaction: both happen or neither, even if
+// psql goes on after errors.
 func (s *setup) publication(identity string) {
 	o, name := s.l.self, s.opt.Name
-	s.part("The publication, which names the tables of one bridge (BRIDGE_NAME). Partitions are published as their root.",
-		"The server must write its WAL for logical decoding; else, as a superuser, with a restart of Postgres:",
+	s.part("The publication. It lists the tables of one bridge (BRIDGE_NAME). Partitions are published as their root.",
+		"wal_level must be logical. If it is not, run this as a superuser, and restart Postgres:",
 		"ALTER SYSTEM SET wal_level = logical;")
 	s.p("BEGIN;")
-	s.p("SET LOCAL lock_timeout = '5s'; -- rather fail than make others wait; run it again then")
+	s.p("SET LOCAL lock_timeout = '5s'; -- fail rather than make others wait; then run this again")
 	if identity != "" {
-		s.note("The replica identity says in the WAL which row was changed or deleted.")
+		s.note("With the replica identity, the WAL says which row was changed or deleted.")
 		s.p("%s;", identity)
 	}
 	s.p("DO $lockstep$ BEGIN")
@@ -85,17 +87,17 @@ func (s *setup) publication(identity string) {
 	s.p("  END IF;")
 	s.p("END $lockstep$;")
 	s.p("COMMIT;")
-	s.part("The bridge makes its slot when it first starts; leave that to it. A slot made by hand keeps WAL until then, and one that is made again",
-		"may be ahead of what the streams have, so that all clients begin anew. While no bridge reads the slot, Postgres keeps WAL for it:",
-		"max_slot_wal_keep_size bounds that on the server, BRIDGE_SLOT_MAX_LAG in the bridge. When the bridge is gone for good:",
+	s.part("The bridge makes its slot when it first starts. Do not make it by hand: it would keep WAL until then; and a slot that is made again",
+		"may be ahead of the streams, and then all clients start over. While no bridge reads the slot, Postgres keeps WAL for it.",
+		"max_slot_wal_keep_size limits that on the server, BRIDGE_SLOT_MAX_LAG in the bridge. When you remove the bridge for good:",
 		fmt.Sprintf("SELECT pg_drop_replication_slot(%s);", sqlLiteral(name)))
 }
 
 func (s *setup) walRole() {
 	role := sqlIdent(s.opt.Role)
-	s.part("The bridge's role: it may log in, and read "+joinNames(s.read)+". "+s.passwordNote(),
-		"To read the WAL it needs REPLICATION, which Postgres does not narrow: such a role may read the changes of every table of the cluster,",
-		"and copy the cluster (pg_basebackup). Let it in by pg_hba.conf from the bridge's host alone; see SECURITY.md.")
+	s.part("The role of the bridge: it may log in, and read "+joinNames(s.read)+".", s.passwordNote(),
+		"To read the WAL it needs REPLICATION. Postgres can't limit that to some tables: such a role may read the changes of every table of the",
+		"cluster, and copy the cluster (pg_basebackup). In pg_hba.conf, allow the role from the bridge's host only; see SECURITY.md.")
 	s.role()
 	s.p("DO $lockstep$ BEGIN")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s AND (rolreplication OR rolsuper)) THEN", sqlLiteral(s.opt.Role))

@@ -10,7 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// setupWAL returns what SetupSQL prints of a table of a bridge of its own.
+// setupWAL returns what SetupSQL prints for a table. Role and publication have
+// names of this test's own.
 func setupWAL(t *testing.T, conn *pgx.Conn, spec string) (string, error) {
 	t.Helper()
 	db := conn.Config().Database
@@ -27,9 +28,9 @@ func dropTestRole(t *testing.T, conn *pgx.Conn) {
 	})
 }
 
-// A table whose own UPDATE and DELETE would fail in a publication gets nothing
-// to run, but comments that say what makes it fit, one statement each; and any
-// of these does.
+// A table whose own UPDATE and DELETE would fail in a publication gets only
+// comments. They say what makes the table fit, with one statement on each line; and
+// each of these statements does.
 func TestSetupSQL_WALUnfitIsCommentsOnly(t *testing.T) {
 	tests := []struct {
 		name, create, spec string
@@ -144,7 +145,7 @@ func TestSetupSQL_WALUnfitIsCommentsOnly(t *testing.T) {
 	}
 }
 
-// A publication of inserts alone asks for no identity.
+// A publication of inserts only needs no replica identity.
 func TestSetupSQL_WALInsertsOfAPublicationOfInserts(t *testing.T) {
 	conn := ready(t, `CREATE TABLE e (id int NOT NULL, v int)`)
 	dropTestRole(t, conn)
@@ -159,8 +160,8 @@ func TestSetupSQL_WALInsertsOfAPublicationOfInserts(t *testing.T) {
 	}
 }
 
-// The publication comes first, then the role, with what its right to read the
-// WAL means; the slot is left to the bridge.
+// The publication comes first, then the role, with what its right to read the WAL
+// means. The script does not make the slot.
 func TestSetupSQL_WAL(t *testing.T) {
 	conn := ready(t, `CREATE TABLE e (id int UNIQUE NOT NULL, v int)`)
 	dropTestRole(t, conn)
@@ -194,8 +195,8 @@ func TestSetupSQL_WAL(t *testing.T) {
 	}
 }
 
-// Where the identity can't be set, the table does not get into the publication,
-// also where errors don't stop the script.
+// If the identity can't be set, the table does not get into the publication, even
+// if errors do not stop the script.
 func TestSetupSQL_WALNoPublicationAfterAnError(t *testing.T) {
 	conn := ready(t, `CREATE TABLE e (id int UNIQUE NOT NULL, v int)`)
 	dropTestRole(t, conn)

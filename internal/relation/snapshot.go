@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// Snapshot is a pg_snapshot: which transactions had ended when it was taken.
-// On a standby Xip is always empty, and Visible is not to be believed for
+// Snapshot is a pg_snapshot: it says which transactions had ended when it was
+// taken. On a standby Xip is always empty, and Visible may be wrong for
 // transaction IDs from Xmin on.
 type Snapshot struct {
-	// Xmin is the lowest ID still running; all below it have ended.
+	// Xmin is the lowest ID that was running; all below it had ended.
 	Xmin uint64
-	// Xmax is the first ID not yet given out.
+	// Xmax is one past the highest ID that had ended: no ID from it on is visible.
 	Xmax uint64
-	// Xip are the IDs running then, Xmin <= id < Xmax, in rising order.
-	// Only top-level transactions are among them.
+	// Xip has the IDs that were running, Xmin <= id < Xmax, in rising order. They
+	// are IDs of top-level transactions.
 	Xip []uint64
 }
 
-// ParseSnapshot reads the text form of a pg_snapshot or txid_snapshot:
+// ParseSnapshot parses the text form of a pg_snapshot or txid_snapshot:
 // xmin:xmax:xip,xip,…. It refuses what Postgres refuses, and repeated IDs.
 func ParseSnapshot(s string) (Snapshot, error) {
 	errSyntax := fmt.Errorf("not a snapshot: %q", s)
@@ -49,8 +49,8 @@ func ParseSnapshot(s string) (Snapshot, error) {
 	return sn, nil
 }
 
-// parseXID reads a transaction ID as Postgres writes it: no sign, no leading
-// zero.
+// parseXID parses a transaction ID as Postgres writes it: without sign and
+// leading zeros.
 func parseXID(s string) (uint64, error) {
 	if s == "" || s[0] < '0' || s[0] > '9' || s[0] == '0' && len(s) > 1 {
 		return 0, errors.New("not a transaction ID")
@@ -58,7 +58,7 @@ func parseXID(s string) (uint64, error) {
 	return strconv.ParseUint(s, 10, 64)
 }
 
-// String returns the text form, which Postgres reads too.
+// String returns the text form that Postgres uses.
 func (s Snapshot) String() string {
 	b := strconv.AppendUint(nil, s.Xmin, 10)
 	b = append(b, ':')
@@ -74,8 +74,8 @@ func (s Snapshot) String() string {
 }
 
 // Visible reports whether the transaction had ended when the snapshot was
-// taken, as pg_visible_in_snapshot does. A transaction that rolled back is
-// visible too; it left no rows.
+// taken, as pg_visible_in_snapshot does. It is true also for a transaction that
+// rolled back, which left no rows.
 func (s Snapshot) Visible(txid uint64) bool {
 	if txid < s.Xmin {
 		return true

@@ -45,7 +45,7 @@ func FuzzParseSnapshot(f *testing.F) {
 	})
 }
 
-// Visible must agree with pg_visible_in_snapshot, on any snapshot and ID.
+// Visible must agree with pg_visible_in_snapshot for any snapshot and ID.
 func TestSnapshot_VisibleAgreesWithPostgres(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -58,7 +58,7 @@ func TestSnapshot_VisibleAgreesWithPostgres(t *testing.T) {
 	var want []bool
 	for range 2000 {
 		s := relation.Snapshot{Xmin: 1 + rng.Uint64N(50)}
-		s.Xmax = s.Xmin + rng.Uint64N(60) // over 30 in progress, Postgres searches otherwise
+		s.Xmax = s.Xmin + rng.Uint64N(60) // with more than 30 in progress, Postgres searches in another way
 		for x := s.Xmin; x < s.Xmax; x++ {
 			if rng.IntN(3) > 0 {
 				s.Xip = append(s.Xip, x)

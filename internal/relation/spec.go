@@ -22,7 +22,7 @@ const (
 	HistoryLog History = "log"
 )
 
-// Capture says how a relation's changes are read.
+// Capture says how the bridge finds changes of a relation.
 type Capture string
 
 const (
@@ -32,40 +32,41 @@ const (
 	CaptureWAL Capture = "wal"
 )
 
-// Spec is one relation as BRIDGE_TABLES names it. The parser fills in every
-// default but Key and Deleted, which depend on the catalog.
+// Spec is one entry of BRIDGE_TABLES: a relation and its options. The parser
+// fills in all defaults, except those of Key and Deleted, which depend on the
+// catalog.
 type Spec struct {
 	Name Name
-	// Key holds the key's columns; empty for the primary key, or else a
-	// unique index. A view must name it.
+	// Key has the columns of the key. If it is empty, the key is the primary key,
+	// else a unique index. A view must name its key.
 	Key []string
-	// Txid is the column of the row's transaction ID, by default txid.
+	// Txid is the column with the row's transaction ID, by default txid.
 	Txid string
-	// Deleted is the column that marks a deleted row, and must exist. Empty
-	// means the column named deleted where there is one.
+	// Deleted is the column that marks deleted rows, and must exist. If it is
+	// empty, that is the column named deleted, if there is one.
 	Deleted string
 	History History
-	// MaxAge and MaxBytes bound a log; 0 for no bound.
+	// MaxAge and MaxBytes limit a log; 0 is no limit.
 	MaxAge   time.Duration
 	MaxBytes int64
-	// Tombstones is how long a latest stream keeps deleted rows; 0 for ever.
+	// Tombstones is how long a latest stream keeps deleted rows; 0 is for ever.
 	Tombstones time.Duration
 	Capture    Capture
-	// Actions are those that a WAL-captured relation publishes, of insert,
-	// update, delete and truncate; empty for all.
+	// Actions are those of the package's Actions that a relation with capture=wal
+	// publishes; empty for all.
 	Actions []string
 }
 
-// Actions are those of a WAL-captured relation.
+// Actions are the kinds of changes in the WAL.
 var Actions = []string{"insert", "update", "delete", "truncate"}
 
-// Publishes says whether one of Actions is published, if Postgres sends it.
+// Publishes reports whether the spec has the action published.
 func (s Spec) Publishes(action string) bool {
 	return len(s.Actions) == 0 || slices.Contains(s.Actions, action)
 }
 
-// LeftOut returns a warning where a publication never sends some of the actions
-// that the relation is to publish, else nil.
+// LeftOut returns a warning if the spec has actions published that the
+// publication never sends, else nil.
 func (s Spec) LeftOut(publication string, sent []string) *Problem {
 	var missing []string
 	for _, action := range Actions {
@@ -78,17 +79,17 @@ func (s Spec) LeftOut(publication string, sent []string) *Problem {
 	}
 	return &Problem{
 		Relation: s.Name, Severity: SeverityWarning,
-		What: fmt.Sprintf("publication %s leaves out its %s: such changes are found only when it is compared with its stream", publication, strings.Join(missing, ", ")),
-		Do:   fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate'), or name the actions that are wanted: actions=insert+update", pgx.Identifier{publication}.Sanitize()),
+		What: fmt.Sprintf("publication %s leaves out its %s: the bridge finds such changes only when it compares the relation with its stream", publication, strings.Join(missing, ", ")),
+		Do:   fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate'), or name the actions that you want in BRIDGE_TABLES, for example actions=insert+update", pgx.Identifier{publication}.Sanitize()),
 	}
 }
 
-// Specs is BRIDGE_TABLES, parsed.
+// Specs is what BRIDGE_TABLES says.
 type Specs struct {
-	// List holds the relations that are named, in the order they were named.
+	// List has the relations that BRIDGE_TABLES names, in its order.
 	List []Spec
-	// All is set by *: every relation of schema public that qualifies and is
-	// neither in List nor in Except.
+	// All is true if there is a *: every table of schema public that qualifies and
+	// is neither in List nor in Except.
 	All    bool
 	Except []Name
 }
@@ -99,12 +100,12 @@ const (
 	defaultSchema  = "public"
 )
 
-// NewSpec returns the spec of a relation named without options.
+// NewSpec returns the spec of a relation without options.
 func NewSpec(n Name) Spec {
 	return Spec{Name: n, Txid: defaultTxid, History: HistoryLatest, Capture: CapturePoll}
 }
 
-// String returns the specs as BRIDGE_TABLES takes them. ParseSpecs of it gives
+// String returns the specs in the form of BRIDGE_TABLES. ParseSpecs parses it to
 // specs equal to s.
 func (s Specs) String() string {
 	var parts []string
@@ -120,8 +121,8 @@ func (s Specs) String() string {
 	return strings.Join(parts, ",")
 }
 
-// String returns the spec as an entry of BRIDGE_TABLES; options that have
-// their default are left out.
+// String returns the spec as an entry of BRIDGE_TABLES, without the options that
+// have their default.
 func (s Spec) String() string {
 	var opts []string
 	add := func(name, value string, is bool) {
@@ -144,8 +145,8 @@ func (s Spec) String() string {
 	return s.Name.Quoted() + "(" + strings.Join(opts, ";") + ")"
 }
 
-// Quoted returns the name as BRIDGE_TABLES and the command line take it: each
-// part in double quotes where SQL would need them, public left out.
+// Quoted returns the name for BRIDGE_TABLES and the command line: each part in
+// double quotes if it needs them, and without the schema public.
 func (n Name) Quoted() string {
 	if n.Schema == defaultSchema {
 		return quoteIdent(n.Table)
@@ -161,8 +162,8 @@ func quoteList(names []string) string {
 	return strings.Join(quoted, "+")
 }
 
-// quoteIdent quotes a name where BRIDGE_TABLES would read it differently
-// without quotes. SQL's reserved words need none here.
+// quoteIdent puts a name into double quotes if BRIDGE_TABLES would read it
+// differently without. Reserved words of SQL need none here.
 func quoteIdent(name string) string {
 	plain := name != ""
 	for i := 0; i < len(name) && plain; i++ {
@@ -183,13 +184,13 @@ func isIdentByte(c byte) bool {
 	return isIdentStart(c) || '0' <= c && c <= '9' || c == '$'
 }
 
-// SpecError is one thing wrong with BRIDGE_TABLES.
+// SpecError is one mistake in BRIDGE_TABLES.
 type SpecError struct {
 	// Entry is the entry as it was written, shortened if it is long.
 	Entry string
-	// Number and Position count entries and characters of the whole from 1.
+	// Number counts entries, Position characters of BRIDGE_TABLES, both from 1.
 	Number, Position int
-	// What is wrong, and what would be right.
+	// What says what is wrong, and what would be right.
 	What string
 }
 
@@ -199,8 +200,8 @@ func (e *SpecError) Error() string {
 
 const day = 24 * time.Hour
 
-// ParseDuration reads a Go duration of at least a second that may begin with
-// days: 30d, 1d12h, 90m.
+// ParseDuration parses a Go duration that may begin with days, such as 30d, 1d12h
+// or 90m. It must be at least a second.
 func ParseDuration(s string) (time.Duration, error) {
 	errUsage := errors.New("want a duration of at least 1s, such as 30d, 24h or 90m")
 	rest := s
@@ -225,7 +226,7 @@ func ParseDuration(s string) (time.Duration, error) {
 	return days + d, nil
 }
 
-// formatDuration returns what ParseDuration reads back to the same value.
+// formatDuration returns a text that ParseDuration parses to the same value.
 func formatDuration(d time.Duration) string {
 	if d < day {
 		return d.String()
@@ -252,7 +253,8 @@ var byteUnits = []struct {
 	{"B", 1},
 }
 
-// ParseBytes reads a whole number of bytes with a unit: 10GiB, 500MB, 1048576.
+// ParseBytes parses a whole number of bytes, with or without a unit: 10GiB, 500MB,
+// 1048576.
 func ParseBytes(s string) (int64, error) {
 	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
 	name := strings.TrimSpace(s[len(digits):])
@@ -273,7 +275,7 @@ func ParseBytes(s string) (int64, error) {
 	return int64(n) * unit, nil
 }
 
-// formatBytes returns what parseBytes reads back to the same value.
+// formatBytes returns a text that ParseBytes parses to the same value.
 func formatBytes(n int64) string {
 	for _, u := range byteUnits {
 		if u.n > 1 && n%u.n == 0 && n > 0 {
@@ -283,8 +285,8 @@ func formatBytes(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// nearest returns the name most like s, or "" if none is near enough to be a
-// slip of the keyboard.
+// nearest returns the name most similar to s, or "" if none is so similar that s
+// may be a typing error.
 func nearest(s string, names []string) string {
 	best, bestDist := "", 1+max(1, len(s)/3)
 	for _, n := range names {
@@ -295,8 +297,8 @@ func nearest(s string, names []string) string {
 	return best
 }
 
-// editDistance counts inserted, removed, replaced and swapped neighbouring
-// bytes.
+// editDistance counts the bytes that were inserted, removed or replaced, and the
+// neighbours that were swapped.
 func editDistance(a, b string) int {
 	before, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range prev {
@@ -341,7 +343,7 @@ type rawEntry struct {
 	pos  int
 }
 
-// splitEntries cuts s at the commas outside of quotes and parentheses.
+// splitEntries splits s at the commas outside quotes and parentheses.
 func splitEntries(s string) []rawEntry {
 	var entries []rawEntry
 	start, quoted, inside := 0, false, false

@@ -10,19 +10,19 @@ import (
 
 var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
 
-// maxIdent is NAMEDATALEN-1: Postgres cuts longer names, silently.
+// maxIdent is NAMEDATALEN-1. Postgres silently cuts longer names.
 const maxIdent = 63
 
-// ParseSpecs parses BRIDGE_TABLES: entries separated by commas, white space
-// between tokens ignored.
+// ParseSpecs parses BRIDGE_TABLES: entries separated by commas. White space
+// between tokens is ignored.
 //
-//	entry  = relation [ "(" option { ";" option } ")" ] | "*" | "-" relation
-//	relation = name | name "." name       schema public, or a named one
-//	option = word "=" value | word "=" name { "+" name }
-//	name   = letters, digits, _ and $     folded to lower case, as SQL does
-//	       | '"' anything '"'             taken as it is, "" for a quote
+//	entry    = relation [ "(" option { ";" option } ")" ] | "*" | "-" relation
+//	relation = name | name "." name         without a schema, it is public
+//	option   = word "=" value | word "=" name { "+" name }
+//	name     = letters, digits, _ and $     folded to lower case, as in SQL
+//	         | '"' anything '"'             taken as it is, "" for a quote
 //
-// The error joins one *SpecError for each problem found.
+// The error joins a *SpecError for each mistake.
 func ParseSpecs(s string) (Specs, error) {
 	var specs Specs
 	var errs []error
@@ -31,10 +31,10 @@ func ParseSpecs(s string) (Specs, error) {
 	}
 	entries := splitEntries(s)
 	if last := entries[len(entries)-1]; len(entries) > 1 && strings.TrimSpace(last.text) == "" {
-		entries = entries[:len(entries)-1] // a comma after the last entry is no harm
+		entries = entries[:len(entries)-1] // a comma after the last entry is allowed
 	}
 	if len(entries) == 1 && strings.TrimSpace(s) == "" {
-		return Specs{}, errors.New("names no relation: list some, such as users,orders, or * for every one of schema public that qualifies")
+		return Specs{}, errors.New("names no relation: list some, such as users,orders, or * for every table of schema public that qualifies")
 	}
 	seen := make(map[Name]int)
 	for i, e := range entries {
@@ -43,7 +43,7 @@ func ParseSpecs(s string) (Specs, error) {
 		errs = append(errs, p.errs...)
 	}
 	if len(specs.Except) > 0 && !specs.All && len(errs) == 0 {
-		errs = append(errs, fmt.Errorf("-%s takes a relation out of *, but there is no *", specs.Except[0].Quoted()))
+		errs = append(errs, fmt.Errorf("-%s leaves a relation out of *, but there is no *", specs.Except[0].Quoted()))
 	}
 	if len(errs) > 0 {
 		return Specs{}, errors.Join(errs...)
@@ -51,9 +51,9 @@ func ParseSpecs(s string) (Specs, error) {
 	return specs, nil
 }
 
-// specParser reads one entry. Its methods report through fail and return
-// false; the entry ends at the first syntax error, while problems with values
-// are collected.
+// specParser parses one entry. Its methods report a mistake by fail, which
+// returns false. A syntax error ends the entry; after a wrong value, parsing goes
+// on, to find all of them.
 type specParser struct {
 	whole, text string
 	base, pos   int
@@ -91,7 +91,7 @@ func (p *specParser) entry(specs *Specs, seen map[Name]int) {
 		}
 		specs.All = true
 		if p.space(); p.peek() == '(' {
-			p.fail(p.pos, "* takes no options: name the relation that needs some, beside the *")
+			p.fail(p.pos, "* takes no options: name the relation that needs them in an entry of its own")
 			return
 		}
 		p.end("after *")
@@ -105,7 +105,7 @@ func (p *specParser) entry(specs *Specs, seen map[Name]int) {
 	spec := NewSpec(n)
 	if p.space(); p.peek() == '(' {
 		if except {
-			p.fail(p.pos, "a relation taken out by - has no options")
+			p.fail(p.pos, "a relation that - leaves out has no options")
 			return
 		}
 		if !p.options(&spec) {
@@ -132,7 +132,7 @@ func (p *specParser) end(where string) bool {
 		if c := p.peek(); c == '-' || c >= '0' && c <= '9' || c == '.' {
 			return p.fail(p.pos, "unexpected %s %s: a name with such characters needs double quotes, as in SQL", p.char(), where)
 		}
-		return p.fail(p.pos, "unexpected %s %s: entries are separated by commas, options stand in ( ), and a name with blanks or capitals in double quotes", p.char(), where)
+		return p.fail(p.pos, "unexpected %s %s: put commas between entries, options in ( ), and a name with blanks or capitals in double quotes", p.char(), where)
 	}
 	return true
 }
@@ -150,8 +150,8 @@ func (p *specParser) name() (Name, bool) {
 	return Name{Schema: first, Table: second}, ok
 }
 
-// ident reads one name, folding it as SQL does: only ASCII, and only without
-// quotes.
+// ident parses one name. As in SQL, a name without quotes is folded to lower case;
+// only ASCII letters are folded.
 func (p *specParser) ident(what string) (string, bool) {
 	start := p.pos
 	var name string
@@ -170,7 +170,7 @@ func (p *specParser) ident(what string) (string, bool) {
 			b.WriteByte('"')
 		}
 		if name = b.String(); name == "" {
-			return "", p.fail(start, "an empty name")
+			return "", p.fail(start, "the name is empty")
 		}
 	} else {
 		for p.pos < len(p.text) && (isIdentStart(p.peek()) || p.pos > start && isIdentByte(p.peek())) {
@@ -181,7 +181,7 @@ func (p *specParser) ident(what string) (string, bool) {
 		}
 	}
 	if len(name) > maxIdent {
-		return "", p.fail(start, "the name is %d bytes long; Postgres cuts names at %d, so none is called that", len(name), maxIdent)
+		return "", p.fail(start, "the name is %d bytes long; Postgres cuts names at %d, so no relation or column has this one", len(name), maxIdent)
 	}
 	return name, true
 }
@@ -225,9 +225,9 @@ func (p *specParser) options(spec *Spec) bool {
 		case p.pos == len(p.text):
 			return p.fail(open, "the ( is never closed")
 		case p.peek() == ',':
-			return p.fail(p.pos, "unexpected comma: options are separated by ; and the columns of a list by +")
+			return p.fail(p.pos, "unexpected comma: put ; between options, and + between the columns of a list")
 		default:
-			return p.fail(p.pos, "unexpected %s: options are separated by ; and the columns of a list by +", p.char())
+			return p.fail(p.pos, "unexpected %s: put ; between options, and + between the columns of a list", p.char())
 		}
 		if len(p.errs) == 0 {
 			p.pairs(spec, given)
@@ -236,7 +236,7 @@ func (p *specParser) options(spec *Spec) bool {
 	}
 }
 
-// value reads the value of an option. A bad value does not end the entry.
+// value parses the value of an option. A wrong value does not end the entry.
 func (p *specParser) value(name string, at int, spec *Spec) bool {
 	start := p.pos
 	switch name {
@@ -256,7 +256,7 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 		}
 		for _, a := range spec.Actions {
 			if !slices.Contains(Actions, a) {
-				p.fail(start, "unknown action %q: want some of %s, joined by +", a, strings.Join(Actions, ", "))
+				p.fail(start, "unknown action %q: want some of %s, with + between them", a, strings.Join(Actions, ", "))
 			}
 		}
 		return true
@@ -294,22 +294,22 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 	return true
 }
 
-// pairs checks options against each other, once each is right by itself.
+// pairs checks options that exclude each other. Each one is right by itself.
 func (p *specParser) pairs(spec *Spec, given map[string]int) {
 	for _, name := range []string{"max_age", "max_bytes"} {
 		if at, ok := given[name]; ok && spec.History == HistoryLatest {
-			p.fail(at, "%s bounds a log: add history=log, or remove it (a latest stream keeps every row)", name)
+			p.fail(at, "%s limits a log: add history=log, or remove it (a latest stream keeps every row)", name)
 		}
 	}
 	if at, ok := given["tombstones"]; ok && spec.History == HistoryLog {
-		p.fail(at, "tombstones is for history=latest: a log drops by max_age and max_bytes")
+		p.fail(at, "tombstones is for history=latest: a log is limited by max_age and max_bytes")
 	}
 	if at, ok := given["actions"]; ok && spec.Capture == CapturePoll {
-		p.fail(at, "actions needs capture=wal: polling sees only what a row became")
+		p.fail(at, "actions needs capture=wal: polling sees only the result of changes")
 	}
 	for _, k := range spec.Key {
 		if k == spec.Txid || k == spec.Deleted {
-			p.fail(given["key"], "column %s cannot be in the key: it changes with the row", quoteIdent(k))
+			p.fail(given["key"], "column %s can't be in the key: it changes with the row", quoteIdent(k))
 		}
 	}
 	if spec.Txid == spec.Deleted {
@@ -336,7 +336,7 @@ func (p *specParser) list(to *[]string, what string) bool {
 	}
 }
 
-// skipValue passes over the value of an unknown option.
+// skipValue skips the value of an unknown option.
 func (p *specParser) skipValue() bool {
 	for quoted := false; p.pos < len(p.text); p.pos++ {
 		c := p.peek()

@@ -67,7 +67,7 @@ func TestParseSpecs(t *testing.T) {
 	}
 }
 
-// Each error names the entry, the place, what is wrong and what would be right.
+// Each error names the entry, the position, what is wrong and what would be right.
 func TestParseSpecs_Errors(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ in, want string }{
@@ -79,26 +79,26 @@ func TestParseSpecs_Errors(t *testing.T) {
 		{"my-table", `entry 1 my-table, character 3: unexpected "-" after the relation: a name with such characters needs double quotes`},
 		{"a.b.c", `character 4: unexpected "." after the relation`},
 		{"9to5", `character 1: unexpected "9": want the name of a table or view, in double quotes if`},
-		{"a b", `character 3: unexpected "b" after the relation: entries are separated by commas`},
+		{"a b", `character 3: unexpected "b" after the relation: put commas between entries`},
 		{`"a`, "character 1: the quote is never closed"},
-		{`""`, "an empty name"},
+		{`""`, "the name is empty"},
 		{"é,a,a", "entry 3 a, character 5: a is already entry 2"},
 		{"a,public.A", "a is already entry 1"},
 		{"*,*", "entry 2 *, character 3: * is there twice"},
 		{"*(key=id)", "* takes no options"},
-		{"-a", "-a takes a relation out of *, but there is no *"},
+		{"-a", "-a leaves a relation out of *, but there is no *"},
 		{"*,-a,a", "a is already entry 2"},
-		{"*,-a(key=x)", "character 5: a relation taken out by - has no options"},
+		{"*,-a(key=x)", "character 5: a relation that - leaves out has no options"},
 		{"a(kye=id)", "character 3: unknown option kye: did you mean key?"},
 		{"a(nonsense=\";\";key=id+)", "unknown option nonsense: the options are key, txid"},
 		{"a(key=id", "character 2: the ( is never closed"},
-		{"a(key=id,pos)", "character 9: unexpected comma: options are separated by ; and the columns of a list by +"},
+		{"a(key=id,pos)", "character 9: unexpected comma: put ; between options, and + between the columns of a list"},
 		{"a(key=id;key=b)", "character 10: option key is there twice"},
 		{"a(key=id+ID)", "character 10: id is there twice"},
 		{"a(key)", `character 6: want = after option key, got ")"`},
 		{"a()", `character 3: unexpected ")": want an option: key, txid`},
 		{"a(txid=)", "want the name of a column"},
-		{"a(key=txid)", "column txid cannot be in the key"},
+		{"a(key=txid)", "column txid can't be in the key"},
 		{"a(deleted=txid)", "txid and deleted are the same column"},
 		{"a(history=some)", "character 11: history=some: want latest or log"},
 		{"a(capture=logical)", "capture=logical: want poll or wal"},
@@ -107,7 +107,7 @@ func TestParseSpecs_Errors(t *testing.T) {
 		{"a(tombstones=1h;history=log)", "tombstones is for history=latest"},
 		{"a(tombstones=999999999999d)", "want a duration"},
 		{"a(tombstones=106751d24h)", "want a duration"},
-		{"a(max_age=1d)", "max_age bounds a log: add history=log"},
+		{"a(max_age=1d)", "max_age limits a log: add history=log"},
 		{"a(history=log;max_age=0s)", "want a duration"},
 		{"a(history=log;max_bytes=1.5GiB)", "want a whole number of bytes"},
 		{"a(history=log;max_bytes=99999999TiB)", "more than 9223372036854775807 bytes"},

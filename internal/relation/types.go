@@ -11,16 +11,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrStaleTypes is wrapped where a value or a column no longer fits the types
-// as LoadTypes found them: somebody has run ALTER TYPE since. The caller loads
-// the relation and its Encoder again.
+// ErrStaleTypes is wrapped in an error if a value or a column no longer fits the
+// types that LoadTypes found, because somebody has run ALTER TYPE since. The caller
+// loads the relation again, and makes a new Encoder.
 var ErrStaleTypes = errors.New("the catalog's types have changed")
 
-// Types are the types of some columns, and all types these are made of, by
+// Types has the types of some columns, and all types that these are made of, by
 // their OIDs.
 type Types map[uint32]Type
 
-// Equal tells whether both say the same, so that rows have the same JSON.
+// Equal reports whether both are the same, so that rows have the same JSON.
 func (t Types) Equal(other Types) bool {
 	if len(t) != len(other) {
 		return false
@@ -37,8 +37,8 @@ func (t Types) Equal(other Types) bool {
 	return true
 }
 
-// Under returns the type below a type's domains, arrays and ranges: the one
-// whose attributes or labels its values show.
+// Under returns the type below domains, arrays and ranges: the one whose attributes
+// or labels show in the values.
 func (t Types) Under(oid uint32) Type {
 	u := t[oid]
 	for u.Elem != 0 {
@@ -51,12 +51,12 @@ func (t Types) Under(oid uint32) Type {
 type TypeKind byte
 
 const (
-	// TypeString is a JSON string of the text form; every type that Postgres'
-	// to_json has no rule for is one.
+	// TypeString is a JSON string of the text form: every type for which to_json
+	// has no rule of its own.
 	TypeString TypeKind = iota
 	// TypeBool is true or false.
 	TypeBool
-	// TypeNumber is a JSON number, or a string where it is NaN or infinite.
+	// TypeNumber is a JSON number, or a string if it is NaN or infinite.
 	TypeNumber
 	// TypeTimestamp and TypeTimestampTZ are strings as in ISO 8601.
 	TypeTimestamp
@@ -67,28 +67,28 @@ const (
 	TypeDomain
 	// TypeArray is an array of Elem.
 	TypeArray
-	// TypeVector is int2vector or oidvector: to_json makes an array of it,
-	// but its text form is not that of arrays.
+	// TypeVector is int2vector or oidvector: to_json makes an array of it, but its
+	// text form is not that of an array.
 	TypeVector
 	// TypeComposite is an object of Attributes.
 	TypeComposite
-	// TypeHstore is the extension's type, which has a cast to json.
+	// TypeHstore is the type of the extension hstore, which has a cast to json.
 	TypeHstore
-	// TypeServer is a type whose JSON only the server knows: it has a cast to
-	// json of its own, or its values don't name the type they are of.
+	// TypeServer is a type whose JSON only the server can make: it has its own cast
+	// to json, or the text form does not say which type the value has.
 	TypeServer
 )
 
 // Type is one type of the catalog.
 type Type struct {
 	Kind TypeKind
-	// Elem is an array's element type, or the type a domain or a range is of.
+	// Elem is the element type of an array, or the type below a domain or a range.
 	Elem uint32
-	// Delim stands between the elements of arrays of this type.
+	// Delim separates the elements of arrays of this type.
 	Delim byte
-	// Attributes are a composite's, without dropped ones.
+	// Attributes are the attributes of a composite type, without dropped ones.
 	Attributes []Attribute
-	// Labels are an enum's, in its order; nil for every other type.
+	// Labels are the labels of an enum, in its order; nil for other types.
 	Labels []string
 }
 
@@ -115,9 +115,9 @@ const (
 	oidJSONB      = 3802
 )
 
-// builtinKind holds the types that json_categorize_type (json.c, since 16
-// jsonfuncs.c) names by OID, without date, whose text form is what
-// JsonEncodeDateTime makes of it.
+// builtinKind has the types that json_categorize_type (in json.c, since 16 in
+// jsonfuncs.c) names by OID. It leaves date out: there JsonEncodeDateTime returns
+// the text form.
 func builtinKind(oid uint32) (TypeKind, bool) {
 	switch oid {
 	case oidBool:
@@ -136,11 +136,11 @@ func builtinKind(oid uint32) (TypeKind, bool) {
 	return TypeString, false
 }
 
-// typesSQL finds the types with the OIDs in $1, a comma-separated list, and
-// all that they are made of. is_array is get_element_type's rule: a fixed-size
-// type such as point has a typelem and is no array. Like find_coercion_pathway
-// for an explicit cast, cast takes any context, and only casts by function; like
-// json_categorize_type it looks at no type below FirstNormalObjectId.
+// typesSQL finds the types with the OIDs in $1, a comma-separated list, and all
+// types that they are made of. is_array follows get_element_type: a type of fixed
+// size, such as point, has a typelem and is no array. has_cast follows
+// find_coercion_pathway for an explicit cast: casts of any context, but only those
+// by function; and json_categorize_type: no type below FirstNormalObjectId.
 const typesSQL = `
 WITH RECURSIVE need(oid) AS (
 	SELECT pg_catalog.unnest(pg_catalog.string_to_array($1::text, ',')::oid[])
@@ -182,9 +182,9 @@ LEFT JOIN LATERAL (
 	WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
 ) a ON true`
 
-// LoadTypes finds the types of these columns, and all that they are made of, in
-// one query. It is written for Postgres 15 or later. An OID that the catalog has no
-// type for is left out.
+// LoadTypes finds the types of these columns, and all types that they are made of,
+// with one query. It is written for Postgres 15 or later. It leaves out an OID for
+// which the catalog has no type.
 func LoadTypes(ctx context.Context, q Querier, columns []Column) (Types, error) {
 	list := make([]string, len(columns))
 	for i, c := range columns {
@@ -218,8 +218,8 @@ type typeRow struct {
 	names, typeNames, labels                 []string
 }
 
-// parse decides as json_categorize_type does. Its order matters: a cast from
-// an array or a composite type is never used, nor one from a domain.
+// parse decides as json_categorize_type does. The order of the cases matters:
+// to_json never uses a cast from an array, a composite type or a domain.
 func (r *typeRow) parse() Type {
 	t := Type{Delim: ','}
 	if r.delim != "" {
@@ -241,7 +241,7 @@ func (r *typeRow) parse() Type {
 	case r.isArray && r.hasArrayText:
 		t.Kind, t.Elem = TypeArray, uint32(r.elem)
 	case r.isArray:
-		t.Kind = TypeServer // an array that is printed by a function of its own
+		t.Kind = TypeServer // an array with its own output function
 	case r.typtype == "c":
 		t.Kind = TypeComposite
 		for i, name := range r.names {
@@ -250,7 +250,7 @@ func (r *typeRow) parse() Type {
 	case r.isHstore:
 		t.Kind = TypeHstore
 	case r.hasCast, r.typtype == "p":
-		t.Kind = TypeServer // of the pseudo-types only anyarray can be stored
+		t.Kind = TypeServer // the only pseudo-type that a column can have is anyarray
 	}
 	return t
 }

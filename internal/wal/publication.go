@@ -280,7 +280,7 @@ func (s *session) exec(ctx context.Context, sql string) error {
 func publicationError(err error, spec relation.Spec, publication string) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" {
-		return fmt.Errorf("it is not in publication %s, and this role may not add it (%s); run what this prints as the table's owner: %s", publication, pg.Message, relation.SetupCommand(spec))
+		return fmt.Errorf("it is not in publication %s, and this role may not add it (%s); as the owner of the table, run the SQL that this prints: %s", publication, pg.Message, relation.SetupCommand(spec))
 	}
 	return fmt.Errorf("add it to publication %s: %w", publication, err)
 }

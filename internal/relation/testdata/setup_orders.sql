@@ -1,32 +1,32 @@
--- Set-up of orders for the lockstep bridge, to be run on the primary as the owner of the tables:
--- psql -v ON_ERROR_STOP=1 -f THIS_FILE, without -1. It may be run again.
-SET search_path = "$user", public; -- as the types below were named under it
+-- Set-up of orders for the lockstep bridge. Run it on the primary, as the owner of the tables:
+-- psql -v ON_ERROR_STOP=1 -f THIS_FILE (without -1). You may run it again.
+SET search_path = "$user", public; -- the names of types below depend on it
 
--- The transaction that last wrote a row of orders. Adding the column rewrites nothing: rows that exist get this transaction.
--- Column and trigger come in one transaction, so that no row changes between them.
+-- A column for the ID of the transaction that last wrote a row of orders. Adding it does not rewrite the table:
+-- existing rows get the ID of this transaction. Column and trigger come in one transaction, so that no write falls between them.
 BEGIN;
-SET LOCAL lock_timeout = '5s'; -- rather fail than make others wait; run it again then
+SET LOCAL lock_timeout = '5s'; -- fail rather than make others wait; then run this again
 CREATE SCHEMA IF NOT EXISTS "lockstep";
 ALTER TABLE "public"."orders" ADD COLUMN IF NOT EXISTS "txid" bigint NOT NULL DEFAULT txid_current();
--- The trigger's name sorts last, so that it fires after other BEFORE triggers, and wins; ALWAYS, so that logical replication
--- and restores (session_replication_role = replica) fire it too.
+-- BEFORE triggers fire in the order of their names, and the last one wins: so this name begins with zzz.
+-- ALWAYS: logical replication and restores (session_replication_role = replica) fire the trigger, too.
 CREATE OR REPLACE FUNCTION "lockstep"."stamp"() RETURNS trigger LANGUAGE plpgsql AS $lockstep$
 BEGIN NEW."txid" := pg_catalog.txid_current(); RETURN NEW; END $lockstep$;
 CREATE OR REPLACE TRIGGER zzz_lockstep_stamp BEFORE INSERT OR UPDATE ON "public"."orders" FOR EACH ROW EXECUTE FUNCTION "lockstep"."stamp"();
 ALTER TABLE "public"."orders" ENABLE ALWAYS TRIGGER zzz_lockstep_stamp;
 COMMIT;
 
--- The index that every poll uses. Built outside of a transaction, beside running writers.
+-- The index that every poll uses. It is built outside a transaction, and writers do not wait for it.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS "orders_lockstep_idx" ON "public"."orders" ("txid");
 
--- Deletes: polling can't see that a row is gone. A delete stays a real one; its key is kept in a table of tombstones, and the bridge
--- reads a view over both. Leave it out (bridge sql -no-tombstones) if rows are never deleted.
--- A tombstone may be removed once the bridge's heartbeats are past its txid: DELETE FROM "lockstep"."public.orders" WHERE "txid" < …
+-- Deletes. Polling can't see that a row is gone. So a trigger keeps the key of each deleted row in a table of tombstones, and the
+-- bridge reads a view over both tables. Leave this part out (bridge sql -no-tombstones) if rows are never deleted.
+-- You may remove a tombstone once the bridge's heartbeats have passed its txid: DELETE FROM "lockstep"."public.orders" WHERE "txid" < …
 BEGIN;
 SET LOCAL lock_timeout = '5s';
 CREATE TABLE IF NOT EXISTS "lockstep"."public.orders" ("region" text, "id" bigint, "txid" bigint NOT NULL, PRIMARY KEY ("region", "id"));
 CREATE INDEX IF NOT EXISTS "public.orders_txid" ON "lockstep"."public.orders" ("txid");
--- SECURITY DEFINER: who deletes needs no right to the tombstones.
+-- SECURITY DEFINER: a role that deletes rows needs no right to the tombstones.
 CREATE OR REPLACE FUNCTION "lockstep"."public.orders"() RETURNS trigger LANGUAGE plpgsql
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lockstep$
 #variable_conflict use_column
@@ -42,12 +42,12 @@ BEGIN
 END $lockstep$;
 CREATE OR REPLACE TRIGGER zzz_lockstep_delete AFTER DELETE ON "public"."orders" FOR EACH ROW EXECUTE FUNCTION "lockstep"."public.orders"();
 ALTER TABLE "public"."orders" ENABLE ALWAYS TRIGGER zzz_lockstep_delete;
--- A changed key is a delete of the old one; other updates do not call the function.
+-- An UPDATE of the key deletes the old key. Other updates do not call the function.
 CREATE OR REPLACE TRIGGER zzz_lockstep_rekey AFTER UPDATE ON "public"."orders" FOR EACH ROW WHEN (OLD."region" IS DISTINCT FROM NEW."region" OR OLD."id" IS DISTINCT FROM NEW."id") EXECUTE FUNCTION "lockstep"."public.orders"();
 ALTER TABLE "public"."orders" ENABLE ALWAYS TRIGGER zzz_lockstep_rekey;
 CREATE OR REPLACE TRIGGER zzz_lockstep_truncate BEFORE TRUNCATE ON "public"."orders" FOR EACH STATEMENT EXECUTE FUNCTION "lockstep"."public.orders"();
 ALTER TABLE "public"."orders" ENABLE ALWAYS TRIGGER zzz_lockstep_truncate;
--- A tombstone does not show while a row has its key again. If columns were dropped or retyped, drop the view first.
+-- The view hides a tombstone while a row has its key again. If columns were dropped or got another type, drop the view first.
 CREATE OR REPLACE VIEW "public"."orders_lockstep" AS
 SELECT false AS "deleted", t."region" AS "region", t."id" AS "id", t."total" AS "total", t."txid"::bigint AS "txid"
   FROM "public"."orders" t
@@ -57,9 +57,9 @@ SELECT true, d."region", d."id", NULL::numeric(12,2), d."txid"
  WHERE NOT EXISTS (SELECT FROM "public"."orders" t WHERE t."region" = d."region" AND t."id" = d."id");
 COMMIT;
 
--- Optional: wakes the bridge at commit, where it would else look every BRIDGE_POLL_INTERVAL. Leave it out (bridge sql -no-notify)
--- if many sessions commit changes of orders at once, since commits that notify wait for each other,
--- and if it is changed in prepared transactions (PREPARE TRANSACTION), which must not notify.
+-- Optional: a trigger that wakes the bridge at commit. Without it the bridge polls every BRIDGE_POLL_INTERVAL.
+-- Leave it out (bridge sql -no-notify) if many sessions change orders at the same time, because commits that notify
+-- wait for each other; and if prepared transactions (PREPARE TRANSACTION) change it, because these must not notify.
 BEGIN;
 SET LOCAL lock_timeout = '5s';
 CREATE OR REPLACE FUNCTION "lockstep".notify() RETURNS trigger LANGUAGE plpgsql AS $lockstep$
@@ -68,12 +68,13 @@ CREATE OR REPLACE TRIGGER zzz_lockstep_notify AFTER INSERT OR UPDATE OR DELETE O
 ALTER TABLE "public"."orders" ENABLE ALWAYS TRIGGER zzz_lockstep_notify;
 COMMIT;
 
--- The bridge's role: it may log in and read orders_lockstep, nothing else. It has no password yet: give it one by \password "lockstep" in psql.
--- It may call pg_control_system() and its like as any role may, unless that was revoked; then a superuser must, besides:
+-- The role of the bridge: it may log in and read orders_lockstep, nothing else.
+-- A new role has no password: set one in psql with \password "lockstep"
+-- The bridge calls some functions that every role may call. If somebody has revoked that, a superuser must run:
 -- GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint(), pg_control_recovery() TO "lockstep";
--- A table's owner who may not grant CONNECT and USAGE gets a warning below; commonly every role has both.
--- So that the bridge can name the session that holds its progress back, a superuser may:
+-- Optional: with this, the bridge can name the session whose open transaction holds clients' positions back. As a superuser:
 -- GRANT pg_read_all_stats TO "lockstep";
+-- If you may not grant CONNECT and USAGE, Postgres prints a warning below. Usually every role has both already.
 DO $lockstep$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'lockstep') THEN CREATE ROLE "lockstep" LOGIN; END IF;
 END $lockstep$;
@@ -81,5 +82,5 @@ GRANT CONNECT ON DATABASE "shop" TO "lockstep";
 GRANT USAGE ON SCHEMA "public" TO "lockstep";
 GRANT SELECT ON "public"."orders_lockstep" TO "lockstep";
 
--- Then name it to the bridge, and try bridge check:
+-- Then configure the bridge with this, and run bridge check:
 -- BRIDGE_TABLES='orders_lockstep(key=region+id)'
