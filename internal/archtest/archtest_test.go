@@ -1,5 +1,6 @@
-// Package archtest holds the packages of this module to the import rules that keep its parts apart. A rule that fails
-// says why it is there; change the rule only if the reason has gone. A package that does not exist breaks no rule.
+// Package archtest checks that the packages of this module keep to the import rules, which keep its parts apart. A rule
+// that fails says why it exists. Change a rule only if its reason no longer holds. A package that does not exist breaks
+// no rule.
 package archtest_test
 
 import (
@@ -15,15 +16,15 @@ import (
 
 const module = "bridge"
 
-// home lets only some packages import something. Paths mean the package and all below it; those of packages are
-// relative to the module.
+// home is a rule that lets only some packages import something. A path means the package and everything below it. The
+// paths in only are relative to the module.
 type home struct {
 	imports string
 	only    []string
 	why     string
 }
 
-// aids are the packages that are not shipped: they drive the whole system from outside and may import anything.
+// aids returns the packages that are not shipped. They drive the whole system from outside, and may import anything.
 func aids() []string {
 	return []string{
 		"internal/testenv", "internal/simtest", "internal/demo", "internal/mutants", "internal/archtest", "internal/doctest",
@@ -36,41 +37,41 @@ func homes() []home {
 		{
 			"github.com/jackc",
 			[]string{"internal/relation", "internal/source", "internal/poller", "internal/wal", "internal/doctor", "cmd/bridge"},
-			"only captures talk to Postgres, so that what serves clients cannot come to depend on it",
+			"only captures talk to Postgres, so that serving clients never depends on it",
 		},
 		{
 			"github.com/nats-io/nats.go",
 			[]string{"internal/broker", "internal/stream", "internal/publish", "internal/replay", "internal/doctor", "cmd"},
-			"the broker's ways are known in four packages, so that captures and the edge's handlers can be read without it",
+			"only these packages know how the broker works, so that captures and the edge's handlers can be read without it",
 		},
 		{
 			"github.com/nats-io/nats-server",
 			[]string{"internal/broker/embedded"},
-			"how a server is embedded is one package's business, and only the bridge has it",
+			"one package knows how a server is embedded, and only the bridge uses it",
 		},
 		{
 			"github.com/synadia-io/orbit.go",
 			[]string{"internal/publish"},
-			"batches are the writer's fence, and there is one writer",
+			"batches fence the writer, and there is only one writer",
 		},
 		{
 			"net/http",
 			[]string{"internal/edge", "lockstep", "cmd"},
-			"HTTP is the edge's business, and the client's",
+			"only the edge and the client speak HTTP",
 		},
 		{
 			"github.com/kelseyhightower/envconfig",
 			[]string{"cmd"},
-			"packages get options and never read the environment, so that a test can run two of them at once",
+			"packages get options and never read the environment, so that a test can run two of them side by side",
 		},
 		{
 			"github.com/rs/zerolog/log", nil,
-			"a global logger hides who logs; loggers are arguments",
+			"a global logger hides which component logs; loggers are arguments",
 		},
 	}
 }
 
-// apart forbids packages to depend on something, directly or through others.
+// apart is a rule that forbids packages to depend on something, directly or through others.
 type apart struct {
 	packages []string
 	never    []string
@@ -82,12 +83,12 @@ func aparts() []apart {
 		{
 			[]string{"cmd/httpedge"},
 			[]string{"github.com/jackc", module + "/internal/poller", module + "/internal/wal", module + "/internal/relation"},
-			"the edge never talks to Postgres: any number of edges is no load on it, and an edge has no password to lose",
+			"the edge never talks to Postgres: edges put no load on it, however many there are, and an edge has no password to lose",
 		},
 		{
 			[]string{"cmd/httpedge"},
 			[]string{"github.com/nats-io/nats-server"},
-			"the edge only connects to NATS; a server inside would be dead weight, and more to attack",
+			"the edge only connects to NATS; a server inside would be useless weight, and could be attacked",
 		},
 		{
 			[]string{"cmd"},
@@ -95,22 +96,22 @@ func aparts() []apart {
 				"testing", module + "/internal/testenv", module + "/internal/simtest", module + "/internal/demo",
 				module + "/internal/mutants", module + "/bench",
 			},
-			"what tests need is not shipped",
+			"test code is not shipped",
 		},
 		{
 			[]string{"internal/capture", "internal/stream", "internal/edge"},
 			[]string{"github.com/jackc"},
-			"what stands between captures and clients must not know where rows come from",
+			"the packages between captures and clients must not know where rows come from",
 		},
 		{
 			[]string{"internal/capture", "internal/relation", "internal/poller", "internal/wal"},
 			[]string{"github.com/nats-io"},
-			"captures hand rows to a sink and must not know what it is",
+			"captures give rows to a sink and must not know what it is",
 		},
 		{
 			[]string{"internal/reconcile"},
 			[]string{"github.com/jackc", "github.com/nats-io", module + "/internal", module + "/lockstep"},
-			"two sides are compared whatever they are, so that it is tested without any server",
+			"it compares any two sides, so that it can be tested without a server",
 		},
 	}
 	parts := []string{"internal/poller", "internal/wal", "internal/publish", "internal/replay", "internal/edge"}
@@ -124,17 +125,17 @@ func aparts() []apart {
 		rules = append(rules, apart{
 			[]string{p},
 			others,
-			"the parts meet only in cmd, so that each can be read, tested and replaced by itself",
+			"the parts meet only in cmd, so that each can be read, tested and replaced on its own",
 		})
 	}
 	return rules
 }
 
-// listed is what go list tells about a package.
+// listed is what go list says about a package.
 type listed struct {
 	ImportPath string
-	Imports    []string // by shipped files
-	Deps       []string // likewise, through others too
+	Imports    []string // direct imports of its shipped files
+	Deps       []string // direct and indirect imports of its shipped files
 }
 
 func TestImports_KeepToTheRules(t *testing.T) {
@@ -158,14 +159,14 @@ func TestImports_KeepToTheRules(t *testing.T) {
 		pkgs = append(pkgs, p)
 	}
 	if len(pkgs) < 2 {
-		t.Fatalf("go list knows %d packages; the rules would hold for none", len(pkgs))
+		t.Fatalf("go list names only %d packages, so no rule is checked", len(pkgs))
 	}
 	for _, v := range violations(pkgs) {
 		t.Error(v)
 	}
 }
 
-// within tells whether path is the package prefix, or below it.
+// within says whether path is the package prefix, or below it.
 func within(path, prefix string) bool {
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }
@@ -199,14 +200,14 @@ func violations(pkgs []listed) []string {
 			// Paths of the standard library have no dot in their first element.
 			first, _, _ := strings.Cut(imp, "/")
 			if within(name, "lockstep") && (strings.Contains(first, ".") || first == module && !within(imp, module+"/lockstep")) {
-				found = append(found, p.ImportPath+" must not import "+imp+": whoever imports the protocol gets the standard library and nothing else")
+				found = append(found, p.ImportPath+" must not import "+imp+": a program that imports the protocol gets only the standard library with it")
 			}
 		}
 	}
 	return found
 }
 
-// A rule that can't fail holds nothing.
+// A rule that can't fail checks nothing.
 func TestViolations_AreFound(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

@@ -12,11 +12,12 @@ import (
 	"bridge/internal/testenv"
 )
 
-// crowd is how many clients stand at nginx when an edge is killed.
+// crowd is how many clients are connected through nginx when an edge is killed.
 const crowd = 200
 
-// The cluster: two bridges, three NATS servers, two edges behind nginx, and a
-// fault of each kind that one machine's stack can't survive (I1, I6, I7, I8).
+// The cluster: two bridges, three NATS servers, and nginx in front of two edges.
+// The test makes a fault of each kind that a stack of one machine can't survive
+// (I1, I6, I7, I8).
 func TestStack_Cluster(t *testing.T) {
 	s := up(t, []string{"demo", "cluster"}, "nginx", "writer")
 	first := overHTTP(t, "HTTP client", s.ports["NGINX_PORT"])
@@ -24,7 +25,7 @@ func TestStack_Cluster(t *testing.T) {
 
 	leader, standby := s.leader()
 	dead := s.container(leader)
-	s.docker("update", "--restart", "no", dead) // or it might be back before the other notices
+	s.docker("update", "--restart", "no", dead) // otherwise it might be back before the other one notices
 	begun := time.Now()
 	s.kill(leader)
 	if took := s.heal("leading bridge killed, the other took over", begun, first); took > 5*time.Second {
@@ -74,7 +75,7 @@ func TestStack_Cluster(t *testing.T) {
 	s.kill("edge-1")
 	s.heal(fmt.Sprintf("one edge killed under %d clients", crowd), begun, clients...)
 	if moved := cuts(clients) - before; moved < crowd/2 {
-		t.Errorf("%d streams were cut, want many: the edge that was killed served nobody", moved)
+		t.Errorf("%d streams were cut, want at least %d: the killed edge served too few clients", moved, crowd/2)
 	} else {
 		t.Logf("%d streams were cut and resumed through nginx", moved)
 	}
@@ -109,8 +110,8 @@ func (s *stack) leader() (leader, other string) {
 	return leader, other
 }
 
-// state asks a bridge what it does with products. Its port is not published:
-// it is asked where it is.
+// state asks a bridge for its state of products. The bridge's port is not
+// published, so state asks at the container's own address.
 func (s *stack) state(bridge string) string {
 	s.t.Helper()
 	addresses := s.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", s.container(bridge))

@@ -22,16 +22,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// reader keeps the state of the sample's relations as a client does: it applies
-// rows by key in the order they come, and resumes from the last since it was
-// shown.
+// reader keeps the state of the sample's relations as a client does. It applies
+// rows by key in the order in which they come, and resumes from the last since
+// that it was shown.
 type reader struct {
 	name string
 
 	mu sync.Mutex
-	// Guarded by mu. state is the data of living rows by relation and key.
+	// Guarded by mu. state is the data of the live rows, by relation and key.
 	state map[string]map[string]any
-	// cuts counts how often a stream ended; beat is when the last heartbeat of
+	// cuts counts how often a stream ended. beat is when the last heartbeat of
 	// each relation came.
 	cuts  int
 	beat  map[string]time.Time
@@ -66,7 +66,7 @@ func (r *reader) take(relation string, doc []byte) (since uint64, err error) {
 	}
 	object, ok := data.(map[string]any)
 	if !ok {
-		return 0, fmt.Errorf("data is no object: %s", doc)
+		return 0, fmt.Errorf("data is not an object: %s", doc)
 	}
 	key := fmt.Sprint(object["id"])
 	r.mu.Lock()
@@ -77,7 +77,7 @@ func (r *reader) take(relation string, doc []byte) (since uint64, err error) {
 	return m.Row.Since, nil
 }
 
-// fail notes what no cut explains.
+// fail records an error that a cut does not explain. Only the first one is kept.
 func (r *reader) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +116,7 @@ func overHTTP(t *testing.T, name string, port int) *reader {
 	return r
 }
 
-// refusedError is an answer that coming back does not mend.
+// refusedError is an answer after which a further try does not help.
 type refusedError struct {
 	url    string
 	status int
@@ -124,7 +124,8 @@ type refusedError struct {
 
 func (e *refusedError) Error() string { return fmt.Sprintf("GET %s: status %d", e.url, e.status) }
 
-// follow reads one response to its end, and returns the last position it showed.
+// follow reads one response to its end, and returns the last position that it
+// showed.
 func (r *reader) follow(ctx context.Context, url, relation string) (since uint64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -153,7 +154,7 @@ func (r *reader) follow(ctx context.Context, url, relation string) (since uint64
 		if err != nil {
 			return since, err
 		}
-		if len(line) <= 2 { // a sign of life
+		if len(line) <= 2 { // a keep-alive
 			continue
 		}
 		shown, err := r.take(relation, line)
@@ -201,7 +202,7 @@ func overNATS(t *testing.T, port int) *reader {
 	return r
 }
 
-// await waits for the product of the name.
+// await waits for the product with this name.
 func (r *reader) await(t *testing.T, name string) {
 	t.Helper()
 	testenv.Eventually(t, healWithin, func() error {
@@ -219,7 +220,7 @@ func (r *reader) await(t *testing.T, name string) {
 	})
 }
 
-// beats waits for a heartbeat of every relation behind a moment.
+// beats waits for a heartbeat of every relation from after since.
 func (r *reader) beats(t *testing.T, since time.Time) {
 	t.Helper()
 	testenv.Eventually(t, healWithin, func() error {
@@ -234,7 +235,8 @@ func (r *reader) beats(t *testing.T, since time.Time) {
 	})
 }
 
-// differs compares the state with Postgres, and returns the number of rows.
+// differs compares the state with Postgres. It returns the number of rows, or an
+// error for the first difference.
 func (r *reader) differs(relation string, truth map[string]any) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,9 +15,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// The stack of one machine: rows and heartbeats come through the published
-// ports, and after a kill of each process everything heals without a hand (I1,
-// I7, I8).
+// The stack of one machine. Rows and heartbeats come through the published ports.
+// After a kill of each process everything heals without help (I1, I7, I8).
 func TestStack_Single(t *testing.T) {
 	s := up(t, []string{"demo", "observe"}, "httpedge", "writer", "prometheus")
 	http := overHTTP(t, "HTTP client", s.ports["HTTPEDGE_PORT"])
@@ -39,7 +38,7 @@ func TestStack_Single(t *testing.T) {
 	s.images()
 }
 
-// stops asks a service to end, and looks at how it did.
+// stops asks a service to end. The service must do so soon, with status 0.
 func (s *stack) stops(service string) {
 	s.t.Helper()
 	id := s.container(service)
@@ -51,8 +50,8 @@ func (s *stack) stops(service string) {
 	}
 }
 
-// images looks at the size of the images, and that the same source makes the
-// same program.
+// images checks the size of the images, and that two builds of the same source
+// give the same program.
 func (s *stack) images() {
 	s.t.Helper()
 	for service, binary := range map[string]string{"bridge": "/bridge", "httpedge": "/httpedge"} {
@@ -65,14 +64,14 @@ func (s *stack) images() {
 			s.docker("build", "-q", "--no-cache", "--target", service, "-t", image+":again", filepath.Join("..", ".."))
 			defer s.docker("image", "rm", image+":again")
 			if a, b := s.digest(image, binary), s.digest(image+":again", binary); a != b {
-				s.t.Errorf("built twice, %s has the digests %s and %s", binary, a, b)
+				s.t.Errorf("two builds of %s have the digests %s and %s", binary, a, b)
 			}
 		}
 		s.t.Logf("image %s: %d MB", image, size/1_000_000)
 	}
 }
 
-// digest returns that of a file in an image.
+// digest returns the SHA-256 of a file in an image.
 func (s *stack) digest(image, path string) string {
 	s.t.Helper()
 	id := s.docker("create", image)
@@ -86,7 +85,7 @@ func (s *stack) digest(image, path string) string {
 	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
-// dashboard asks Prometheus every question of Grafana's dashboard.
+// dashboard asks Prometheus every query of Grafana's dashboard.
 func (s *stack) dashboard() {
 	s.t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "deploy", "grafana", "lockstep.json"))
@@ -125,5 +124,5 @@ func (s *stack) dashboard() {
 			asked++
 		}
 	}
-	s.t.Logf("dashboard: %d panels, %d questions answered by Prometheus", len(board.Panels), asked)
+	s.t.Logf("dashboard: %d panels, Prometheus answered %d queries", len(board.Panels), asked)
 }

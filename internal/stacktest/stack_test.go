@@ -20,8 +20,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// relations are those of the sample, with the SQL of their living rows: the
-// key, and the data as Postgres makes it.
+// relations are those of the sample, with SQL for their live rows: the key, and
+// the data as Postgres encodes it.
 var relations = map[string]string{
 	"products":    "SELECT id::text, (to_jsonb(t) - 'txid' - 'deleted')::text FROM products t WHERE NOT deleted",
 	"orders_feed": "SELECT id::text, (to_jsonb(t) - 'txid' - 'deleted')::text FROM orders_feed t WHERE NOT deleted",
@@ -29,25 +29,26 @@ var relations = map[string]string{
 }
 
 const (
-	// upWithin is how long the stack may take to be healthy, its images built;
-	// healWithin, how long any fault may take to heal.
-	upWithin   = 3 * time.Minute
+	// upWithin is how long the stack may take to be healthy once its images are
+	// built.
+	upWithin = 3 * time.Minute
+	// healWithin is how long a fault may take to heal.
 	healWithin = time.Minute
 )
 
-// stack is the stack as compose started it.
+// stack is the running stack.
 type stack struct {
 	t       *testing.T
 	compose []string
 	env     []string
 	ports   map[string]int
-	// marks counts the rows written by mark.
+	// marks counts the rows that mark wrote.
 	marks int
 	heals []string
 }
 
-// up starts services of the profiles, and returns when all of them are
-// healthy. The stack is removed when the test ends.
+// up starts services of the profiles, and returns when all of them are healthy.
+// The stack is removed when the test ends.
 func up(t *testing.T, profiles []string, services ...string) *stack {
 	t.Helper()
 	s := &stack{t: t, compose: []string{"docker-compose"}, env: os.Environ(), ports: map[string]int{}}
@@ -84,7 +85,7 @@ func up(t *testing.T, profiles []string, services ...string) *stack {
 	return s
 }
 
-// built are the services with images of this project's.
+// built returns the services whose images must be built.
 func (s *stack) built(services []string) []string {
 	for _, name := range services {
 		if name == "nginx" {
@@ -94,7 +95,7 @@ func (s *stack) built(services []string) []string {
 	return []string{"nats", "bridge", "httpedge"}
 }
 
-// try runs a command of compose.
+// try runs a compose command.
 func (s *stack) try(args ...string) (string, error) {
 	args = append(s.compose[1:len(s.compose):len(s.compose)], args...)
 	cmd := exec.Command(s.compose[0], args...)
@@ -115,7 +116,7 @@ func (s *stack) down() {
 	s.run("down", "--volumes", "--remove-orphans", "--timeout", "5")
 }
 
-// docker runs a command of the engine's client and returns what it printed.
+// docker runs a docker command and returns what it printed.
 func (s *stack) docker(args ...string) string {
 	s.t.Helper()
 	out, err := s.tryDocker(args...)
@@ -145,7 +146,8 @@ func (s *stack) container(service string) string {
 	return id
 }
 
-// healthy waits until every container that has a health check is.
+// healthy waits until every container runs and, if it has a health check, is
+// healthy.
 func (s *stack) healthy() {
 	s.t.Helper()
 	testenv.Eventually(s.t, upWithin, func() error {
@@ -160,8 +162,8 @@ func (s *stack) healthy() {
 	})
 }
 
-// kill ends a service's process as the kernel's out-of-memory killer would:
-// docker kill would count as a manual stop, which no restart policy follows.
+// kill ends a service's process as the kernel's out-of-memory killer would. docker
+// kill would count as a manual stop, after which no restart policy applies.
 func (s *stack) kill(service string) {
 	s.t.Helper()
 	pid, err := strconv.Atoi(s.docker("inspect", "-f", "{{.State.Pid}}", s.container(service)))
@@ -169,11 +171,11 @@ func (s *stack) kill(service string) {
 		s.t.Fatalf("process ID of %s: %d, %v", service, pid, err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		s.t.Fatalf("kill %s (%d): %v; the engine must run on this machine", service, pid, err)
+		s.t.Fatalf("kill %s (%d): %v; the test needs an engine on this machine", service, pid, err)
 	}
 }
 
-// sql runs a statement as the sample's owner and returns lines of tab-separated
+// sql runs a statement as the sample's owner. It returns lines of tab-separated
 // values.
 func (s *stack) sql(statement string) (string, error) {
 	return s.tryDocker("exec", "-e", "PGTZ=UTC", "-e", "PGPASSWORD=sample", s.container("postgres"),
@@ -181,8 +183,8 @@ func (s *stack) sql(statement string) (string, error) {
 		"-c", statement)
 }
 
-// mark writes a row that no other has, as soon as Postgres takes it, and
-// returns its name.
+// mark inserts a row with a new name, as soon as Postgres accepts it, and returns
+// the name.
 func (s *stack) mark() string {
 	s.t.Helper()
 	s.marks++
@@ -194,8 +196,8 @@ func (s *stack) mark() string {
 	return name
 }
 
-// heal waits until what is written from now on reaches all readers, and notes
-// how long it took since the fault.
+// heal waits until a row that is written now reaches all readers. It logs how long
+// that took since the fault.
 func (s *stack) heal(fault string, since time.Time, readers ...*reader) time.Duration {
 	s.t.Helper()
 	name := s.mark()
@@ -208,7 +210,7 @@ func (s *stack) heal(fault string, since time.Time, readers ...*reader) time.Dur
 	return took
 }
 
-// truth returns a relation's living rows by key.
+// truth returns a relation's live rows by key.
 func (s *stack) truth(relation string) (map[string]any, error) {
 	out, err := s.sql(relations[relation])
 	if err != nil {
@@ -235,7 +237,7 @@ func decode(data []byte) (any, error) {
 	return v, err
 }
 
-// compare stops the writer and holds every reader's state against Postgres.
+// compare stops the writer and compares every reader's state with Postgres.
 func (s *stack) compare(readers ...*reader) {
 	s.t.Helper()
 	s.run("stop", "writer")
@@ -264,10 +266,10 @@ func (s *stack) compare(readers ...*reader) {
 	if rows == 0 {
 		s.t.Error("no row was compared")
 	}
-	s.t.Logf("COMPARED %d rows of %d readers with Postgres: equal; and heartbeats come", rows, len(readers))
+	s.t.Logf("COMPARED %d rows of %d readers with Postgres: equal, and heartbeats come", rows, len(readers))
 }
 
-// fetch returns the body of an answer, whatever its status.
+// fetch returns the body of an answer, with any status.
 func fetch(url string) ([]byte, error) {
 	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(url)

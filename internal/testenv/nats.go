@@ -19,7 +19,7 @@ type NATSServer struct {
 	srv *server.Server
 }
 
-// NATS starts a nats-server with JetStream inside the test process. Options may be changed before it starts.
+// NATS starts a nats-server with JetStream inside the test process. The functions change may change its options before.
 func NATS(t testing.TB, change ...func(*server.Options)) *NATSServer {
 	t.Helper()
 	opts := &server.Options{
@@ -32,7 +32,7 @@ func NATS(t testing.TB, change ...func(*server.Options)) *NATSServer {
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
-		t.Fatalf("make a NATS server: %v", err)
+		t.Fatalf("create a NATS server: %v", err)
 	}
 	srv.Start()
 	t.Cleanup(func() {
@@ -45,31 +45,31 @@ func NATS(t testing.TB, change ...func(*server.Options)) *NATSServer {
 	return &NATSServer{srv: srv}
 }
 
-// URL is the address for clients.
+// URL returns the address for clients.
 func (s *NATSServer) URL() string { return s.srv.ClientURL() }
 
-// Server is the server itself, to cut connections or ask for its state.
+// Server returns the server itself, so that a test can cut its connections or ask for its state.
 func (s *NATSServer) Server() *server.Server { return s.srv }
 
-// NATSConfig is what differs between external servers. The zero value is a good server for most tests.
+// NATSConfig configures an external server. The zero value is good for most tests.
 type NATSConfig struct {
 	SyncInterval string // "always" or a duration; default 1s
 	MaxPayload   int    // default: the server's, 1 MiB
 	Extra        string // lines of the server's configuration file
 }
 
-// ExternalNATS is a nats-server process. Its methods end the test when they fail, so they are called from the test's
-// goroutine.
+// ExternalNATS is a nats-server process. Its methods end the test if they fail, so only the test's goroutine may call
+// them.
 type ExternalNATS struct {
 	t    testing.TB
 	prog string
 	conf string
 	dir  string // JetStream's files
 	port int
-	proc *Process // nil when it does not run
+	proc *Process // nil while it does not run
 }
 
-// NATSProcess starts a nats-server with JetStream as a process, built from this module's dependency.
+// NATSProcess starts a nats-server with JetStream as a process. The program is built from this module's dependency.
 func NATSProcess(t testing.TB, cfg ...NATSConfig) *ExternalNATS {
 	t.Helper()
 	s := newExternal(t, config(cfg), "")
@@ -77,7 +77,7 @@ func NATSProcess(t testing.TB, cfg ...NATSConfig) *ExternalNATS {
 	return s
 }
 
-// NATSCluster starts n nats-servers as processes that form a cluster, and returns when it can store n replicas.
+// NATSCluster starts a cluster of n nats-server processes. It returns when the cluster can store n replicas.
 func NATSCluster(t testing.TB, n int, cfg ...NATSConfig) []*ExternalNATS {
 	t.Helper()
 	routes, urls := make([]string, n), make([]string, n)
@@ -143,14 +143,14 @@ func newExternal(t testing.TB, cfg NATSConfig, cluster string) *ExternalNATS {
 	return s
 }
 
-// URL is the address for clients. It stays the same when the server is started again.
+// URL returns the address for clients. It stays the same when the server is started again.
 func (s *ExternalNATS) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.port) }
 
-// StoreDir is the directory of JetStream's files, which a test may remove or replace while the server does not run.
+// StoreDir returns the directory of JetStream's files. A test may remove or replace it while the server does not run.
 func (s *ExternalNATS) StoreDir() string { return s.dir }
 
-// CopyStore copies JetStream's files and returns the copy's place, which lasts as long as the test. Who copies while the
-// server runs must know that what is wanted is on disk.
+// CopyStore copies JetStream's files and returns the place of the copy, which lasts as long as the test. If the server
+// runs, the caller must know that everything it needs is on disk.
 func (s *ExternalNATS) CopyStore() string {
 	s.t.Helper()
 	dir := s.t.TempDir()
@@ -160,7 +160,7 @@ func (s *ExternalNATS) CopyStore() string {
 	return dir
 }
 
-// ReplaceStore removes JetStream's files, while the server does not run, and puts a copy in their place; "" for none.
+// ReplaceStore removes JetStream's files, and puts a copy in their place unless from is "". The server must not run.
 func (s *ExternalNATS) ReplaceStore(from string) {
 	s.t.Helper()
 	if err := os.RemoveAll(s.dir); err != nil {
@@ -174,11 +174,11 @@ func (s *ExternalNATS) ReplaceStore(from string) {
 	}
 }
 
-// PID is the process's ID.
+// PID returns the ID of the process.
 func (s *ExternalNATS) PID() int { return s.proc.PID() }
 
-// Start starts a killed or stopped server again, with its files and its address, and returns when JetStream answers.
-// A member of a cluster answers only once a majority is up; start it by StartNoWait.
+// Start starts a killed or stopped server again, with its files and its address. It returns when JetStream answers. A
+// member of a cluster answers only once a majority runs, so start it with StartNoWait.
 func (s *ExternalNATS) Start() {
 	s.t.Helper()
 	s.launch()
@@ -197,7 +197,7 @@ func (s *ExternalNATS) StartNoWait() {
 func (s *ExternalNATS) launch() {
 	s.t.Helper()
 	if s.proc != nil {
-		s.t.Fatal("testenv: the nats-server runs already")
+		s.t.Fatal("testenv: the nats-server is already running")
 	}
 	p, err := start(command{path: s.prog, args: []string{"-c", s.conf}})
 	if err != nil {
@@ -223,7 +223,7 @@ func (s *ExternalNATS) awaitTCP() {
 	})
 }
 
-// Kill ends the server by SIGKILL.
+// Kill kills the server (SIGKILL).
 func (s *ExternalNATS) Kill() {
 	s.t.Helper()
 	s.mustRun()
@@ -231,7 +231,7 @@ func (s *ExternalNATS) Kill() {
 	s.proc = nil
 }
 
-// Stop ends the server in good order.
+// Stop ends the server gracefully.
 func (s *ExternalNATS) Stop() {
 	s.t.Helper()
 	s.mustRun()
@@ -274,7 +274,7 @@ func jetStreamAnswers(nc *nats.Conn) error {
 	return err
 }
 
-// storesReplicas makes and removes a stream with n replicas.
+// storesReplicas creates a stream with n replicas, and removes it.
 func storesReplicas(nc *nats.Conn, n int) error {
 	js, err := jetstream.New(nc)
 	if err != nil {

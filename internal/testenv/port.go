@@ -9,15 +9,15 @@ import (
 	"sync"
 )
 
-// claims keeps other test processes from the ports that this one has chosen: each is an abstract unix socket named
-// after the port, held until this process ends.
+// claims keeps other test processes from taking the ports that this process has chosen. A claim is an abstract unix
+// socket, named after the port and held until this process ends.
 var claims struct {
 	sync.Mutex
 	held []net.Listener
 }
 
-// FreePort finds a TCP port on loopback for a server that may be killed and started again on it, below the range from
-// which the kernel takes the ports of outgoing connections. No other test gets it while this process lives.
+// FreePort finds a TCP port on loopback, for a server that may be killed and started again on it. The port is below the
+// range from which the kernel takes ports for outgoing connections. No other test gets it while this process lives.
 func FreePort() (int, error) {
 	for range 1000 {
 		port := 12000 + rand.IntN(20000)

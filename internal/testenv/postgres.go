@@ -15,8 +15,8 @@ import (
 )
 
 // Postgres returns the URL of a fresh database, for a superuser, in the cluster that the tests of this process share.
-// LOCKSTEP_TEST_DATABASE_URL names another server to make the databases in. The database is dropped, and its
-// connections are cut, when the test ends.
+// LOCKSTEP_TEST_DATABASE_URL names another server in which to create the databases. When the test ends, the database's
+// connections are cut and it is dropped.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	admin, err := sharedCluster()
@@ -33,7 +33,7 @@ func Postgres(t testing.TB) string {
 	return withDatabase(admin, name)
 }
 
-// sharedCluster starts this process's cluster at its first call. The watchdog ends it.
+// sharedCluster starts the cluster of this process at the first call. The watchdog ends it.
 var sharedCluster = sync.OnceValues(func() (string, error) {
 	if u := os.Getenv("LOCKSTEP_TEST_DATABASE_URL"); u != "" {
 		return u, checkVersion(u)
@@ -51,7 +51,7 @@ var sharedCluster = sync.OnceValues(func() (string, error) {
 	return c.URL("postgres"), nil
 })
 
-// dropDatabase also drops the replication slots that the test left, which would otherwise keep WAL for ever.
+// dropDatabase also drops the replication slots that the test left. They would otherwise keep WAL for ever.
 func dropDatabase(admin, name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -75,13 +75,13 @@ func dropDatabase(admin, name string) error {
 		return err
 	}
 	if n > 0 {
-		return fmt.Errorf("%d prepared transactions are left in it, which hold back xmin for all tests: use a cluster of your own", n)
+		return fmt.Errorf("the test left %d prepared transactions, which hold back xmin for all tests: use NewCluster", n)
 	}
 	_, err = conn.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)")
 	return err
 }
 
-// withDatabase is a URL or a keyword DSN with another database in it.
+// withDatabase returns dsn, a URL or a keyword DSN, with another database.
 func withDatabase(dsn, name string) string {
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 		if u, err := url.Parse(dsn); err == nil {

@@ -16,14 +16,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// postgresBin is the directory of Postgres' server programs: the one that LOCKSTEP_TEST_POSTGRES_BIN names, or else the
-// first that has them.
-//
-// Debian keeps them off the PATH, in a directory for each version.
+// postgresBin returns the directory of Postgres' server programs. It is the one that LOCKSTEP_TEST_POSTGRES_BIN names,
+// else that of the PATH, else Debian's. Debian keeps them off the PATH, in a directory for each version; postgresBin
+// takes the newest.
 func postgresBin() (string, error) {
 	if dir := os.Getenv("LOCKSTEP_TEST_POSTGRES_BIN"); dir != "" {
 		if !hasServer(dir) {
-			return "", fmt.Errorf("LOCKSTEP_TEST_POSTGRES_BIN: %s has no initdb and postgres", dir)
+			return "", fmt.Errorf("LOCKSTEP_TEST_POSTGRES_BIN: %s does not have both initdb and postgres", dir)
 		}
 		return filepath.Abs(dir)
 	}
@@ -55,15 +54,15 @@ func version(debianDir string) int {
 	return n
 }
 
-// postgresUser is the user under whom Postgres runs: nil for the test process's own, another one for root's, whom
-// Postgres refuses.
+// postgresUser returns the user under which Postgres runs, or nil for the user of the test process. Postgres refuses to
+// run as root, so for root it is the user postgres.
 func postgresUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
 	u, err := user.Lookup("postgres")
 	if err != nil {
-		return nil, fmt.Errorf("the tests run as root, and Postgres does not run as root but as the user postgres: %w", err)
+		return nil, fmt.Errorf("the tests run as root; Postgres refuses that and needs the user postgres: %w", err)
 	}
 	uid, err := strconv.ParseUint(u.Uid, 10, 32)
 	if err != nil {
@@ -76,8 +75,8 @@ func postgresUser() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// checkVersion holds a server to the major version that LOCKSTEP_TEST_POSTGRES_VERSION asks for, if any, and prints
-// which it is, for who wants to know what the tests ran against.
+// checkVersion checks that a server has the major version that LOCKSTEP_TEST_POSTGRES_VERSION asks for, if that is set.
+// It prints the server's version, so that the output shows it.
 func checkVersion(url string) error {
 	asked := os.Getenv("LOCKSTEP_TEST_POSTGRES_VERSION")
 	if asked == "" {
@@ -97,7 +96,7 @@ func checkVersion(url string) error {
 		return err
 	}
 	if strconv.Itoa(num/10000) != asked {
-		return fmt.Errorf("LOCKSTEP_TEST_POSTGRES_VERSION asks for Postgres %s, and the server is %s", asked, name)
+		return fmt.Errorf("LOCKSTEP_TEST_POSTGRES_VERSION asks for Postgres %s, but the server is %s", asked, name)
 	}
 	fmt.Fprintf(os.Stderr, "testenv: the server is Postgres %s\n", name)
 	return nil

@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-// Run gives this package's servers to a program that is not a test: it calls f with a testing.TB whose Log and Error
-// methods print to standard error, whose failures end f, and whose cleanups run after f. It returns the exit status,
-// 0 or 1. ctx is what the TB's Context returns until the cleanups begin.
+// Run makes this package available to a program that is not a test. It calls f with a testing.TB. The TB's Log and
+// Error methods print to standard error, its failures end f, and its cleanups run after f. Run returns the exit
+// status, 0 or 1. The TB's Context ends with ctx, and before the cleanups begin.
 func Run(ctx context.Context, name string, f func(t testing.TB)) int {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &standalone{name: name, ctx: ctx}
-	ended := make(chan struct{}) // closed when f has returned or ended itself
+	ended := make(chan struct{}) // closed when f has returned or ended its goroutine
 	go func() {
 		defer close(ended)
 		f(s)
@@ -30,11 +30,11 @@ func Run(ctx context.Context, name string, f func(t testing.TB)) int {
 	return 0
 }
 
-// standalone is the part of testing.TB that Run promises. Its other methods panic.
+// standalone implements the part of testing.TB that Run promises. Its other methods panic.
 type standalone struct {
 	testing.TB
 	name string
-	ctx  context.Context // testing.TB has a method that returns it
+	ctx  context.Context // what the method Context returns
 
 	mu       sync.Mutex
 	failed   bool     // Guarded by mu.
@@ -52,7 +52,7 @@ func (s *standalone) cleanup() {
 		f := s.cleanups[n-1]
 		s.cleanups = s.cleanups[:n-1]
 		s.mu.Unlock()
-		ended := make(chan struct{}) // closed when f has returned or ended itself
+		ended := make(chan struct{}) // closed when f has returned or ended its goroutine
 		go func() {
 			defer close(ended)
 			f()

@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Standby makes and starts a hot standby that streams from the cluster.
+// Standby creates and starts a hot standby that streams from the cluster.
 func (c *Cluster) Standby(t testing.TB, set ...string) *Cluster {
 	t.Helper()
 	s, err := newCluster(slices.Concat(c.set[len(settings):], set))
@@ -26,15 +26,14 @@ func (c *Cluster) Standby(t testing.TB, set ...string) *Cluster {
 		err = s.startFirst()
 	}
 	if err != nil {
-		t.Fatalf("make a standby: %v", err)
+		t.Fatalf("create a standby: %v", err)
 	}
 	return s.forTest(t)
 }
 
-// copyOf makes the data directory of a standby from that of a running cluster.
-//
-// The servers that LOCKSTEP_TEST_POSTGRES_BIN names may come without pg_basebackup, and that of an older version
-// refuses a newer server.
+// copyOf creates the data directory of a standby from that of a running cluster. It does so itself if the directory of
+// the server programs has no pg_basebackup. (LOCKSTEP_TEST_POSTGRES_BIN may name such a directory. The pg_basebackup of
+// an older version would refuse the server.)
 func (c *Cluster) copyOf(primary *Cluster) error {
 	if _, err := os.Stat(filepath.Join(c.bin, "pg_basebackup")); err == nil {
 		return c.tool("pg_basebackup", "-D", c.dir, "-d", primary.URL(""), "-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
@@ -42,12 +41,13 @@ func (c *Cluster) copyOf(primary *Cluster) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := c.backup(ctx, primary); err != nil {
-		return fmt.Errorf("copy the data directory, for there is no pg_basebackup in %s: %w", c.bin, err)
+		return fmt.Errorf("copy the data directory (%s has no pg_basebackup): %w", c.bin, err)
 	}
 	return nil
 }
 
-// backup does what pg_basebackup -R does, on the files themselves: the "low-level API" of Postgres 15 and later.
+// backup does what pg_basebackup -R does, by copying the files itself. It uses the "low-level API" of Postgres 15 and
+// later.
 func (c *Cluster) backup(ctx context.Context, primary *Cluster) error {
 	conn, err := pgx.Connect(ctx, primary.URL("postgres"))
 	if err != nil {
@@ -64,7 +64,7 @@ func (c *Cluster) backup(ctx context.Context, primary *Cluster) error {
 	if err := conn.QueryRow(ctx, "SELECT labelfile FROM pg_backup_stop(false)").Scan(&label); err != nil {
 		return err
 	}
-	if err := c.copyFiles(primary.dir, "pg_wal"); err != nil { // has all WAL of the backup only now
+	if err := c.copyFiles(primary.dir, "pg_wal"); err != nil { // only now it has all WAL of the backup
 		return err
 	}
 	if err := c.write("backup_label", label); err != nil {
@@ -76,14 +76,14 @@ func (c *Cluster) backup(ctx context.Context, primary *Cluster) error {
 	return c.write("postgresql.auto.conf", fmt.Sprintf("primary_conninfo = '%s'\n", primary.URL("")))
 }
 
-// notCopied are files and the contents of directories that belong to the running primary alone, and pg_wal, whose turn
-// comes later.
+// notCopied are files, and directories whose contents, belong to the running primary alone. pg_wal is copied later.
 var notCopied = []string{
 	"postmaster.pid", "postmaster.opts", "pg_wal", "pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots",
 	"pg_stat_tmp", "pg_subtrans",
 }
 
-// copyFiles copies a part of another cluster's data directory. Files may come and go meanwhile: WAL restores them.
+// copyFiles copies a part of another cluster's data directory. Files may come and go meanwhile; the WAL makes up for
+// that.
 func (c *Cluster) copyFiles(from, part string) error {
 	return filepath.WalkDir(filepath.Join(from, part), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +117,7 @@ func (c *Cluster) copyFiles(from, part string) error {
 	})
 }
 
-// mkdir makes a directory in the data directory, or that itself, unless it is there.
+// mkdir creates a directory in the data directory, or the data directory itself, unless it exists.
 func (c *Cluster) mkdir(name string) error {
 	if err := os.Mkdir(filepath.Join(c.dir, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -125,7 +125,7 @@ func (c *Cluster) mkdir(name string) error {
 	return c.own(name)
 }
 
-// write makes a file in the data directory, or replaces it.
+// write creates or replaces a file in the data directory.
 func (c *Cluster) write(name, content string) error {
 	if err := os.WriteFile(filepath.Join(c.dir, name), []byte(content), 0o600); err != nil {
 		return err
@@ -133,7 +133,7 @@ func (c *Cluster) write(name, content string) error {
 	return c.own(name)
 }
 
-// own gives a file of the data directory to the user under whom the server runs.
+// own gives a file of the data directory to the user under which the server runs.
 func (c *Cluster) own(name string) error {
 	if c.cred == nil {
 		return nil
@@ -141,7 +141,7 @@ func (c *Cluster) own(name string) error {
 	return os.Chown(filepath.Join(c.dir, name), int(c.cred.Uid), int(c.cred.Gid))
 }
 
-// Promote makes a standby a primary, on a new timeline, and returns when it takes writes.
+// Promote makes a standby a primary, on a new timeline. It returns when the server accepts writes.
 func (c *Cluster) Promote() {
 	c.t.Helper()
 	Exec(c.t, c.URL("postgres"), "SELECT pg_promote(true, 60)")

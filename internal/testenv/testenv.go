@@ -74,7 +74,8 @@ func Conn(t testing.TB, url string) *pgx.Conn {
 	return conn
 }
 
-// NATSConn connects to a NATS server as a test's own client, which reconnects for ever and is closed when the test ends.
+// NATSConn connects to a NATS server as a test's own client, which reconnects for ever and is closed when the test
+// ends.
 func NATSConn(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	opts = append([]nats.Option{
@@ -103,7 +104,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked reports goroutines, other than the caller and this package's own, that run code of this module or of its clients.
+// leaked reports goroutines, other than the caller and this package's own, that run code of this module or of its
+// clients.
 func leaked() error {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]

@@ -62,7 +62,7 @@ func TestPostgres_GivesFreshDatabases(t *testing.T) {
 	}
 }
 
-// fatal keeps what ended a test.
+// fatal is a TB that keeps the error which ended the test.
 type fatal struct {
 	testing.TB
 	cause string
@@ -73,7 +73,7 @@ func (f *fatal) Fatal(args ...any) {
 	runtime.Goexit()
 }
 
-// What the environment asks for is what a test gets, or it fails.
+// A test gets the servers that the environment asks for, or it fails.
 func TestNewCluster_IsTheOneAskedFor(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")
@@ -98,7 +98,7 @@ func TestNewCluster_IsTheOneAskedFor(t *testing.T) {
 	}
 }
 
-// A crash loses what a rolled-back transaction had put into memory only, so that its ID is given out again.
+// A crash loses WAL that was only in memory. So Postgres gives out the ID of a rolled-back transaction again.
 func TestCluster_KillLosesWhatWasNotWritten(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t, "wal_writer_delay=10s")
@@ -118,7 +118,7 @@ func TestCluster_KillLosesWhatWasNotWritten(t *testing.T) {
 		return nil
 	}
 	err := again()
-	for try := 0; try < 4 && err != nil; try++ { // the WAL is written every 10 s, whenever that is
+	for try := 0; try < 4 && err != nil; try++ { // the WAL is written every 10 s, which may be before the kill
 		t.Log(err)
 		err = again()
 	}
@@ -224,7 +224,7 @@ func TestRun_CleansUpAndReportsFailure(t *testing.T) {
 	code := testenv.Run(t.Context(), "demo", func(t testing.TB) {
 		t.Cleanup(func() { order = append(order, "second") })
 		t.Cleanup(func() { order = append(order, "first") })
-		t.Fatal("as wanted")
+		t.Fatal("on purpose")
 	})
 	if got := strings.Join(order, " "); code != 1 || got != "first second" {
 		t.Errorf("got status %d and cleanups %q, want 1 and %q", code, got, "first second")
@@ -241,13 +241,13 @@ func crash() {
 		fmt.Printf("%s %d %d\n", url, s.PID(), p.PID())
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	})
-	os.Exit(2) // the servers did not start; never go on to the tests, which would start this again
+	os.Exit(2) // the servers did not start; going on to the tests would start this process again
 }
 
 func TestWatchdog_EndsServersOfAKilledTest(t *testing.T) {
 	needServers(t)
 	tmp := t.TempDir()
-	// Postgres' user has to get through.
+	// The user under which Postgres runs must be able to enter the directories.
 	for dir := tmp; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o711); err != nil {
 			t.Fatal(err)
@@ -269,11 +269,11 @@ func TestWatchdog_EndsServersOfAKilledTest(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, func() error {
 		if conn, err := pgx.Connect(t.Context(), url); err == nil {
 			conn.Close(t.Context())
-			return errors.New("postgres runs still")
+			return errors.New("postgres is still running")
 		}
 		for _, pid := range []int{nats, sh} {
 			if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(b), ") Z ") {
-				return fmt.Errorf("process %d runs still: %s", pid, b)
+				return fmt.Errorf("process %d is still running: %s", pid, b)
 			}
 		}
 		left, err := filepath.Glob(filepath.Join(tmp, "lockstep-test-*"))
