@@ -45,7 +45,7 @@ docs: ## write the tables of settings into docs/settings.md
 	$(GO) test -p 1 -count 1 -run TestSettings_ ./cmd/bridge ./cmd/httpedge -update
 
 sim: deps ## run the simulation with faults for SECONDS (60) from SEED, with CAPTURE (poll, or wal)
-	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)
+	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)
 
 mutants: deps ## break each mechanism and see its test fail (CHANGED=REV: only where something changed since)
 	$(GO) run ./internal/mutants $(if $(CHANGED),-changed $(CHANGED))

@@ -25,8 +25,8 @@ part() {
 # Everything with the race detector, the programs too, and a million rows in one transaction.
 part race go test -race -tags nightly -count=1 -timeout 60m ./...
 part fuzz scripts/fuzz.sh 2m
-part sim-poll go test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -capture=poll -seconds=120
-part sim-wal go test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -capture=wal -seconds=120
+part sim-poll go test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=poll -seconds=120
+part sim-wal go test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=wal -seconds=120
 part postgres scripts/test-pg.sh
 part mutants go run ./internal/mutants
 part stack scripts/stack/test.sh Single

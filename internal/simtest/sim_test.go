@@ -11,12 +11,13 @@ import (
 )
 
 var (
-	seconds = flag.Int("seconds", 25, "how long TestSim breaks things")
+	seconds = flag.Int("seconds", 20, "how long TestSim breaks things")
 	seed    = flag.Uint64("seed", 0, "seed of its random numbers; 0 for a random one")
 	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one every 5 s")
 	writers = flag.Int("writers", 0, "how many connections write; 0 for 5")
 	clients = flag.Int("clients", 0, "how many clients follow; 0 for 9")
-	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; empty for one run of each")
+	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; empty for what the seed says")
+	shipped = flag.Bool("shipped", false, "TestSim runs the programs as users build them, with production's times")
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -28,28 +29,23 @@ func needServers(t *testing.T) {
 	}
 }
 
-// TestSim runs the whole system under faults and checks I1 to I8, I11 and I12; see the package comment.
+// TestSim runs the whole system under faults and checks I1 to I8, I11 and I12; see the package comment. Its bridges poll
+// or read the WAL, as the seed says; schedules and the nightly suite always do both.
 func TestSim(t *testing.T) {
 	needServers(t)
-	captures := simtest.Captures()
-	if *capture != "" {
-		c, err := simtest.ParseCapture(*capture)
-		if err != nil {
-			t.Fatal(err)
-		}
-		captures = []simtest.Capture{c}
-	}
-	for _, c := range captures {
-		t.Run(string(c), func(t *testing.T) { sim(t, c) })
-	}
-}
-
-func sim(t *testing.T, c simtest.Capture) {
-	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Capture: c, Kills: *kills, Writers: *writers, Clients: *clients}
+	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Kills: *kills, Writers: *writers, Clients: *clients}
 	if cfg.Seed == 0 {
 		cfg.Seed = uint64(rand.Uint32())
 	}
-	t.Logf("seed %d", cfg.Seed)
+	captures := simtest.Captures()
+	cfg.Capture = captures[cfg.Seed%uint64(len(captures))]
+	if *capture != "" {
+		var err error
+		if cfg.Capture, err = simtest.ParseCapture(*capture); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("capture %s, seed %d", cfg.Capture, cfg.Seed)
 	// This runs last, so that the error is at the end of the output.
 	var wrong error
 	t.Cleanup(func() {
@@ -60,7 +56,9 @@ func sim(t *testing.T, c simtest.Capture) {
 			t.Logf("to repeat the run: %s", cfg.Again())
 		}
 	})
-	w := simtest.NewWorld(t, simtest.WorldOptions{Bridges: 2, Edges: 2, Tables: c.Tables(), Postgres: []string{"log_min_messages=fatal"}})
+	w := simtest.NewWorld(t, simtest.WorldOptions{
+		Bridges: 2, Edges: 2, Tables: cfg.Capture.Tables(), Shipped: *shipped, Postgres: []string{"log_min_messages=fatal"},
+	})
 	s, err := simtest.NewSim(w, cfg)
 	if err == nil {
 		err = s.Run(t.Context())

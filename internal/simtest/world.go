@@ -23,9 +23,14 @@ type Proc struct {
 	killed  bool
 }
 
-func newProc(t testing.TB, name, program string, env []string) *Proc {
-	t.Helper()
-	p := &Proc{Name: name, t: t, program: testenv.Build(t, program), env: env}
+// newProc builds a command and starts it.
+func (w *World) newProc(name, command string, env []string) *Proc {
+	w.T.Helper()
+	build := testenv.Build
+	if w.shipped {
+		build = testenv.BuildShipped
+	}
+	p := &Proc{Name: name, t: w.T, program: build(w.T, command), env: env}
 	p.Start()
 	return p
 }
@@ -84,6 +89,7 @@ type World struct {
 	Addrs []string
 	// BridgeEnv is the environment of every bridge.
 	BridgeEnv []string
+	shipped   bool
 
 	mu sync.Mutex
 	// Guarded by mu: what the nemesis did, and when.
@@ -97,6 +103,7 @@ type World struct {
 type WorldOptions struct {
 	Bridges, Edges int
 	Tables         string
+	Shipped        bool     // programs as users build them, with production's times
 	Postgres       []string // settings
 	Env            []string // of the bridges, in addition
 }
@@ -104,7 +111,7 @@ type WorldOptions struct {
 // NewWorld starts Postgres and nats-server. The caller then creates the schema, and calls StartAll for the rest.
 func NewWorld(t testing.TB, opt WorldOptions) *World {
 	t.Helper()
-	w := &World{T: t, Begun: time.Now(), Cluster: testenv.NewCluster(t, opt.Postgres...)}
+	w := &World{T: t, Begun: time.Now(), shipped: opt.Shipped, Cluster: testenv.NewCluster(t, opt.Postgres...)}
 	w.URL = w.Cluster.Database()
 	w.NATS = testenv.NATSProcess(t)
 	w.BridgeEnv = append([]string{
@@ -119,7 +126,7 @@ func NewWorld(t testing.TB, opt WorldOptions) *World {
 func (w *World) StartAll() {
 	w.T.Helper()
 	for i := range w.Bridges {
-		w.Bridges[i] = newProc(w.T, fmt.Sprintf("bridge %d", i), "./cmd/bridge", w.BridgeEnv)
+		w.Bridges[i] = w.newProc(fmt.Sprintf("bridge %d", i), "./cmd/bridge", w.BridgeEnv)
 	}
 	// The clients of one edge fall out of its small cache, those of the other don't.
 	cache := []string{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_BYTES=67108864"}
@@ -130,7 +137,7 @@ func (w *World) StartAll() {
 		}
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		w.Addrs = append(w.Addrs, addr)
-		w.Edges[i] = newProc(w.T, fmt.Sprintf("edge %d", i), "./cmd/httpedge",
+		w.Edges[i] = w.newProc(fmt.Sprintf("edge %d", i), "./cmd/httpedge",
 			[]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", "LOG_LEVEL=warn", cache[i%2]})
 	}
 }
