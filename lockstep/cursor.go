@@ -6,31 +6,31 @@ import (
 	"strings"
 )
 
-// Cursor is an exact place in a stream. On the wire it is opaque to clients.
+// Cursor is an exact place in a stream. HTTP clients treat it as opaque.
 type Cursor struct {
-	// Incarnation is the life of the stream, Epoch the writer's run: a
-	// sequence alone is not enough, because a broker that lost its tail
-	// gives sequences out again.
+	// Incarnation is the stream's incarnation, Epoch the writer's run in which the
+	// message was stored. A sequence alone is not enough: a broker that lost the
+	// stream's tail gives the same sequences out again.
 	Incarnation, Epoch string
 	// Seq is the stream's sequence of the last message seen.
 	Seq uint64
 }
 
-// String returns the form that heartbeats carry: no character of it needs
+// String returns the form that heartbeats carry. None of its characters needs
 // escaping in JSON or in a URL.
 func (c Cursor) String() string {
 	return c.Incarnation + "." + c.Epoch + "." + strconv.FormatUint(c.Seq, 10)
 }
 
-// ParseCursor reads what String returned.
+// ParseCursor parses what String returned.
 func ParseCursor(s string) (Cursor, error) {
 	parts := strings.Split(s, ".")
 	if len(parts) != 3 || !validID(parts[0]) || !validID(parts[1]) {
-		return Cursor{}, fmt.Errorf("%w: cursor is not incarnation.epoch.sequence", ErrMalformed)
+		return Cursor{}, fmt.Errorf("%w: cursor does not have the form incarnation.epoch.sequence", ErrMalformed)
 	}
 	seq, err := strconv.ParseUint(parts[2], 10, 64)
 	if err != nil {
-		return Cursor{}, fmt.Errorf("%w: cursor's sequence: %w", ErrMalformed, err)
+		return Cursor{}, fmt.Errorf("%w: sequence of cursor: %w", ErrMalformed, err)
 	}
 	return Cursor{Incarnation: parts[0], Epoch: parts[1], Seq: seq}, nil
 }

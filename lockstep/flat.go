@@ -6,9 +6,8 @@ import (
 	"strconv"
 )
 
-// AppendFlat appends a row's document, as the bridge encodes it, in the flat
-// dialect, with its newline. Documents that are not rows are appended as they
-// are.
+// AppendFlat takes a row's document as the bridge encodes it, and appends it in the
+// flat dialect, with its newline. It appends a document that is not a row unchanged.
 func AppendFlat(dst, line []byte) ([]byte, error) {
 	if !bytes.HasPrefix(line, []byte(rowTxid)) {
 		return append(dst, line...), nil
@@ -36,9 +35,9 @@ func AppendFlat(dst, line []byte) ([]byte, error) {
 	return append(dst, '}', '\n'), nil
 }
 
-// cutToData returns whether a row's document says deleted, and what follows the
-// name of its data. It goes from member to member: a column may be called as one
-// of them is, and stands in old before the data.
+// cutToData returns whether a row's document says deleted, and the rest of it after
+// the name of the member data. It goes from member to member, because a column of
+// old may have the name data, and old comes first.
 func cutToData(line []byte) (deleted bool, data []byte, ok bool) {
 	deleted, rest, ok := cutHead(line)
 	for ok {
@@ -50,7 +49,7 @@ func cutToData(line []byte) (deleted bool, data []byte, ok bool) {
 	return false, nil, false
 }
 
-// cutMember cuts off the member that the comma at b's beginning stands before.
+// cutMember cuts off the comma at b's beginning and the member after it.
 func cutMember(b []byte) (rest []byte, ok bool) {
 	if len(b) == 0 || b[0] != ',' {
 		return nil, false
@@ -66,8 +65,8 @@ func cutMember(b []byte) (rest []byte, ok bool) {
 	return b[end:], true
 }
 
-// appendMembers appends the members of the object that obj begins with, each
-// behind a comma, leaving out the two names that the dialect takes.
+// appendMembers appends the members of the object at the beginning of obj, each
+// after a comma. It leaves out the two names that the dialect itself uses.
 func appendMembers(dst, obj []byte) ([]byte, error) {
 	i := 1
 	for i < len(obj) && obj[i] != '}' {
@@ -77,11 +76,11 @@ func appendMembers(dst, obj []byte) ([]byte, error) {
 		start := i
 		colon := skipString(obj, i)
 		if colon < 0 || colon >= len(obj) || obj[colon] != ':' {
-			return nil, fmt.Errorf("%w: a member's name", ErrMalformed)
+			return nil, fmt.Errorf("%w: a member without a name", ErrMalformed)
 		}
 		end := skipValue(obj, colon+1)
 		if end < 0 {
-			return nil, fmt.Errorf("%w: a member's value", ErrMalformed)
+			return nil, fmt.Errorf("%w: a member whose value does not end", ErrMalformed)
 		}
 		if name := string(obj[start:colon]); name != `"updated_at"` && name != `"deleted_at"` {
 			dst = append(dst, ',')
@@ -90,12 +89,12 @@ func appendMembers(dst, obj []byte) ([]byte, error) {
 		i = end
 	}
 	if i >= len(obj) {
-		return nil, fmt.Errorf("%w: an object without an end", ErrMalformed)
+		return nil, fmt.Errorf("%w: an object that does not end", ErrMalformed)
 	}
 	return dst, nil
 }
 
-// skipString returns the place behind the string that begins at i, or -1.
+// skipString returns the index after the JSON string that begins at i, or -1.
 func skipString(b []byte, i int) int {
 	if i >= len(b) || b[i] != '"' {
 		return -1
@@ -111,8 +110,8 @@ func skipString(b []byte, i int) int {
 	return -1
 }
 
-// skipValue returns the place of the comma or brace that ends the member's
-// value that begins at i, or -1.
+// skipValue returns the index of the comma or brace after the JSON value that begins
+// at i, or -1.
 func skipValue(b []byte, i int) int {
 	depth := 0
 	for i < len(b) {

@@ -12,16 +12,16 @@ import (
 type Row struct {
 	// Txid is the ID of the transaction that last wrote the row.
 	Txid uint64 `json:"txid"`
-	// CurrentXmin is the xmin of the snapshot it was read under.
+	// CurrentXmin is the xmin of the snapshot under which the row was read, or lower.
 	CurrentXmin uint64 `json:"current_xmin"`
-	// Since is the position to resume from after this row.
+	// Since is the position from which to resume after this row.
 	Since uint64 `json:"since"`
-	// Deleted is true where the row no longer exists.
+	// Deleted is true if the row no longer exists.
 	Deleted bool `json:"deleted"`
-	// Data is the JSON object of the row's columns.
+	// Data is a JSON object of the row's columns.
 	Data json.RawMessage `json:"data"`
-	// Action and Old are set in streams that keep every change, filled from the
-	// WAL: what changed the row, and the columns it had before.
+	// Action says what changed the row, Old is its data before. They are set in a
+	// stream that keeps every change and is filled from the write-ahead log.
 	Action Action          `json:"action,omitempty"`
 	Old    json.RawMessage `json:"old,omitempty"`
 }
@@ -34,8 +34,8 @@ const (
 	Truncate          = "truncate"
 )
 
-// Control is a document that is not a row. Which fields are set depends on
-// Type; see the package comment.
+// Control is a control row. Which fields are set depends on Type; see the package
+// comment.
 type Control struct {
 	Type      string          `json:"type"`
 	Timestamp int64           `json:"timestamp,omitempty"`
@@ -47,18 +47,18 @@ type Control struct {
 	Limit     int64           `json:"limit,omitempty"`
 }
 
-// Message is one document of a stream: exactly one of the two is not nil.
+// Message is one document of a stream. Exactly one of its fields is not nil.
 type Message struct {
 	Row     *Row
 	Control *Control
 }
 
-// ErrMalformed is wrapped by Decode's errors for bytes that are not one
-// document of the protocol.
+// ErrMalformed is wrapped by errors for text that is not what the protocol says it
+// should be: a document for Decode and AppendFlat, a cursor for ParseCursor.
 var ErrMalformed = errors.New("malformed lockstep document")
 
-// Decode reads one document, with or without the newline that ends it. The
-// message shares no memory with line.
+// Decode parses one document, with or without the newline that ends it. The message
+// shares no memory with line.
 func Decode(line []byte) (Message, error) {
 	var doc struct {
 		Control bool
@@ -99,9 +99,9 @@ const (
 	rowTail    = "}\n"
 )
 
-// AppendRowHead appends a row's document up to the value of data. The caller
-// appends that, a JSON object, and then calls AppendRowTail; so a row is
-// encoded in place, once.
+// AppendRowHead appends a row's document up to the value of data. The caller appends
+// that value, a JSON object, and then calls AppendRowTail. So a row is encoded in
+// place, without a copy.
 func AppendRowHead(dst []byte, txid, currentXmin uint64, deleted bool) []byte {
 	dst = append(dst, rowTxid...)
 	dst = strconv.AppendUint(dst, txid, 10)
@@ -123,12 +123,12 @@ const (
 	ActionUpdate   Action = "update"
 	ActionDelete   Action = "delete"
 	ActionTruncate Action = "truncate"
-	// ActionRead is a row that was found when the relation was read.
+	// ActionRead marks a row that was found when the relation was read.
 	ActionRead Action = "read"
 )
 
-// AppendChangeHead is AppendRowHead with the action and, if not nil, the JSON
-// object of the row before it.
+// AppendChangeHead is AppendRowHead with the members action and, if old is not nil,
+// old: the JSON object of the row before the change.
 func AppendChangeHead(dst []byte, txid, currentXmin uint64, deleted bool, action Action, old []byte) []byte {
 	dst = AppendRowHead(dst, txid, currentXmin, deleted)
 	dst = dst[:len(dst)-len(rowData)]
@@ -139,7 +139,7 @@ func AppendChangeHead(dst []byte, txid, currentXmin uint64, deleted bool, action
 	return append(dst, rowData...)
 }
 
-// AppendRowTail ends the document that AppendRowHead began.
+// AppendRowTail ends the document that AppendRowHead or AppendChangeHead began.
 func AppendRowTail(dst []byte) []byte {
 	return append(dst, rowTail...)
 }
@@ -155,15 +155,15 @@ func AppendHeartbeat(dst []byte, timestamp int64, since uint64, cursor Cursor) [
 	return append(dst, '"', '}', '\n')
 }
 
-// AppendSnapshotCompleted appends that control row's document with its newline.
+// AppendSnapshotCompleted appends a snapshot_completed document with its newline.
 func AppendSnapshotCompleted(dst []byte, timestamp int64) []byte {
 	dst = append(dst, `{"control":true,"type":"snapshot_completed","timestamp":`...)
 	dst = strconv.AppendInt(dst, timestamp, 10)
 	return append(dst, '}', '\n')
 }
 
-// AppendOversize appends the control row that stands for a row that is too
-// large. key is the JSON object of its key's columns.
+// AppendOversize appends, with its newline, the control row that replaces a row which
+// is too large. key is a JSON object of the row's key columns.
 func AppendOversize(dst []byte, txid, currentXmin uint64, key []byte, size, limit int64) []byte {
 	dst = append(dst, `{"control":true,"type":"oversize","txid":`...)
 	dst = strconv.AppendUint(dst, txid, 10)
@@ -178,8 +178,8 @@ func AppendOversize(dst []byte, txid, currentXmin uint64, key []byte, size, limi
 	return append(dst, '}', '\n')
 }
 
-// AppendTruncate appends the control row that says that all rows were removed
-// at once, with its newline.
+// AppendTruncate appends, with its newline, the control row which says that a
+// TRUNCATE removed all rows.
 func AppendTruncate(dst []byte, txid, currentXmin uint64) []byte {
 	dst = append(dst, `{"control":true,"type":"truncate","txid":`...)
 	dst = strconv.AppendUint(dst, txid, 10)
@@ -188,8 +188,9 @@ func AppendTruncate(dst []byte, txid, currentXmin uint64) []byte {
 	return append(dst, '}', '\n')
 }
 
-// Txid reads the txid of a row's or an oversize control row's document as the
-// bridge encodes them, without decoding the rest; false for anything else.
+// Txid returns the txid of a row's or an oversize control row's document, as the
+// bridge encodes them. It does not decode the rest. It returns false for anything
+// else.
 func Txid(line []byte) (uint64, bool) {
 	rest, ok := bytes.CutPrefix(line, []byte(rowTxid))
 	if !ok {
@@ -206,9 +207,10 @@ func Txid(line []byte) (uint64, bool) {
 	return txid, err == nil
 }
 
-// Parts reads whether a row's document, as the bridge encodes it, is of a
-// deleted row, and returns its data, which shares the line's memory; false for
-// anything else. It does not look into the data, and does not allocate.
+// Parts takes a row's document as the bridge encodes it in a stream of latest
+// versions. It returns whether the row is deleted, and its data, which shares line's
+// memory. For anything else ok is false. Parts does not parse the data and does not
+// allocate.
 func Parts(line []byte) (deleted bool, data []byte, ok bool) {
 	deleted, rest, ok := cutHead(line)
 	if !ok {
@@ -221,8 +223,8 @@ func Parts(line []byte) (deleted bool, data []byte, ok bool) {
 	return false, nil, false
 }
 
-// cutHead cuts off the members that every row's document begins with, and
-// returns whether it says deleted.
+// cutHead cuts off the members with which every row's document begins, and returns
+// the value of deleted.
 func cutHead(line []byte) (deleted bool, rest []byte, ok bool) {
 	rest, ok = line, true
 	for _, name := range [...]string{rowTxid, rowXmin, rowSince} {
@@ -241,7 +243,7 @@ func cutHead(line []byte) (deleted bool, rest []byte, ok bool) {
 	return deleted, rest, true
 }
 
-// cutNumber cuts a member's name and the digits behind it off.
+// cutNumber cuts off a member's name and the digits after it.
 func cutNumber(line []byte, name string) (rest []byte, ok bool) {
 	if rest, ok = cutPrefix(line, name); !ok {
 		return line, false

@@ -29,7 +29,8 @@ func change(txid, xmin uint64, deleted bool, action lockstep.Action, old, data s
 	return lockstep.AppendRowTail(append(b, data...))
 }
 
-// TestWire_Golden holds the bytes that existing clients depend on.
+// TestWire_Golden: the encoded documents are the bytes that existing clients depend
+// on.
 func TestWire_Golden(t *testing.T) {
 	cur := lockstep.Cursor{Incarnation: "i1", Epoch: "e1", Seq: 42}
 	flat := func(line []byte) []byte {
@@ -67,7 +68,7 @@ func TestWire_Golden(t *testing.T) {
 			t.Errorf("%s: got %s want %s", name, got, want)
 		}
 		if !json.Valid(got) || bytes.Count(got, []byte("\n")) != 1 || got[len(got)-1] != '\n' {
-			t.Errorf("%s: not one JSON document and a newline: %q", name, got)
+			t.Errorf("%s: want one JSON document and a newline, got %q", name, got)
 		}
 		if strings.HasPrefix(name, "flat") && name != "flat_control" {
 			continue
@@ -78,8 +79,8 @@ func TestWire_Golden(t *testing.T) {
 	}
 }
 
-// TestFlat_Change: of a stream of changes, action and old are left out, and
-// whatever columns are called is not taken for the document's own members.
+// TestFlat_Change: the flat dialect leaves out action and old. A column is never
+// taken for a member of the document, whatever its name.
 func TestFlat_Change(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -106,7 +107,8 @@ func TestFlat_Change(t *testing.T) {
 		if txid, ok := lockstep.Txid(c.line); m.Row != nil && (txid != 7 || !ok) {
 			t.Errorf("%s: Txid is %d, %v", c.name, txid, ok)
 		}
-		// Parts is for streams of latest versions: better nothing than the wrong member.
+		// Parts is for streams of latest versions. Here it must return nothing, not the
+		// wrong member.
 		if deleted, data, ok := lockstep.Parts(c.line); deleted || data != nil || ok {
 			t.Errorf("%s: Parts are %v, %s, %v", c.name, deleted, data, ok)
 		}
@@ -200,7 +202,7 @@ func TestParts(t *testing.T) {
 	}
 	line := row(7, 9, false, `{"a":1}`)
 	if n := testing.AllocsPerRun(100, func() { _, _, _ = lockstep.Parts(line) }); n != 0 {
-		t.Errorf("it allocates %v times", n)
+		t.Errorf("Parts allocates %v times", n)
 	}
 }
 
@@ -217,8 +219,8 @@ func TestCursor_RoundTrip(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever comes over the wire is a message or ErrMalformed, and
-// a message encodes to what decodes to the same.
+// FuzzDecode: any input gives a message or ErrMalformed. A row that is encoded again
+// decodes to the same row.
 func FuzzDecode(f *testing.F) {
 	files, _ := filepath.Glob("testdata/*.jsonl")
 	for _, file := range files {
@@ -251,8 +253,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzParts: it never panics, and agrees with Decode on every row that the
-// bridge encodes; of a cut row it says nothing.
+// FuzzParts: Parts never panics, and agrees with Decode on every row that the bridge
+// encodes. For a row that was cut off it returns nothing.
 func FuzzParts(f *testing.F) {
 	f.Add(row(7, 9, true, `{"a":"\n}"}`), true, []byte(`{"data":{}}`))
 	f.Add([]byte(`{"txid":1,"current_xmin":2,"since":1,"deleted":`), false, []byte(`{}`))
@@ -276,8 +278,8 @@ func FuzzParts(f *testing.F) {
 	})
 }
 
-// FuzzFlat: a row in the flat dialect is one valid JSON object, or an error; a
-// change becomes the same as the row without action and old.
+// FuzzFlat: AppendFlat never panics. A row becomes one valid JSON object, and a
+// change becomes the same object as the row without action and old.
 func FuzzFlat(f *testing.F) {
 	f.Add([]byte(`{"a":1,"updated_at":"x","b":[{"c":"\"}"}]}`), false)
 	f.Add([]byte(`{"a\\":"\\"}`), false)

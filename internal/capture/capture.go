@@ -1,9 +1,10 @@
-// Package capture is the contract between what reads rows from Postgres
-// (poller, wal) and what stores them in a stream (publish): the
-// values that cross, and the Sink that takes them. It knows neither side, and imports the standard library only.
+// Package capture is the contract between the packages that read rows from
+// Postgres (poller, wal) and the package that stores them in a stream (publish).
+// It defines the Sink interface and the values that cross it. It knows neither
+// side, and imports only the standard library.
 //
-// A capture works in sessions. A session MUST call Begin first and MUST NOT
-// call anything after a method has returned an error: it begins anew, and
+// A capture works in sessions. A session MUST call Begin first. After a method has
+// returned an error, the session MUST NOT call any other. The next session then
 // takes its position from what Begin returns, never from memory.
 package capture
 
@@ -13,53 +14,55 @@ import (
 	"fmt"
 )
 
-// Sink stores what a capture read, in the order of the calls. Its methods
-// block while the broker takes its time; all but Scan must not be called at once. A
-// method that returned nil promises order, not storage: whatever is stored is
-// an unbroken prefix of what was given, and the next Begin says how much.
+// Sink stores what a capture read, in the order of the calls. Its methods may block
+// while the broker is slow. Except for Stored and Scan, no two calls may run at the
+// same time.
+//
+// A method that returns nil promises order, not storage. What is stored is always
+// an unbroken prefix of what the Sink was given. The next Begin says how much that
+// is.
 type Sink interface {
-	// Begin makes the stream where there is none, waits until this process
-	// may write, fences every earlier writer and returns what the stream
-	// holds. It blocks for as long as another process writes, and calls
-	// standby once when it begins to wait for that.
+	// Begin creates the stream if it does not exist, waits until this process may
+	// write, fences out every earlier writer, and returns what the stream holds. It
+	// blocks for as long as another process writes. Before it waits for that, it
+	// calls standby, once.
 	Begin(ctx context.Context, src Source, standby func()) (Position, error)
 	// Schema stores the relation's columns, before the first row of that shape.
 	Schema(ctx context.Context, schema []byte) error
-	// Announce says which batch the rows that follow are of, so that it can
-	// be continued after a crash.
+	// Announce says to which batch the following rows belong, so that the batch can
+	// continue after a crash.
 	Announce(ctx context.Context, b Batch) error
-	// Row stores one change. The change's memory is the caller's again when
-	// Row returns.
+	// Row stores one change. After Row has returned, the caller may reuse the
+	// change's memory.
 	Row(ctx context.Context, c Change) error
 	// Heartbeat ends the batch.
 	Heartbeat(ctx context.Context, h Heartbeat) error
-	// Suspects returns up to limit rows that the stream holds with a txid of
-	// at least txid. The zero Page asks for the first of them; the one
-	// returned, for those that follow, and is zero at the end. What is stored
-	// after the first call is not among them.
+	// Suspects returns the places of up to limit rows that the stream holds with a
+	// txid of at least txid. The zero Page asks for the first of them, next asks for
+	// those that follow. next is zero at the end. Rows stored after the first call
+	// are not included.
 	Suspects(ctx context.Context, txid uint64, page Page, limit int) (rows []RowPosition, next Page, err error)
-	// Get returns the document of the last version of a row that the stream
-	// holds, once everything sent for its key is stored; nil where it holds
-	// none. Not for streams that keep every version.
+	// Get returns the document of the last version of a row in the stream, or nil if
+	// the stream has none. It first waits until everything sent for the key is
+	// stored. It must not be called for a stream that keeps every version.
 	Get(ctx context.Context, key [][]byte) ([]byte, error)
-	// Stored returns the LSN of the last heartbeat or announcement of this
-	// epoch that is known to be stored, 0 for none. It does not block, and may
-	// be called at the same time as the other methods.
+	// Stored returns the LSN of the last heartbeat or announcement of this epoch
+	// that is known to be stored, or 0 if there is none. It does not block. It may
+	// be called at the same time as other methods.
 	Stored() uint64
-	// Scan calls row for every row that the stream holds up to the last
-	// message sent when Scan is called, in the stream's order; not for one
-	// that is replaced by a later version before it is read. Unlike the other
-	// methods it may be called at the same time as they are, from another
-	// goroutine, and by several. It returns row's error, if there is one. The
-	// row's memory is Scan's again when row returns.
+	// Scan calls row for each row in the stream, in the stream's order, up to the
+	// last message that had been sent when Scan was called. A row that a later
+	// version replaces meanwhile may be left out. Scan returns row's error, if there
+	// is one. row must not keep the StoredRow's memory after it returns. Scan may be
+	// called from several goroutines, at the same time as other methods.
 	Scan(ctx context.Context, row func(StoredRow) error) error
-	// Yield lets another process write, because this one can't read; a new
-	// Begin must follow.
+	// Yield lets another process write, because this one can't read from Postgres. A
+	// new Begin must follow.
 	Yield(ctx context.Context)
-	// Restart ends the stream's incarnation, because what it holds can't be
-	// continued, for the reason given; a new Begin must follow. shown is a
-	// position above which none can have been shown, where the stream itself
-	// may have lost some; else 0.
+	// Restart ends the stream's incarnation, because the capture can't continue from
+	// what the stream holds; reason says why. A new Begin must follow. shown is 0,
+	// or, if the stream may have lost positions that were shown, an upper bound of
+	// all of them.
 	Restart(ctx context.Context, reason string, shown uint64) error
 }
 
@@ -69,7 +72,8 @@ type Source struct {
 	System   uint64
 	Timeline uint32
 	Database string
-	// OID is the relation's; one dropped and made again has another.
+	// OID is the relation's. A relation that was dropped and created again has
+	// another one.
 	OID uint32
 }
 
@@ -78,7 +82,7 @@ func (s Source) String() string {
 	return fmt.Sprintf("%d/%d/%d/%s", s.System, s.Timeline, s.OID, s.Database)
 }
 
-// ParseSource reads what String returned.
+// ParseSource parses what String returned.
 func ParseSource(text string) (Source, error) {
 	var s Source
 	if _, err := fmt.Sscanf(text, "%d/%d/%d/", &s.System, &s.Timeline, &s.OID); err != nil {
@@ -97,43 +101,44 @@ func ParseSource(text string) (Source, error) {
 	return s, nil
 }
 
-// ErrOtherSource is returned by Begin where the stream was filled from another
-// Postgres system or database. Nothing was changed; a person must decide.
+// ErrOtherSource is returned by Begin if the stream was filled from another
+// Postgres system or database. Begin has changed nothing then: a person must
+// decide.
 var ErrOtherSource = errors.New("the stream holds another source's rows")
 
 // Change is one row to store.
 type Change struct {
 	// Key holds the key columns' values in Postgres' text form, in key order.
 	Key [][]byte
-	// KeyJSON appends the key as a JSON object; called only for a row that
-	// is too large to be stored.
+	// KeyJSON appends the key as a JSON object. It is called only for a row that is
+	// too large to be stored.
 	KeyJSON func(dst []byte) ([]byte, error)
-	// Txid is the transaction that wrote the row, Xmin that of the snapshot
-	// it was read under.
+	// Txid is the transaction that wrote the row. Xmin is what the row shows as
+	// current_xmin.
 	Txid, Xmin uint64
-	// High is the highest position a client may take from this row and from
-	// what came before it in its batch; 0 where it must not count.
+	// High is the highest position that a client may take from this row and from
+	// those before it in its batch. It is 0 if the row must not raise High.
 	High uint64
 	// Line is the row's finished document with its newline.
 	Line []byte
 }
 
-// Batch is an announced batch: the rows visible in Snapshot and not in
-// Previous, both as pg_snapshot's text; an empty Previous means the whole
+// Batch is an announced batch: the rows that are visible in Snapshot and not in
+// Previous, both in the text form of pg_snapshot. An empty Previous means the whole
 // relation.
 type Batch struct {
 	Snapshot, Previous string
-	// Durable is as in Heartbeat, when the batch was announced.
+	// Durable is Heartbeat.Durable as of the announcement.
 	Durable string
-	// LSN, if not 0, says that the relation is read in parts beside the WAL, of
-	// which the stream holds what committed before it. Such a batch has no
-	// Snapshot; it is announced again as it goes on.
+	// LSN, if not 0, says that the WAL capture reads the relation in parts, while it
+	// goes on reading the WAL. The stream holds what committed before LSN. Such a
+	// batch has no Snapshot. It is announced again as it goes on.
 	LSN uint64
-	// After is the key up to which, in the key's order, such a batch has been
-	// read, nil for none.
+	// After is the key, in the key's order, up to which such a batch has been read;
+	// nil at its beginning.
 	After [][]byte
-	// Compare says that such a batch compares the relation with the stream,
-	// which can't be continued in its middle.
+	// Compare says that such a batch compares the relation with the stream. A
+	// comparison can't continue after a crash; it begins again.
 	Compare bool
 	// Published is as in Heartbeat.
 	Published string
@@ -141,41 +146,40 @@ type Batch struct {
 
 // Heartbeat ends a batch.
 type Heartbeat struct {
-	// Snapshot is the pg_snapshot's text under which the batch was read.
+	// Snapshot is the text form of the pg_snapshot under which the batch was read.
 	Snapshot string
 	// Since is its xmin.
 	Since uint64
-	// Durable is the newest snapshot that a crash of Postgres can't undo, as
-	// xmin:xmax:, empty where none is known.
+	// Durable is the text form of the newest snapshot that a crash of Postgres can't
+	// undo; empty if none is known.
 	Durable string
 	// High is as in Change.
 	High uint64
-	// LSN is the place in the WAL up to which the stream holds every commit, 0
-	// where it was not filled from the WAL.
+	// LSN is the place in the WAL up to which the stream holds every commit; 0 if
+	// the stream was not filled from the WAL.
 	LSN uint64
-	// Published stands for what was sent of the relation by then: its place in
-	// the publication, and its partitions. Where the next session finds another,
-	// there may be commits up to LSN that nobody was sent.
+	// Published describes what Postgres sent of the relation up to LSN: its place in
+	// the publication, and its partitions. If the next session finds another value,
+	// Postgres may have skipped changes of commits before LSN.
 	Published string
 }
 
-// Page is a place in a list that comes in parts.
+// Page is a place in a list that is returned in pages.
 type Page struct{ From, End uint64 }
 
-// Position is what a stream holds, as far as a capture needs it to go on.
+// Position is what a capture must know about a stream to go on. Pointers and slices
+// are nil if the stream has no such thing.
 type Position struct {
-	// Heartbeat is the last one, nil where there is none: the first load
-	// never ended.
+	// Heartbeat is the last one. Without one, the first load has never ended.
 	Heartbeat *Heartbeat
-	// Batch is the one that was announced behind the last heartbeat and has
-	// not ended, nil for none.
+	// Batch was announced after the last heartbeat and has not ended.
 	Batch *Batch
-	// After is the last row stored behind that announcement, nil for none.
+	// After is the last row stored after that announcement.
 	After *RowPosition
-	// Loose says that rows stand behind Heartbeat. The transactions that wrote
-	// them may not be there as a whole.
+	// Loose says that there are rows after Heartbeat. Of the transactions that wrote
+	// them, only a part may be in the stream.
 	Loose bool
-	// Schema is the last one stored, nil for none.
+	// Schema is the last one stored.
 	Schema []byte
 	// High is the highest position ever shown.
 	High uint64
@@ -195,6 +199,6 @@ type StoredRow struct {
 	Deleted bool
 	// Oversize says that the row was too large to be stored; it has no Data.
 	Oversize bool
-	// Data is the row's JSON object; nil for what is not a row's document.
+	// Data is the row's JSON object; nil if the message is not a row's document.
 	Data []byte
 }

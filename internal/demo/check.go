@@ -19,7 +19,7 @@ type checker struct {
 	alive func() error
 }
 
-// newChecker connects to the sample database. What Postgres' to_json gives depends on the session's time zone.
+// newChecker connects to the sample database. It sets the time zone, because the result of to_json depends on it.
 func newChecker(t testing.TB, s *servers) *checker {
 	c := &checker{t: t, conn: testenv.Conn(t, s.shop), alive: s.alive}
 	if _, err := c.conn.Exec(t.Context(), "SET TimeZone = 'UTC'"); err != nil {
@@ -28,8 +28,8 @@ func newChecker(t testing.TB, s *servers) *checker {
 	return c
 }
 
-// probe writes an order for a new product, waits until all followers have what Postgres holds for it, and a heartbeat
-// behind it; then deletes the order and waits for that. It returns what came of it over HTTP.
+// probe writes an order for a new product, and waits until all followers have the rows as Postgres holds them, and a
+// heartbeat after them. Then it deletes the order, and waits for that. It returns what arrived over HTTP.
 func (c *checker) probe(ctx context.Context, all []*follower) []string {
 	var product, order int64
 	const insert = `
@@ -58,7 +58,7 @@ VALUES ('Storm lantern', 49.50, '{demo,"two words"}', '{"made": "by make demo", 
 	return append(came, find(all, "HTTP", "order_lines").shown(id)...)
 }
 
-// awaitRow waits until every follower of the relation has the row as Postgres holds it, and a heartbeat behind it.
+// awaitRow waits until every follower of the relation has the row as Postgres holds it, and a heartbeat after it.
 func (c *checker) awaitRow(ctx context.Context, all []*follower, relation, id string) {
 	await(ctx, c.t, c.alive, func() error {
 		want, err := c.rows(ctx, relation, id)
@@ -80,7 +80,8 @@ func (c *checker) awaitRow(ctx context.Context, all []*follower, relation, id st
 	})
 }
 
-// compare waits until all followers have exactly what Postgres holds, and a heartbeat behind it. Nobody may be writing.
+// compare waits until all followers have exactly what Postgres holds, and a heartbeat after it. Nobody may write
+// meanwhile.
 func (c *checker) compare(ctx context.Context, all []*follower) {
 	for _, f := range all {
 		await(ctx, c.t, c.alive, func() error {
@@ -101,7 +102,7 @@ func (c *checker) compare(ctx context.Context, all []*follower) {
 	}
 }
 
-// rows reads what Postgres holds of a relation, of one row where id is not empty.
+// rows reads a relation from Postgres, or only one row of it if id is not empty.
 func (c *checker) rows(ctx context.Context, relation, id string) (map[string]lockstep.Row, error) {
 	const columns = `SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
 		WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped AND attname NOT IN ('txid', 'deleted')`
@@ -132,7 +133,7 @@ func (f *follower) size() int {
 	return len(f.rows)
 }
 
-// has says what the follower's row lacks of what Postgres holds, byte for byte, and of a heartbeat behind it.
+// has returns an error unless the follower has the row as Postgres holds it, byte for byte, and a heartbeat after it.
 func (f *follower) has(id string, want lockstep.Row) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

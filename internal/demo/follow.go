@@ -23,7 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// follower is what one client knows of one relation.
+// follower is what one client knows about one relation.
 type follower struct {
 	// Static after construction.
 	path     string // HTTP or NATS
@@ -32,18 +32,18 @@ type follower struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	rows map[string]held // by id
-	// first are the first documents that came, to be shown.
+	// first has the first documents that arrived, to show them.
 	first []string
-	// heartbeats counts those that came; heartbeat is the last.
+	// heartbeats counts the heartbeats that arrived; heartbeat is the last.
 	heartbeats int
 	heartbeat  string
 	// since is the position to resume from.
 	since uint64
-	// err is what last went wrong on the way.
+	// err is the last error of the connection.
 	err error
 }
 
-// held is a row, its document, and how many heartbeats had come before it.
+// held is a row, its document, and how many heartbeats arrived before it.
 type held struct {
 	lockstep.Row
 	doc        string
@@ -57,7 +57,7 @@ func newFollower(path, relation string) *follower {
 	return &follower{path: path, relation: relation, rows: make(map[string]held)}
 }
 
-// find returns the follower of the relation by the path.
+// find returns the follower of the relation that reads over the path.
 func find(all []*follower, path, relation string) *follower {
 	for _, f := range all {
 		if f.path == path && f.relation == relation {
@@ -102,7 +102,7 @@ func (f *follower) fail(err error) {
 	f.err = err
 }
 
-// shown returns the row's document and the last heartbeat's.
+// shown returns the document of the row, and that of the last heartbeat.
 func (f *follower) shown(id string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -115,7 +115,7 @@ func (f *follower) position() uint64 {
 	return f.since
 }
 
-// follow runs read until the demo ends, again after each fault; the rows that come twice then do no harm.
+// follow runs read until the demo ends, and again after each error. Rows that arrive twice then do no harm.
 func (f *follower) follow(t testing.TB, read func(ctx context.Context, f *follower) error) *follower {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{}) // closed by the goroutine when it ends
@@ -138,8 +138,8 @@ func (f *follower) follow(t testing.TB, read func(ctx context.Context, f *follow
 	return f
 }
 
-// followHTTP is a client of the edge, as one is written by hand: it reads chunk by chunk, and after a cut it asks again
-// with the last since that it saw.
+// followHTTP is a client of the edge, written by hand. It reads chunk by chunk. After a cut it asks again with the last
+// since that it saw.
 func followHTTP(t testing.TB, address, relation string) *follower {
 	return newFollower("HTTP", relation).follow(t, func(ctx context.Context, f *follower) error {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -160,7 +160,7 @@ func followHTTP(t testing.TB, address, relation string) *follower {
 			if err != nil {
 				return err
 			}
-			if string(doc) == "\r\n" { // a sign of life
+			if string(doc) == "\r\n" { // a keep-alive
 				continue
 			}
 			if !bytes.HasSuffix(doc, []byte("\n")) || bytes.Count(doc, []byte("\n")) != 1 {
@@ -193,7 +193,7 @@ func readHead(r *bufio.Reader) error {
 // maxChunk is more than any document can have.
 const maxChunk = 64 << 20
 
-// readChunk returns one chunk's data.
+// readChunk returns the data of one chunk.
 func readChunk(r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadString('\n')
 	if err != nil {

@@ -1,12 +1,12 @@
-// Demo shows the whole system at work on one machine, to somebody who has configured nothing: "make demo". It starts a
-// Postgres of its own with the sample of sql/, a writer that keeps changing it, the bridge with its embedded NATS, and
-// the edge; it proves that rows arrive over HTTP and over NATS as Postgres holds them, shows some, prints commands to
-// try, and runs until Ctrl-C.
+// Demo shows the whole system at work on one machine, without any configuration: "make demo". It starts its own
+// Postgres with the sample of sql/, a writer that keeps changing the sample, the bridge with its embedded NATS, and the
+// edge. It checks that rows arrive over HTTP and over NATS as Postgres holds them, shows some of them, prints commands
+// to try, and runs until Ctrl-C.
 //
-// With DEMO_SECONDS=N it stops by itself N seconds after everything is ready, and compares once more, row by row, what
+// With DEMO_SECONDS=N it stops by itself N seconds after everything is ready. Then it compares, row by row, what
 // arrived with what Postgres holds. The exit status is 0 only if all comparisons succeeded.
 //
-// Nothing outlives it, however it ends: internal/testenv keeps a watchdog over its processes and temporary files.
+// Nothing outlives the demo, however it ends: a watchdog of internal/testenv ends its processes and removes its files.
 package main
 
 import (
@@ -38,13 +38,13 @@ func main() {
 		why.TB = t
 		run(&why, limit)
 	})
-	if status != 0 { // the logs of what ran came behind it
+	if status != 0 { // again, because logs were printed after the reason
 		fmt.Fprintln(os.Stderr, "\ndemo: FAILED:", why.text)
 	}
 	os.Exit(status)
 }
 
-// reason is a testing.TB that remembers what ended the demo. It is for the goroutine that run is called on.
+// reason is a testing.TB that remembers why the demo failed. Only the goroutine of run may use it.
 type reason struct {
 	testing.TB
 	text string
@@ -59,20 +59,20 @@ func (r *reason) Fatalf(format string, args ...any) {
 	r.Fatal(fmt.Sprintf(format, args...))
 }
 
-// limit reads DEMO_SECONDS; 0 means until Ctrl-C.
+// limit parses DEMO_SECONDS; 0 means until Ctrl-C.
 func limit(text string) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
 	}
 	n, err := strconv.ParseFloat(text, 64)
 	if err != nil || n <= 0 || n > 1e6 {
-		return 0, fmt.Errorf("DEMO_SECONDS is %q, not a number of seconds", text)
+		return 0, fmt.Errorf("DEMO_SECONDS is %q; set it to a number of seconds, or to nothing", text)
 	}
 	return time.Duration(n * float64(time.Second)), nil
 }
 
-// withParent ends the demo when the process that started it has gone: "go run" passes no signal on but an interrupt
-// from the terminal.
+// withParent ends the demo when the process that started it has ended: "go run" passes on no signal, except an
+// interrupt from the terminal.
 func withParent(ctx context.Context, cancel context.CancelFunc) {
 	parent := os.Getppid()
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -87,7 +87,7 @@ func withParent(ctx context.Context, cancel context.CancelFunc) {
 	cancel()
 }
 
-// patience bounds every wait for something that must come. It is long because a busy machine is no failure.
+// patience is how long the demo waits for anything that must happen. It is long because a busy machine is no failure.
 const patience = 2 * time.Minute
 
 func run(t testing.TB, limit time.Duration) {
@@ -109,14 +109,14 @@ func run(t testing.TB, limit time.Duration) {
 		timer := time.NewTimer(limit)
 		defer timer.Stop()
 		timeUp = timer.C
-		say("Stopping by itself in %s.", limit)
+		say("The demo stops by itself in %s.", limit)
 	} else {
 		say("Ctrl-C stops everything.")
 	}
 	select {
 	case <-ctx.Done():
 		if limit > 0 {
-			t.Fatal("interrupted before its time was up")
+			t.Fatal("interrupted before the time of DEMO_SECONDS was over")
 		}
 		say("\nStopping.")
 	case err := <-s.failed:
@@ -125,7 +125,7 @@ func run(t testing.TB, limit time.Duration) {
 		s.stopWriter()
 		c.compare(ctx, all)
 		rounds := s.rounds.Load()
-		say("After %s and %d rounds of the writer, %d relations are over HTTP and over NATS what Postgres holds.",
+		say("After %s and %d rounds of the writer, HTTP and NATS clients have exactly what Postgres holds, in all %d relations.",
 			time.Since(ready).Round(time.Second), rounds, len(relations()))
 	}
 }

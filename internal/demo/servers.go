@@ -21,7 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// tables is the bridge's BRIDGE_TABLES: a table, a feed with tombstones, a joined view.
+// tables is BRIDGE_TABLES: a table, a feed with tombstones, and a view that joins tables.
 const tables = "products,orders_feed(key=id),order_lines(key=id)"
 
 func relations() []string { return []string{"products", "orders_feed", "order_lines"} }
@@ -35,17 +35,17 @@ type servers struct {
 	// shop is the sample database's URL for the superuser; nats, edge and ops are host:port.
 	shop, nats, edge, ops string
 	bridge, httpedge      *testenv.Process
-	// failed gets the reason why the demo can't go on. It is sent to by the writer and by whoever sees a process end,
-	// has room for all three, and is never closed.
+	// failed gets the reason why the demo can't go on. The writer sends to it, and the two goroutines that watch the
+	// programs. It has room for all three, and is never closed.
 	failed     chan error
 	rounds     atomic.Int64 // of the writer
-	stopWriter func()       // returns when it has stopped; may be called again
+	stopWriter func()       // returns when the writer has stopped; may be called again
 }
 
 // start starts everything and waits for nothing but Postgres.
 func start(t testing.TB) *servers {
 	if _, err := os.Stat(filepath.Join("sql", "01-schema.sql")); err != nil {
-		t.Fatal("run it in the project's folder: make demo")
+		t.Fatal("run it in the directory of the project: make demo")
 	}
 	s := &servers{t: t, failed: make(chan error, 3)}
 	say("Building ./bin/bridge and ./bin/httpedge ...")
@@ -53,12 +53,12 @@ func start(t testing.TB) *servers {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the programs: %v\n%s", err, out)
 	}
-	say("Starting a Postgres of its own, with the sample of sql/ ...")
+	say("Starting Postgres with the sample tables of sql/ ...")
 	s.startPostgres()
 	s.startWriter()
 
 	s.nats, s.ops, s.edge = address(t, 4222), address(t, 8081), address(t, 8080)
-	say("Starting the bridge, with NATS inside, and the edge ...")
+	say("Starting the bridge, with NATS embedded, and the edge ...")
 	s.bridge = s.program("bridge",
 		"DATABASE_URL="+asBridge(s.shop), "BRIDGE_TABLES="+tables, "BRIDGE_LISTEN="+s.ops,
 		"BRIDGE_NATS_LISTEN="+s.nats, "BRIDGE_NATS_DIR="+filepath.Join(t.TempDir(), "nats"))
@@ -66,7 +66,7 @@ func start(t testing.TB) *servers {
 	return s
 }
 
-// startPostgres makes a cluster with the sample. Its settings are Postgres' own again where testenv has unusual ones.
+// startPostgres makes a cluster with the sample. Where testenv has unusual settings, it sets Postgres' defaults.
 func (s *servers) startPostgres() {
 	c := testenv.NewCluster(s.t, "timezone=UTC", "datestyle=ISO, MDY", "intervalstyle=postgres",
 		"bytea_output=hex", "extra_float_digits=1")
@@ -83,7 +83,7 @@ func (s *servers) sql(file string) string {
 	return string(b)
 }
 
-// asBridge turns the superuser's URL into that of the sample's role for the bridge.
+// asBridge turns the URL of the superuser into that of the bridge's role.
 func asBridge(url string) string {
 	_, rest, _ := strings.Cut(url, "@")
 	return "postgres://lockstep:lockstep@" + rest
@@ -125,7 +125,7 @@ func (s *servers) write(ctx context.Context, sql string) error {
 	}
 }
 
-// program starts one of the programs; it is asked to end before it is killed.
+// program starts one of the programs. At the end it gets SIGTERM, and is killed only if it does not stop.
 func (s *servers) program(name string, env ...string) *testenv.Process {
 	path, err := filepath.Abs(filepath.Join("bin", name))
 	if err != nil {
@@ -152,7 +152,7 @@ func (s *servers) program(name string, env ...string) *testenv.Process {
 	return p
 }
 
-// alive returns why the demo can't go on, nil if it can.
+// alive returns an error if the demo can't go on.
 func (s *servers) alive() error {
 	select {
 	case err := <-s.failed:
@@ -214,8 +214,8 @@ func await(ctx context.Context, t testing.TB, alive, cond func() error) {
 	}
 }
 
-// address finds a port to listen on: the usual one or, where that is taken, one some hundreds above it. Demos that
-// start at the same time do not take the same: each holds an abstract unix socket for its port until it ends.
+// address finds a port to listen on: the usual one or, if that is taken, one some hundreds above it. Demos that start
+// at the same time take different ports: each holds an abstract unix socket for its port until it ends.
 func address(t testing.TB, usual int) string {
 	var errs []error
 	for port := usual; port < usual+5000; port += 100 {

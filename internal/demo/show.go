@@ -2,7 +2,7 @@ package main
 
 import "fmt"
 
-// show prints the first rows that came by each path, and what came of the order that the demo wrote.
+// show prints the first rows that arrived over HTTP and over NATS, and the documents of the order that probe wrote.
 func show(all []*follower, order []string) {
 	for _, path := range []string{"HTTP", "NATS"} {
 		f := find(all, path, "products")
@@ -12,9 +12,9 @@ func show(all []*follower, order []string) {
 		lines([]string{f.heartbeat})
 		f.mu.Unlock()
 	}
-	say("\norder_lines over HTTP, an order that was written just now, and then deleted, each with a heartbeat behind it:")
+	say("\norder_lines over HTTP: an order that was just written, then deleted, each followed by a heartbeat:")
 	lines(order)
-	say("\nEach row that the demo wrote has arrived over HTTP and over NATS as Postgres holds it, with a heartbeat behind it.")
+	say("\nEvery row that the demo wrote arrived over HTTP and over NATS as Postgres holds it, followed by a heartbeat.")
 }
 
 func lines(docs []string) {
@@ -27,14 +27,14 @@ func lines(docs []string) {
 func commands(s *servers, all []*follower) {
 	since := find(all, "HTTP", "products").position()
 	fmt.Printf(`
-Try, in another terminal, in this folder:
+Try these in another terminal, in this directory:
 
-  # a table, a feed with deletes, a joined view; each stays live until Ctrl-C
+  # a table, a table with its deletes, a view that joins two tables; each shows changes until Ctrl-C
   curl -sN http://%[1]s/products
   curl -sN http://%[1]s/orders_feed
   curl -sN http://%[1]s/order_lines
 
-  # only what changed since transaction %[2]d; the state as it is now, and the end; all relations
+  # what changed since transaction %[2]d; the current state only, then the end; the list of relations
   curl -sN 'http://%[1]s/products?since=%[2]d'
   curl -s 'http://%[1]s/products?follow=0'
   curl -s http://%[1]s/
@@ -45,7 +45,7 @@ Try, in another terminal, in this folder:
   # change something and watch it arrive
   psql '%[4]s' -c "UPDATE products SET price = price + 1 WHERE id = 1"
 
-  # how the bridge is doing
+  # is every relation live, and if not, why; metrics
   curl -s http://%[5]s/readyz
   curl -s http://%[5]s/metrics
 

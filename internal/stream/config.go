@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Keys of a stream's metadata.
+// Keys of a stream's metadata, and the version of the layout.
 const (
 	metaLayout      = "lockstep-layout"
 	metaSchema      = "lockstep-schema"
@@ -28,26 +28,27 @@ const (
 	layoutVersion = "1"
 )
 
-// Meta is what a stream says of itself.
+// Meta is what a stream's configuration says about the stream.
 type Meta struct {
 	Schema, Table string
-	// Incarnation names this life of the stream.
+	// Incarnation is the stream's current one. Positions of another incarnation are
+	// void.
 	Incarnation string
-	// Floor is the oldest since that the incarnation can honour.
+	// Floor is the oldest since from which a client of this incarnation can resume.
 	Floor uint64
-	// Source is where its rows came from when it was made.
+	// Source is where the rows of this incarnation come from.
 	Source capture.Source
-	Log    bool
-	// Heartbeat is how often at least its writer sends one, 0 where that is
-	// not known.
+	// Log says that the stream keeps every version of a row.
+	Log bool
+	// Heartbeat is the writer's heartbeat interval; 0 if it is not known.
 	Heartbeat time.Duration
 }
 
-// Limits are the users' bounds of one stream; zero means none.
+// Limits are the configured limits of one stream.
 type Limits struct {
 	// Replicas is how many servers hold the stream; 0 leaves it to the writer.
 	Replicas int
-	// MaxAge and MaxBytes bound a stream that keeps every version.
+	// MaxAge and MaxBytes bound a stream that keeps every version; 0 means no bound.
 	MaxAge   time.Duration
 	MaxBytes int64
 }
@@ -85,12 +86,12 @@ func Config(l Layout, m Meta, lim Limits) jetstream.StreamConfig {
 	return cfg
 }
 
-// ReadMeta reads what a stream's configuration says of it. It wraps ErrLayout
-// for a stream that this version did not make.
+// ReadMeta reads a stream's metadata from its configuration. Its error wraps
+// ErrLayout if the stream does not have this version's layout.
 func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
 	md := cfg.Metadata
 	if md[metaLayout] != layoutVersion {
-		return Meta{}, fmt.Errorf("%w: stream %s has layout %q, this version writes %q", ErrLayout, cfg.Name, md[metaLayout], layoutVersion)
+		return Meta{}, fmt.Errorf("%w: stream %s has layout %q, this version needs %q; use the version that wrote it, or set another BRIDGE_STREAM_PREFIX", ErrLayout, cfg.Name, md[metaLayout], layoutVersion)
 	}
 	floor, err := strconv.ParseUint(md[metaFloor], 10, 64)
 	if err != nil {
@@ -110,9 +111,9 @@ func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
 	}, nil
 }
 
-// Last returns the newest message of the subject (which may have wildcards)
-// as the stream's leader has it: a direct get may be answered by a replica
-// that is behind. It returns jetstream.ErrMsgNotFound where there is none.
+// Last returns the newest message of the subject, which may have wildcards. It asks
+// the stream's leader, because a replica that lags may answer a direct get. It
+// returns jetstream.ErrMsgNotFound if there is no message.
 func Last(ctx context.Context, nc *nats.Conn, streamName, subject string) (*nats.Msg, uint64, error) {
 	req, err := json.Marshal(map[string]string{"last_by_subj": subject})
 	if err != nil {
@@ -121,8 +122,8 @@ func Last(ctx context.Context, nc *nats.Conn, streamName, subject string) (*nats
 	return leaderGet(ctx, nc, streamName, req)
 }
 
-// FirstFrom returns the first message at or behind seq on the subject, from
-// the leader.
+// FirstFrom returns the first message of the subject at or after seq, as the
+// stream's leader has it. It returns jetstream.ErrMsgNotFound if there is none.
 func FirstFrom(ctx context.Context, nc *nats.Conn, streamName, subject string, seq uint64) (*nats.Msg, uint64, error) {
 	req, err := json.Marshal(struct {
 		Seq  uint64 `json:"seq"`
@@ -159,12 +160,12 @@ func leaderGet(ctx context.Context, nc *nats.Conn, streamName string, req []byte
 	case body.Error != nil:
 		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, body.Error)
 	case body.Message == nil:
-		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, errors.New("an answer without a message"))
+		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, errors.New("the answer has no message"))
 	}
 	msg := &nats.Msg{Subject: body.Message.Subject, Data: body.Message.Data, Header: nats.Header{}}
 	if len(body.Message.Header) > 0 {
 		if msg.Header, err = nats.DecodeHeadersMsg(body.Message.Header); err != nil {
-			return nil, 0, fmt.Errorf("headers of message %d of stream %s: %w", body.Message.Seq, streamName, err)
+			return nil, 0, fmt.Errorf("parse headers of message %d of stream %s: %w", body.Message.Seq, streamName, err)
 		}
 	}
 	return msg, body.Message.Seq, nil

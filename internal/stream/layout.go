@@ -1,10 +1,10 @@
-// Package stream is the JetStream layout that bridge and edge share: names of
-// streams, subjects and headers, the stream's configuration, and the encoding
-// of control messages. Nothing else in the project spells any of these.
+// Package stream is the JetStream layout that bridge and edge share: the names of
+// streams, subjects and headers, the stream's configuration, and the encoding of
+// control messages. No other package spells any of these.
 //
-// There is one stream per relation. In its name and subjects every byte that
-// is not plain is escaped, so that any two identifiers have two names
-// (injective), whatever characters they hold.
+// There is one stream per relation. In its name and subjects every byte that is not
+// plain is escaped. So two different relations always have different names,
+// whatever characters their identifiers have (the encoding is injective).
 package stream
 
 import (
@@ -15,16 +15,17 @@ import (
 	"strings"
 )
 
-// DefaultPrefix is what names begin with unless the users set another.
+// DefaultPrefix is the prefix of all names unless another one is configured.
 const DefaultPrefix = "lockstep"
 
-// maxToken bounds one name in a stream's name (the server takes 255 bytes in
-// all) and maxKey all of a key's tokens together (a subject over 4 KB makes
-// the server close the connection for good). What is longer is replaced by
-// its SHA-256.
+// A name or key that is longer than its limit is replaced by its SHA-256.
 const (
+	// maxToken limits a schema's or table's name in bytes. The server allows 255
+	// bytes for a stream's whole name.
 	maxToken = 100
-	maxKey   = 200
+	// maxKey limits all tokens of a key together. A subject over 4 KB makes the
+	// server close the connection for good.
+	maxKey = 200
 )
 
 // Layout names one relation's stream and subjects.
@@ -33,9 +34,9 @@ type Layout struct {
 	Schema, Table string
 	// Stream is the stream's name.
 	Stream string
-	// log is true for a stream that keeps every version on one subject.
+	// log is true for a stream that keeps every version, on one subject.
 	log bool
-	// base is what every subject begins with, without the last dot.
+	// base is the beginning of every subject, without the dot that follows.
 	base   string
 	prefix string
 }
@@ -51,33 +52,32 @@ func NewLayout(prefix, schema, table string, log bool) Layout {
 	}
 }
 
-// CheckPrefix says what is wrong with a prefix of the users' choice, if
-// anything.
+// CheckPrefix returns an error if the configured prefix is not a valid one.
 func CheckPrefix(prefix string) error {
 	if prefix == "" || len(prefix) > 30 {
-		return errors.New("a stream prefix has 1 to 30 characters")
+		return errors.New("a stream prefix must have 1 to 30 characters")
 	}
 	for _, c := range []byte(prefix) {
 		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_') {
-			return errors.New("a stream prefix has only the characters a-z, 0-9 and _")
+			return errors.New("a stream prefix must have only the characters a-z, 0-9 and _")
 		}
 	}
 	return nil
 }
 
-// StreamPrefix returns what every stream's name begins with.
+// StreamPrefix returns the beginning of every stream's name.
 func StreamPrefix(prefix string) string { return strings.ToUpper(prefix) + "-" }
 
 // LeaseBucket returns the name of the key-value bucket of the writers' leases.
 func LeaseBucket(prefix string) string { return strings.ToUpper(prefix) + "_LEASES" }
 
-// Log is true for a stream that keeps every version of a row.
+// Log says whether the stream keeps every version of a row.
 func (l Layout) Log() bool { return l.log }
 
-// All is the subject filter of everything in the stream.
+// All returns the subject filter for all messages of the stream.
 func (l Layout) All() string { return l.base + ".>" }
 
-// Rows is the subject filter of the rows.
+// Rows returns the subject filter for the rows.
 func (l Layout) Rows() string {
 	if l.log {
 		return l.base + ".row"
@@ -94,12 +94,12 @@ func (l Layout) SchemaSubject() string {
 }
 func (l Layout) Alive() string { return l.base + ".alive" }
 
-// Reconcile is the subject of requests to the bridge that writes the stream. It
-// has three tokens, and a stream's subjects have four at least: no stream takes
-// a request for a message of its own.
+// Reconcile returns the subject for requests to the bridge that writes the stream.
+// It has three tokens. All subjects of streams have at least four, so no stream
+// stores a request.
 func (l Layout) Reconcile() string { return l.prefix + ".reconcile." + l.Stream }
 
-// Kind is what a message of a stream is.
+// Kind is the kind of a stream's message.
 type Kind byte
 
 // Kinds of messages.
@@ -113,7 +113,7 @@ const (
 	KindAlive
 )
 
-// KindOf returns what the message with the subject is. It does not allocate.
+// KindOf returns the kind of the messages with this subject. It does not allocate.
 func (l Layout) KindOf(subject string) Kind {
 	rest, ok := strings.CutPrefix(subject, l.base)
 	if !ok {
@@ -139,9 +139,9 @@ func (l Layout) KindOf(subject string) Kind {
 	return KindUnknown
 }
 
-// AppendRowSubject appends the subject of the row with the key, and says
-// whether the key must travel in the header KeyHeader, because the subject
-// does not hold it.
+// AppendRowSubject appends the subject of the row with the key. needsKey says that
+// the message must have the header KeyHeader, because the subject does not contain
+// the key.
 func (l Layout) AppendRowSubject(dst []byte, key [][]byte) (subject []byte, needsKey bool) {
 	dst = append(dst, l.base...)
 	dst = append(dst, ".row"...)
@@ -159,8 +159,8 @@ func (l Layout) AppendRowSubject(dst []byte, key [][]byte) (subject []byte, need
 	return hex.AppendEncode(dst, sum[:]), true
 }
 
-// AppendKey appends a key's tokens with dots between them: the form in
-// subjects and in the header KeyHeader.
+// AppendKey appends a key's tokens with dots between them. This is the key's form
+// in subjects and in the header KeyHeader.
 func AppendKey(dst []byte, key [][]byte) []byte {
 	for i, k := range key {
 		if i > 0 {
@@ -181,21 +181,21 @@ func AppendKey(dst []byte, key [][]byte) []byte {
 	return dst
 }
 
-// Key returns the key of a row's message from its subject or, where that does
-// not hold it, from the value of its header KeyHeader.
+// Key returns the key of a row's message. It takes the key from header, the value
+// of KeyHeader, or, if that is empty, from the subject.
 func (l Layout) Key(subject, header string) ([][]byte, error) {
 	text := header
 	if text == "" {
 		var ok bool
 		if text, ok = strings.CutPrefix(subject, l.base+".row."); !ok || strings.HasPrefix(text, "=h") {
-			return nil, fmt.Errorf("subject %q holds no key", subject)
+			return nil, fmt.Errorf("subject %q contains no key", subject)
 		}
 	}
 	var key [][]byte
 	for token := range strings.SplitSeq(text, ".") {
 		k, err := unescape(token)
 		if err != nil {
-			return nil, fmt.Errorf("key in subject %q: %w", subject, err)
+			return nil, fmt.Errorf("parse key of subject %q: %w", subject, err)
 		}
 		key = append(key, k)
 	}
@@ -230,7 +230,8 @@ func unescape(token string) ([]byte, error) {
 
 const upperHex = "0123456789ABCDEF"
 
-// plain says that a byte stands for itself everywhere.
+// plain says whether a byte needs no escape, neither in a stream's name nor in a
+// subject.
 func plain(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
 }
@@ -255,8 +256,8 @@ func escapeName(name string, keep func(byte) bool) string {
 	return b.String()
 }
 
-// bounded replaces a long token by its hash. Postgres' names have at most 63
-// bytes, so only names with more than 18 escaped bytes come to that.
+// bounded replaces a long token by its hash. Names in Postgres have at most 63
+// bytes, so only names with more than 18 escaped bytes are that long.
 func bounded(token string) string {
 	if len(token) <= maxToken {
 		return token

@@ -15,30 +15,32 @@ import (
 
 // Headers of messages.
 const (
-	// HighHeader, on every message, is the highest txid and xmin published so
-	// far in the incarnation. It never falls along the stream.
+	// HighHeader, on every message, is High: the highest position published so far
+	// in the incarnation. It never falls along the stream.
 	HighHeader = "Lockstep-High"
-	// KeyHeader holds a row's key where its subject does not.
+	// KeyHeader is a row's key, if its subject does not contain it.
 	KeyHeader = "Lockstep-Key"
 	// EpochsHeader, on heartbeats and fences, is the list of epochs.
 	EpochsHeader = "Lockstep-Epochs"
-	// IncarnationHeader, on fences, names the stream's incarnation.
+	// IncarnationHeader, on fences, is the stream's incarnation.
 	IncarnationHeader = "Lockstep-Incarnation"
-	// SnapshotHeader and DurableHeader, on heartbeats, are capture.Heartbeat's.
+	// SnapshotHeader, on heartbeats, is capture.Heartbeat.Snapshot.
 	SnapshotHeader = "Lockstep-Snapshot"
-	DurableHeader  = "Lockstep-Durable"
-	// LSNHeader, on heartbeats, is capture.Heartbeat's, as a number.
+	// DurableHeader, on heartbeats, is capture.Heartbeat.Durable.
+	DurableHeader = "Lockstep-Durable"
+	// LSNHeader, on heartbeats, is capture.Heartbeat.LSN as a decimal number.
 	LSNHeader = "Lockstep-LSN"
-	// PublishedHeader, on heartbeats, is capture.Heartbeat's.
+	// PublishedHeader, on heartbeats, is capture.Heartbeat.Published.
 	PublishedHeader = "Lockstep-Published"
 	// SourceHeader, on heartbeats, is the capture.Source.
 	SourceHeader = "Lockstep-Source"
 )
 
-// ErrLayout is wrapped where a message is not as this package writes it.
-var ErrLayout = errors.New("a message that is not of the bridge's layout")
+// ErrLayout is wrapped by errors for a message or stream that this package did not
+// write.
+var ErrLayout = errors.New("not of the bridge's layout")
 
-// High reads HighHeader.
+// High returns the value of HighHeader.
 func High(h nats.Header) (uint64, error) {
 	n, err := strconv.ParseUint(h.Get(HighHeader), 10, 64)
 	if err != nil {
@@ -47,8 +49,8 @@ func High(h nats.Header) (uint64, error) {
 	return n, nil
 }
 
-// maxEpochs bounds the epoch list. A cursor of an older epoch is not honoured
-// any more; its client falls back to since.
+// maxEpochs bounds the epoch list. A cursor of an older epoch is no longer valid;
+// its client falls back to since.
 const maxEpochs = 64
 
 // Epoch is one uninterrupted run of one writer.
@@ -61,8 +63,8 @@ type Epoch struct {
 // Epochs is the list of the last epochs, oldest first.
 type Epochs []Epoch
 
-// Append returns the list with one more epoch, without those that can't be
-// there: what begins at or behind it was lost by the broker.
+// Append returns the list with one more epoch. It leaves out epochs that begin at or
+// after it: the broker lost them. It also leaves out the oldest beyond maxEpochs.
 func (e Epochs) Append(next Epoch) Epochs {
 	out := make(Epochs, 0, len(e)+1)
 	for _, old := range e {
@@ -74,8 +76,8 @@ func (e Epochs) Append(next Epoch) Epochs {
 	return out[max(0, len(out)-maxEpochs):]
 }
 
-// Holds says whether the place (epoch, seq) is one of this stream, whose last
-// sequence is last.
+// Holds says whether the stream still has the place (epoch, seq). last is the
+// stream's last sequence.
 func (e Epochs) Holds(epoch string, seq, last uint64) bool {
 	for i, ep := range e {
 		if ep.ID != epoch {
@@ -89,8 +91,8 @@ func (e Epochs) Holds(epoch string, seq, last uint64) bool {
 	return false
 }
 
-// At returns the epoch in which the message at seq was stored, empty where
-// that is older than the list.
+// At returns the epoch in which the message at seq was stored, or "" if that epoch
+// is older than the list.
 func (e Epochs) At(seq uint64) string {
 	id := ""
 	for _, ep := range e {
@@ -101,7 +103,7 @@ func (e Epochs) At(seq uint64) string {
 	return id
 }
 
-// String returns the form of EpochsHeader.
+// String returns the list in the form of EpochsHeader.
 func (e Epochs) String() string {
 	var b []byte
 	for i, ep := range e {
@@ -115,7 +117,7 @@ func (e Epochs) String() string {
 	return string(b)
 }
 
-// ParseEpochs reads what String returned.
+// ParseEpochs parses what String returned.
 func ParseEpochs(text string) (Epochs, error) {
 	var e Epochs
 	if text == "" {
@@ -132,7 +134,8 @@ func ParseEpochs(text string) (Epochs, error) {
 	return e, nil
 }
 
-// NewHeartbeat returns a heartbeat's message. cursor names its own place.
+// NewHeartbeat returns a heartbeat's message. cursor is the place that the message
+// itself will have in the stream.
 func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epochs, timestamp int64, cursor lockstep.Cursor) *nats.Msg {
 	header := nats.Header{
 		SnapshotHeader: {hb.Snapshot},
@@ -150,7 +153,7 @@ func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epo
 	}
 }
 
-// ParseHeartbeat reads a heartbeat's message.
+// ParseHeartbeat parses a heartbeat's message.
 func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 	m, err := lockstep.Decode(data)
 	if err != nil {
@@ -171,7 +174,7 @@ func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 	return hb, nil
 }
 
-// Incarnation reads which incarnation a heartbeat's message belongs to.
+// Incarnation returns the incarnation to which a heartbeat's message belongs.
 func Incarnation(heartbeat *nats.Msg) (string, error) {
 	m, err := lockstep.Decode(heartbeat.Data)
 	if err != nil || m.Control == nil {
@@ -200,12 +203,12 @@ type batchDoc struct {
 func NewBatch(l Layout, b capture.Batch) *nats.Msg {
 	data, err := json.Marshal(batchDoc{true, "batch", b.Snapshot, b.Previous, b.Durable, b.LSN, b.After, b.Compare, b.Published})
 	if err != nil {
-		panic("stream: a batch does not encode: " + err.Error())
+		panic("stream: encode batch: " + err.Error())
 	}
 	return &nats.Msg{Subject: l.Batch(), Header: nats.Header{}, Data: append(data, '\n')}
 }
 
-// ParseBatch reads an announcement's message.
+// ParseBatch parses an announcement's message.
 func ParseBatch(data []byte) (capture.Batch, error) {
 	var d batchDoc
 	if err := json.Unmarshal(data, &d); err != nil || d.Type != "batch" {

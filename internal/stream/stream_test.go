@@ -17,16 +17,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// odd are names and keys that would mean something to a broker, a path or a
-// shell, and pairs that a careless escape makes equal.
+// odd are names and keys with a meaning for a broker, a path or a shell, and pairs
+// that a careless escape would make equal.
 var odd = []string{
 	"t", "T", "a.b", "a=2Eb", "a-b", "a_b", "a b", "a*b", "a>b", ">", "*", ".", "..", "", "=", "==", "=h", "row", "heartbeat",
 	"fence", "x.row", "a/b", `a\b`, `a"b`, "a'b", "\x00", "\xff", "é", "日本", "a\nb", "$JS", "_INBOX", "=3D", "h", "=2E",
 	strings.Repeat("a", 63), strings.Repeat("é", 31), strings.Repeat("é", 31) + "x", strings.Repeat("-", 63), strings.Repeat(".", 63),
 }
 
-// TestLayout_NamesAreInjective: no two relations share a stream, a subject or
-// a filter that matches the other's messages, whatever their names.
+// TestLayout_NamesAreInjective: no two relations share a stream or a subject, and no
+// relation's filter matches the other's messages, whatever their names.
 func TestLayout_NamesAreInjective(t *testing.T) {
 	t.Parallel()
 	streams, subjects := map[string]string{}, map[string]string{}
@@ -39,10 +39,10 @@ func TestLayout_NamesAreInjective(t *testing.T) {
 			}
 			streams[l.Stream] = who
 			if strings.ContainsAny(l.Stream, ".*> /\\\t\r\n") || len(l.Stream) > 255 {
-				t.Errorf("%s: %q is no name of a stream", who, l.Stream)
+				t.Errorf("%s: %q is not a valid stream name", who, l.Stream)
 			}
 			if schema == "" || table == "" {
-				continue // Postgres has no such names; their subjects are never used
+				continue // Postgres has no such names
 			}
 			for _, s := range []string{l.Heartbeat(), l.Fence(), l.Batch(), l.SchemaSubject(), l.Alive(), strings.TrimSuffix(l.Rows(), ".>")} {
 				if other, ok := subjects[s]; ok {
@@ -57,8 +57,8 @@ func TestLayout_NamesAreInjective(t *testing.T) {
 	}
 }
 
-// TestLayout_KindOf tells every message from every other, and knows nothing of
-// another relation's.
+// TestLayout_KindOf: KindOf distinguishes all kinds of messages, and does not know
+// those of another relation.
 func TestLayout_KindOf(t *testing.T) {
 	t.Parallel()
 	for _, log := range []bool{false, true} {
@@ -76,7 +76,7 @@ func TestLayout_KindOf(t *testing.T) {
 	}
 }
 
-// A request is no message of any stream's, whatever its relation is called.
+// No stream stores a request as its own message, whatever its relation's name.
 func TestLayout_RequestsAreNoMessages(t *testing.T) {
 	for _, name := range []string{"t", "a.b", "with space", "reconcile", strings.Repeat("ü", 31)} {
 		l := stream.NewLayout("lockstep", "reconcile", name, false)
@@ -84,13 +84,13 @@ func TestLayout_RequestsAreNoMessages(t *testing.T) {
 			t.Errorf("%q: got the subject %q", name, l.Reconcile())
 		}
 		if n := strings.Count(l.All(), "."); n < 3 {
-			t.Errorf("%q: a stream with the subjects %s takes requests", name, l.All())
+			t.Errorf("%q: a stream with the subjects %s would store requests", name, l.All())
 		}
 	}
 }
 
-// TestLayout_LongKey: a key of 4 KB has a short subject of its own, and comes
-// back from the header.
+// TestLayout_LongKey: a key of 4 KB has a short subject of its own. The header gives
+// the key back.
 func TestLayout_LongKey(t *testing.T) {
 	t.Parallel()
 	l := stream.NewLayout("lockstep", "public", "t", false)
@@ -103,7 +103,7 @@ func TestLayout_LongKey(t *testing.T) {
 		}
 		subjects[string(subject)] = i
 		if _, err := l.Key(string(subject), ""); err == nil {
-			t.Error("a hash was taken for a key")
+			t.Error("Key took a hash for a key")
 		}
 		got, err := l.Key(string(subject), string(stream.AppendKey(nil, key)))
 		if err != nil || !reflect.DeepEqual(got, key) {
@@ -122,8 +122,8 @@ func TestLayout_LongKey(t *testing.T) {
 	}
 }
 
-// FuzzLayout: keys come back from their subjects, and two keys or two names
-// are never the same subject.
+// FuzzLayout: a subject gives its key back, and two different keys or names never
+// have the same subject.
 func FuzzLayout(f *testing.F) {
 	for i, s := range odd {
 		f.Add(s, "b", odd[len(odd)-1-i], "c")
@@ -141,7 +141,7 @@ func FuzzLayout(f *testing.F) {
 			}
 			seen[subject] = key
 			if len(subject) > 300 || strings.ContainsAny(subject, " *>\t\r\n\x00") || strings.Contains(subject, "..") || l.KindOf(subject) != stream.KindRow {
-				t.Fatalf("%q is no subject of a row", subject)
+				t.Fatalf("%q is not a valid subject for a row", subject)
 			}
 			if needsKey {
 				header = string(stream.AppendKey(nil, key))
@@ -163,7 +163,7 @@ func FuzzLayout(f *testing.F) {
 	})
 }
 
-// TestEpochs_Holds knows the places of each epoch up to its successor's fence.
+// TestEpochs_Holds: an epoch's places end at the fence of the next epoch.
 func TestEpochs_Holds(t *testing.T) {
 	t.Parallel()
 	e := stream.Epochs{{"a", 1}, {"b", 10}, {"c", 20}}
@@ -189,7 +189,7 @@ func TestEpochs_Holds(t *testing.T) {
 	}
 }
 
-// TestEpochs_At names the epoch of each sequence.
+// TestEpochs_At: At returns the epoch of each sequence.
 func TestEpochs_At(t *testing.T) {
 	t.Parallel()
 	e := stream.Epochs{{"a", 2}, {"b", 10}}
@@ -200,7 +200,7 @@ func TestEpochs_At(t *testing.T) {
 	}
 }
 
-// TestEpochs_Append forgets what the broker lost and what is too old.
+// TestEpochs_Append: Append forgets epochs that the broker lost or that are too old.
 func TestEpochs_Append(t *testing.T) {
 	t.Parallel()
 	var e stream.Epochs
@@ -213,14 +213,15 @@ func TestEpochs_Append(t *testing.T) {
 	before := e.String()
 	back := e.Append(stream.Epoch{ID: "back", First: 980})
 	if n := len(back); back[n-1].ID != "back" || back[n-2].ID != "e96" {
-		t.Errorf("behind a lost tail: %v", back[len(back)-3:])
+		t.Errorf("after a lost tail: %v", back[len(back)-3:])
 	}
 	if e.String() != before {
 		t.Error("Append changed the list it was called on")
 	}
 }
 
-// TestEpochs_RoundTrip reads what it writes, and refuses what it would not.
+// TestEpochs_RoundTrip: ParseEpochs reads what String writes, and refuses anything
+// else.
 func TestEpochs_RoundTrip(t *testing.T) {
 	t.Parallel()
 	for _, e := range []stream.Epochs{nil, {{"a", 1}}, {{"a", 1}, {"B9", math.MaxUint64}}} {
@@ -236,7 +237,7 @@ func TestEpochs_RoundTrip(t *testing.T) {
 	}
 }
 
-// TestConfig_RoundTrip: a stream says of itself what it was made with.
+// TestConfig_RoundTrip: ReadMeta returns what Config was given.
 func TestConfig_RoundTrip(t *testing.T) {
 	t.Parallel()
 	for _, log := range []bool{false, true} {
@@ -261,7 +262,7 @@ func TestConfig_RoundTrip(t *testing.T) {
 	}
 }
 
-// TestMessages_RoundTrip reads the control messages that it writes.
+// TestMessages_RoundTrip: each control message is read as it was written.
 func TestMessages_RoundTrip(t *testing.T) {
 	t.Parallel()
 	l := stream.NewLayout("lockstep", "public", "t", false)
@@ -301,7 +302,7 @@ func TestMessages_RoundTrip(t *testing.T) {
 	}
 }
 
-// TestCheckPrefix takes only what is safe in every name.
+// TestCheckPrefix: CheckPrefix accepts only prefixes that are safe in every name.
 func TestCheckPrefix(t *testing.T) {
 	t.Parallel()
 	for prefix, ok := range map[string]bool{
