@@ -16,16 +16,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// message is what the reference sends again: a message without the headers
-// that only control messages have.
+// message is what the reference sends again: a message of the bridge, without the
+// headers that only control messages have.
 type message struct {
 	subject, high string
 	payload       []byte
 }
 
-// writeDump writes the stream's messages from sequence first on to a file, or
-// behind what is in it: a count, and for each message three strings with their
-// lengths.
+// writeDump writes the stream's messages from sequence first on to a file. If more
+// is set, it appends them to the file. The format is a count, and for each message
+// three strings with their lengths.
 func writeDump(t testing.TB, nc *nats.Conn, file, table string, first uint64, more bool) {
 	t.Helper()
 	flags := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
@@ -58,8 +58,8 @@ func writeDump(t testing.TB, nc *nats.Conn, file, table string, first uint64, mo
 	}
 }
 
-// readStream reads what a stream holds from sequence first on by a bare pull
-// consumer, as fast as it can be read.
+// readStream reads what a stream holds from sequence first on, through a bare pull
+// consumer, as fast as possible.
 func readStream(t testing.TB, nc *nats.Conn, table string, first uint64, each func(jetstream.Msg)) {
 	t.Helper()
 	js, err := jetstream.New(nc)
@@ -92,11 +92,11 @@ func readStream(t testing.TB, nc *nats.Conn, table string, first uint64, each fu
 	select {
 	case <-done:
 	case <-time.After(patience):
-		t.Fatalf("read stream of %s: its end did not come", table)
+		t.Fatalf("read stream of %s: not at its end after %s", table, patience)
 	}
 }
 
-// readParts reads a file's parts into memory.
+// readParts reads all parts of a dump into memory. writeDump writes one part.
 func readParts(file string) ([][]message, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -117,7 +117,7 @@ func readParts(file string) ([][]message, error) {
 	}
 }
 
-// readDump reads a file's next part.
+// readDump reads the next part of a dump.
 func readDump(r *bufio.Reader) ([]message, error) {
 	n, err := binary.ReadUvarint(r)
 	if err != nil {

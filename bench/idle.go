@@ -46,7 +46,7 @@ func benchIdle(t testing.TB, w *world) section {
 	for _, name := range names {
 		heartbeat(t, nc, name, 0, time.Minute)
 	}
-	<-time.After(5 * time.Second) // the pollers slow down to their interval
+	<-time.After(5 * time.Second) // by then the pollers have slowed down to their interval
 	m := newMeter(t, map[string]int{"bridge": p.PID(), "postgres": w.postmaster, "nats-server": ns.PID()})
 	used := make(map[string]series)
 	for range w.opt.runs {

@@ -28,20 +28,21 @@ const (
 	updateSQL = `UPDATE live SET writer = $2, note = $3 WHERE id = $1`
 )
 
-// traffic is what is captured, and what the writers do meanwhile: one
-// transaction, of one row, for each ID.
+// traffic is what the bridge captures, and what the writers do meanwhile: one
+// transaction with one row for each ID.
 type traffic struct {
 	name, tables, write string
 	rate                int
-	// prepare is what makes the table fit for its capture, nil for nothing.
+	// prepare prepares the table for its capture.
 	prepare func(dsn string)
 	env     []string
-	// alone leaves the edge and its client out.
+	// alone says that no edge and no HTTP client run.
 	alone   bool
 	targets []liveTarget
 }
 
-// liveTarget is how long the way to a reader may take, in milliseconds.
+// liveTarget is the longest allowed time until a reader has a row, in
+// milliseconds.
 type liveTarget struct {
 	reader   string
 	p50, p99 float64 // 0 for no target
@@ -52,9 +53,8 @@ const (
 	toHTTP = "commit → HTTP client"
 )
 
-// moments are the times of the rows by ID. Each list is written by one
-// goroutine, or, of committed, each element by one, and read when they have
-// ended.
+// moments are the times of the rows by ID. One goroutine writes each element; the
+// lists are read after all goroutines have ended.
 type moments struct {
 	begun, committed   []time.Time
 	stored, nats, http []time.Time
@@ -105,15 +105,15 @@ func benchWALLive(t testing.TB, w *world) section {
 		alone: true, targets: []liveTarget{{toNATS, 0.5, 1.5}},
 	}
 	beside := tr
-	beside.name, beside.alone, beside.targets = "WAL, an edge beside", false, []liveTarget{{reader: toHTTP, p50: 1}}
+	beside.name, beside.alone, beside.targets = "WAL, beside an edge", false, []liveTarget{{reader: toHTTP, p50: 1}}
 	liveRows(&s, w, tr, w.liveRuns(t, 7, tr))
 	liveRows(&s, w, beside, w.liveRuns(t, 7, beside))
-	s.note("The subscriber is measured alone, as the closest peer's was, and once more beside an edge and its client, which take their part of the two cores.")
+	s.note("The subscriber is measured alone, as the closest peer's was. It is measured again beside an edge and its client, which take their part of the two cores.")
 	w.liveNotes(&s)
 	return s
 }
 
-// liveRuns runs the traffic as often as is wanted.
+// liveRuns runs the traffic -runs times.
 func (w *world) liveRuns(t testing.TB, number int, tr traffic) []liveRun {
 	t.Helper()
 	var runs []liveRun
@@ -129,14 +129,14 @@ func (w *world) liveRuns(t testing.TB, number int, tr traffic) []liveRun {
 	return runs
 }
 
-// hasEdge says whether an edge and its client run beside.
+// hasEdge says whether an edge and its client run too.
 func (w *world) hasEdge(tr traffic) bool { return w.edge != "" && !tr.alone }
 
 func (w *world) liveNotes(s *section) {
-	s.note("From the moment COMMIT returned to the writer until the reader has the row; an ordered consumer as NATS subscriber, the edge's own as HTTP client.")
-	s.note("COMMIT itself, from its sending to its return: the writers' time, for comparison.")
+	s.note("Times are from the moment COMMIT returned to the writer until the reader has the row. The NATS subscriber is an ordered consumer, the HTTP client is connected to the edge.")
+	s.note("COMMIT, for comparison: from the moment the writer sent it until it returned.")
 	if w.edge == "" {
-		s.note("HTTP: not measured, %s.", w.noEdge)
+		s.note("HTTP: not measured, because %s.", w.noEdge)
 	}
 }
 
@@ -185,7 +185,7 @@ func liveRows(s *section, w *world, tr traffic, runs []liveRun) {
 	}
 }
 
-// judge compares what was measured with the target.
+// judge compares the measured times with the target.
 func (target liveTarget) judge(s *section, name string, p50, p99 series) {
 	for _, q := range []struct {
 		name     string
@@ -199,7 +199,7 @@ func (target liveTarget) judge(s *section, name string, p50, p99 series) {
 	}
 }
 
-// liveCount is how many transactions a run has, its warm-up included.
+// liveCount returns how many transactions a run has, including its warm-up.
 func (w *world) liveCount(rate int) int {
 	length := time.Duration(liveSeconds) * time.Second
 	if w.opt.seconds > 0 {
@@ -248,7 +248,7 @@ func (w *world) live(t testing.TB, tr traffic) liveRun {
 	for name := range run.cpu {
 		run.cpu[name] /= took
 	}
-	<-time.After(2 * time.Second) // what is under way; the readers then stop
+	<-time.After(2 * time.Second) // rows that are on their way may arrive; then the readers stop
 	cancel()
 	readers.Wait()
 	run.collect(m, int(liveWarmUp.Seconds())*tr.rate, w.hasEdge(tr))
@@ -272,8 +272,8 @@ func (r *liveRun) collect(m *moments, first int, edge bool) {
 	}
 }
 
-// write runs the writers to their end. Each has a connection, and a schedule
-// that it catches up with when a commit takes long.
+// write runs the writers to their end. Each has a connection and a schedule. If a
+// commit takes long, the writer catches up with the schedule.
 func (w *world) write(t testing.TB, dsn string, tr traffic, m *moments) {
 	t.Helper()
 	var writers sync.WaitGroup
@@ -319,7 +319,7 @@ func writeRows(ctx context.Context, dsn string, tr traffic, n int, begun time.Ti
 	return nil
 }
 
-// percentile returns the value below which the share p of all lies.
+// percentile returns the value below which the share p of all values lies.
 func percentile(all []float64, p float64) float64 {
 	if len(all) == 0 {
 		return 0

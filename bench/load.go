@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// wantLoadRatio is the least that the bridge must reach of what its broker
-	// takes from memory.
+	// wantLoadRatio is the rate that the bridge must reach, as a share of the rate at
+	// which its broker takes messages from memory.
 	wantLoadRatio = 0.65
 	// patience is how long one run may take.
 	patience = 5 * time.Minute
 )
 
-// itemsSQL makes the table of the loads: about 200 bytes a row in Postgres'
-// text form, 250 as JSON. All rows are of one transaction, as they are where a
-// txid column was added to a table that exists.
+// itemsSQL creates the table of the loads. A row has about 200 bytes in Postgres'
+// text form, 250 as JSON. All rows have the txid of one transaction, as they have
+// after a txid column was added to an existing table.
 const itemsSQL = `
 CREATE TABLE items (id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL, city text NOT NULL, note text, created timestamptz NOT NULL);
 INSERT INTO items
@@ -33,7 +33,7 @@ SELECT g, 'customer ' || g, 'customer' || g || '@example.com', (ARRAY['Hamburg',
        md5(g::text) || ' ' || md5((g + 1)::text) || ' "' || left(md5((g + 2)::text), 24) || '"', '2026-01-01'::timestamptz + g * interval '1.000001 s'
   FROM generate_series(1, %d) g`
 
-// itemsDatabase makes a database with the table of the loads.
+// itemsDatabase creates a database with the table of the loads.
 func (w *world) itemsDatabase(t testing.TB) string {
 	t.Helper()
 	dsn := w.pg.Database()
@@ -47,10 +47,10 @@ func (w *world) itemsDatabase(t testing.TB) string {
 type phase struct {
 	Rows    int
 	Seconds float64
-	// Sent is the messages that it took.
+	// Sent is how many messages were stored.
 	Sent int
-	// CPU is the time used by the process that publishes, by the broker, and
-	// by Postgres; Others is everybody else's.
+	// Publisher, Broker and Postgres are the CPU seconds of these processes, Others
+	// those of all others.
 	Publisher, Broker, Postgres, Others float64
 }
 
@@ -65,7 +65,7 @@ func benchLoad(t testing.TB, w *world) section {
 	defer func() { _ = os.Remove(dump) }()
 	var bridges, references []loadRun
 	var peaks series
-	// The first run warms caches and writes down what the reference sends.
+	// The first run warms caches, and dumps what the reference sends.
 	for n := range w.opt.runs + 1 {
 		file := ""
 		if n == 0 {
@@ -96,7 +96,7 @@ func (w *world) loadByBridge(t testing.TB, template string, updates int, dump st
 	t.Helper()
 	dsn := w.clone(t, template)
 	defer w.drop(t, dsn)
-	// A copy's pages are read once, so that each run finds them in memory.
+	// Read all pages of the copy once, so that each run finds them in memory.
 	query[int64](t, dsn, "SELECT sum(length(note)) FROM items")
 	w.settle(t)
 	ns := testenv.NATSProcess(t)
@@ -142,7 +142,7 @@ func (w *world) publishReference(t testing.TB, table, dump string) []phase {
 	return runSelf[[]phase](t, referenceCommand, ns.URL(), strconv.Itoa(ns.PID()), table, dump)
 }
 
-// runSelf runs this program with another purpose and returns what it prints.
+// runSelf runs this program with the given arguments and returns what it prints.
 func runSelf[T any](t testing.TB, args ...string) T {
 	t.Helper()
 	self, err := os.Executable()
@@ -203,11 +203,11 @@ func loadSection(bridges, references []loadRun, peaks series) section {
 			}
 		}
 	}
-	s.note("others: the kernel's own work, the bench, and whatever else ran beside it; much of it means that the numbers are worth little.")
-	s.note("ratio of the medians: first load %.2f, updates %.2f", ratio, bu.median()/ru.median())
-	s.note("bridge: from the program's start, or from COMMIT, until the heartbeat behind the rows is stored. Its peak memory after the load: %s MB.", peaks.cell("%.0f"))
-	s.note("reference: the bridge's own messages of a run before, from memory, in fast-ingest batches with chained expected sequences and Lockstep-High, " +
-		"tuned as it may be (no garbage collection); until the broker has acknowledged the last. Bridge and reference take turns, each with a fresh broker.")
+	s.note("Others: the kernel's own work, the bench, and everything else that ran on the machine. If this is much, the numbers are worth little.")
+	s.note("Ratio of the medians: first load %.2f, updates %.2f.", ratio, bu.median()/ru.median())
+	s.note("Bridge: from the program's start, or from COMMIT, until the heartbeat after the rows is stored. Its peak memory after the load: %s MB.", peaks.cell("%.0f"))
+	s.note("Reference: sends the bridge's messages of an earlier run from memory, in fast-ingest batches with chained expected sequences and Lockstep-High, " +
+		"without garbage collection, until the broker has acknowledged the last. Bridge and reference take turns, each with a fresh broker.")
 	return s
 }
 

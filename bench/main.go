@@ -1,14 +1,14 @@
-// The bench measures the bridge and the edge as processes, beside a Postgres
-// and a nats-server of their own, and prints what it found as tables of
-// medians. `make bench` runs all of it; flags choose parts:
+// The bench measures the bridge and the edge as processes, with its own Postgres
+// and nats-server. It prints tables of medians. `make bench` runs all of it. Flags
+// choose parts:
 //
 //	go run ./bench -only=1,3 -runs=5 -rows=1000000
 //
-// What is compared is compared within one run of one machine. A target that is
-// missed is reported, and is no failure: the exit status is 1 only where
-// something could not be measured at all.
+// It compares only numbers of the same run on the same machine. A missed target is
+// reported, but is not a failure. The exit status is 1 only if something could not
+// be measured at all.
 //
-// With -profile=DIR bridges run inside a copy of this program, which writes
+// With -profile=DIR the bridges run inside a copy of this program, which writes
 // their CPU and allocation profiles to DIR.
 package main
 
@@ -40,7 +40,7 @@ type options struct {
 	edge    string
 }
 
-// fullRows is the size that the targets are meant for.
+// fullRows is the size for which the targets are meant.
 const fullRows = 1_000_000
 
 // item is one thing to measure.
@@ -75,14 +75,14 @@ func main() {
 	}
 	var opt options
 	flag.StringVar(&opt.only, "only", "", "items to run, such as 1,3 (default all)")
-	flag.IntVar(&opt.runs, "runs", 5, "runs of each, of which the median counts")
+	flag.IntVar(&opt.runs, "runs", 5, "runs of each item; the report shows their median")
 	flag.IntVar(&opt.rows, "rows", fullRows, "rows of the large tables")
 	flag.IntVar(&opt.seconds, "seconds", 0, "length of each run of items 2, 5 and 7 (default 20, 30 and 20)")
-	flag.StringVar(&opt.out, "out", "", "file to write (default bench/RESULTS.md, if everything runs in full)")
+	flag.StringVar(&opt.out, "out", "", "file to write (default bench/RESULTS.md if all items run in full, else none)")
 	flag.StringVar(&opt.date, "date", time.Now().UTC().Format(time.DateOnly), "date in the report")
 	flag.StringVar(&opt.profile, "profile", "", "folder for profiles of the bridge")
-	flag.StringVar(&opt.bridge, "bridge", "", "bridge to measure (default: built from this module)")
-	flag.StringVar(&opt.edge, "edge", "", "httpedge to measure (default: built from this module)")
+	flag.StringVar(&opt.bridge, "bridge", "", "bridge program to measure (default: built from this module)")
+	flag.StringVar(&opt.edge, "edge", "", "httpedge program to measure (default: built from this module)")
 	flag.Parse()
 	chosen, err := choose(opt)
 	if err != nil {
@@ -99,10 +99,10 @@ func exitCode(err error) int {
 	return 1
 }
 
-// choose reads -only.
+// choose returns the items that -only names.
 func choose(opt options) ([]item, error) {
 	if flag.NArg() > 0 || opt.runs < 1 || opt.rows < 1000 {
-		return nil, errors.New("see -help; -runs is at least 1, -rows at least 1000")
+		return nil, errors.New("bad arguments: -runs must be at least 1, -rows at least 1000; see -help")
 	}
 	if opt.only == "" {
 		return items(), nil

@@ -20,7 +20,7 @@ const (
 // benchMemory is item 4.
 func benchMemory(t testing.TB, w *world) section {
 	s := section{
-		title:  "Peak resident memory of the bridge (VmHWM), the broker outside",
+		title:  "Peak resident memory of the bridge (VmHWM), with an external broker",
 		header: []string{"one transaction of", "idle before, MB", "peak, MB", "seconds from COMMIT to heartbeat", "epochs"},
 	}
 	big := fmt.Sprintf("INSERT INTO m SELECT g, 'big ' || g, repeat(md5(g::text), %d) FROM generate_series(1, %d) g", bigBytes/32, bigRows)
@@ -42,12 +42,12 @@ func benchMemory(t testing.TB, w *world) section {
 		s.row(c.name, idle.cell("%.0f"), peak.cell("%.0f"), took.cell("%.1f"), epochs.cell("%.0f"))
 		s.verdict("peak memory, "+c.name, peak.cell("%.0f MB"), fmt.Sprintf("< %.0f MB", wantPeakMB), peak.median() < wantPeakMB && len(took) == w.opt.runs)
 	}
-	s.note("One epoch is the one that was begun before; more are faults on the way.")
+	s.note("One epoch had begun before the transaction. More epochs mean that there were faults.")
 	return s
 }
 
-// peakRun is one run of items 4 and 8: megabytes, and how long the transaction took
-// from COMMIT to its heartbeat.
+// peakRun is one run of items 4 and 8: memory in megabytes, and the time until the
+// heartbeat after the rows.
 type peakRun struct {
 	idle, peak, epochs float64
 	took               time.Duration
@@ -61,8 +61,8 @@ func (w *world) smallRows() string {
 	return fmt.Sprintf("INSERT INTO m SELECT g, 'customer ' || g, md5(g::text) || md5((g + 1)::text) || md5((g + 2)::text) || md5((g + 3)::text) FROM generate_series(1, %d) g", w.opt.rows)
 }
 
-// peakOf runs one transaction beside a bridge that captures tables, which is
-// table m, and is up to date.
+// peakOf measures a bridge that captures one transaction. tables is table m with
+// its options. The bridge is up to date before the transaction.
 func (w *world) peakOf(t testing.TB, tables, insert string, env ...string) peakRun {
 	t.Helper()
 	dsn := w.pg.Database()
@@ -92,7 +92,7 @@ func (w *world) peakOf(t testing.TB, tables, insert string, env ...string) peakR
 // benchWALMemory is item 8.
 func benchWALMemory(t testing.TB, w *world) section {
 	s := section{
-		title:  "Peak resident memory of the bridge (VmHWM) while it captures from the WAL, the broker outside",
+		title:  "Peak resident memory of the bridge (VmHWM) while it captures from the WAL, with an external broker",
 		header: []string{"", "idle before, MB", "peak, MB", "seconds", "rows/s", "epochs"},
 	}
 	for _, c := range []struct {
@@ -125,11 +125,11 @@ func benchWALMemory(t testing.TB, w *world) section {
 		s.row(c.name, before, peak.cell("%.0f"), took.cell("%.1f"), rates.cell("%.0f"), epochs.cell("%.0f"))
 		s.verdict("peak memory, WAL, "+c.name, peak.cell("%.0f MB"), fmt.Sprintf("< %.0f MB", wantPeakMB), peak.median() < wantPeakMB && len(took) == w.opt.runs)
 	}
-	s.note("Seconds: from COMMIT, or from the program's start, until the heartbeat behind the rows is stored. DATABASE_URL leads over TCP.")
+	s.note("Seconds: from COMMIT, or from the program's start, until the heartbeat after the rows is stored. The bridge is connected to Postgres over TCP.")
 	return s
 }
 
-// loadPeak runs a bridge's first load by the WAL's capture.
+// loadPeak measures a first load with capture=wal.
 func (w *world) loadPeak(t testing.TB) peakRun {
 	t.Helper()
 	dsn := w.pg.Database()

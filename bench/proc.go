@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// tick is the unit of CPU times in /proc; it is the same on every Linux that
-// Go runs on.
+// tick is the unit of CPU times in /proc. It is the same on every Linux on which Go
+// runs.
 const tick = 10 * time.Millisecond
 
-// stat is what /proc/PID/stat says: the process's own CPU time, and that of
-// its children that have ended and were waited for.
+// stat is what /proc/PID/stat says: the CPU time of the process itself, and of its
+// children that have ended and were waited for.
 type stat struct{ own, reaped time.Duration }
 
 func readStat(pid int) (stat, error) {
@@ -25,14 +25,14 @@ func readStat(pid int) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("read CPU time: %w", err)
 	}
-	// The name, in parentheses, may hold anything.
+	// The name, in parentheses, may contain anything.
 	_, rest, ok := strings.Cut(string(b), ") ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 15 {
 		return stat{}, fmt.Errorf("read CPU time of process %d: unexpected %q", pid, b)
 	}
 	var n [4]int64
-	for i := range n { // utime, stime, cutime, cstime are fields 14 to 17, from 1
+	for i := range n { // utime, stime, cutime, cstime: fields 14 to 17, counted from 1
 		if n[i], err = strconv.ParseInt(fields[11+i], 10, 64); err != nil {
 			return stat{}, fmt.Errorf("read CPU time of process %d: %w", pid, err)
 		}
@@ -40,8 +40,8 @@ func readStat(pid int) (stat, error) {
 	return stat{own: time.Duration(n[0]+n[1]) * tick, reaped: time.Duration(n[2]+n[3]) * tick}, nil
 }
 
-// treeCPU is the CPU time of a process and of all children it ever had, as a
-// postmaster has: backends do not fork.
+// treeCPU returns the CPU time of a process and of all children it ever had. That
+// is all of Postgres, because backends do not fork.
 func treeCPU(pid int) (time.Duration, error) {
 	s, err := readStat(pid)
 	if err != nil {
@@ -64,7 +64,7 @@ func treeCPU(pid int) (time.Duration, error) {
 			}
 			cs, err := readStat(child)
 			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-				continue // it ended before it was opened, or read
+				continue // the child has ended meanwhile
 			}
 			if err != nil {
 				return 0, err
@@ -75,8 +75,8 @@ func treeCPU(pid int) (time.Duration, error) {
 	return total, nil
 }
 
-// machineCPU is the CPU time that all processes, the kernel and, stolen by its
-// host, other machines have used since the start of this one.
+// machineCPU returns the CPU time that was used since the machine started: by all
+// processes, by the kernel, and by other machines of the same host (steal).
 func machineCPU() (time.Duration, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -98,11 +98,11 @@ func machineCPU() (time.Duration, error) {
 	return time.Duration(busy) * tick, nil
 }
 
-// others is a meter's name for what is not measured: the kernel's own work,
-// this program, and whatever disturbs the measurement.
+// others is a meter's name for all other CPU time: the kernel's own work, this
+// program, and everything that disturbs the measurement.
 const others = "others"
 
-// meter measures the CPU time of processes, which it knows by name.
+// meter measures the CPU time of processes, each under a name.
 type meter struct {
 	pids    map[string]int
 	begun   map[string]time.Duration
@@ -110,7 +110,7 @@ type meter struct {
 	since   time.Time
 }
 
-// newMeter begins to measure.
+// newMeter returns a meter that has begun to measure.
 func newMeter(t testing.TB, pids map[string]int) *meter {
 	t.Helper()
 	m := &meter{pids: pids}
@@ -140,7 +140,8 @@ func (m *meter) read(t testing.TB) map[string]time.Duration {
 	return times
 }
 
-// seconds is the CPU time of each, and of others, since the last reset.
+// seconds returns the CPU seconds of each process, and of others, since the last
+// reset.
 func (m *meter) seconds(t testing.TB) map[string]float64 {
 	t.Helper()
 	used := make(map[string]float64, len(m.pids)+1)

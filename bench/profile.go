@@ -26,16 +26,16 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// profiledCommand makes this program a bridge that writes profiles. Its
-// argument is what the names of the files begin with; what to do it learns
-// from the bridge's own environment variables.
+// profiledCommand makes this program a bridge that writes profiles. Its argument is
+// the beginning of the files' names. It takes its configuration from the bridge's
+// own environment variables.
 const profiledCommand = "profiled-bridge"
 
-// runProfiled captures until SIGTERM, and writes a CPU profile, a profile of
-// allocations, and what the runtime counted.
+// runProfiled captures until SIGTERM. It writes a CPU profile, a profile of
+// allocations, and the runtime's counts.
 func runProfiled(args []string) error {
 	if len(args) != 1 {
-		return errors.New("profiled-bridge: FILE")
+		return errors.New("usage: profiled-bridge FILE")
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer cancel()
@@ -58,7 +58,7 @@ func runProfiled(args []string) error {
 	return writeMemory(args[0])
 }
 
-// writeMemory writes the profile of allocations and the runtime's numbers.
+// writeMemory writes the profile of allocations and the runtime's counts.
 func writeMemory(name string) error {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)

@@ -15,14 +15,14 @@ import (
 )
 
 // readerCommand makes this program the bare reader of item 6. Its arguments are
-// the DATABASE_URL, the publication, of which its slot has the name and _bare,
-// and the number of rows to read.
+// the DATABASE_URL, the publication, and the number of rows to read. The name of its
+// slot is that of the publication with _bare.
 const readerCommand = "wal-reader"
 
 // runReader reads the rows and prints a phase.
 func runReader(args []string) error {
 	if len(args) != 3 {
-		return errors.New("wal-reader: URL PUBLICATION ROWS")
+		return errors.New("usage: wal-reader URL PUBLICATION ROWS")
 	}
 	rows, err := strconv.Atoi(args[2])
 	if err != nil {
@@ -50,7 +50,7 @@ func runReader(args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(ph)
 }
 
-// readWAL receives and parses until it has had so many rows.
+// readWAL receives and parses messages until it has seen this number of rows.
 func readWAL(ctx context.Context, conn *pgconn.PgConn, rows int) (phase, error) {
 	warm, seen := rows/walWarmUp, 0
 	var begun time.Time
@@ -80,8 +80,8 @@ func readWAL(ctx context.Context, conn *pgconn.PgConn, rows int) (phase, error) 
 	return phase{Rows: rows - warm, Seconds: took.Seconds(), Publisher: cpu.own.Seconds()}, err
 }
 
-// parseWAL says whether the message was a row. It answers keepalives, and
-// confirms nothing.
+// parseWAL says whether the message was a row. It answers keep-alives without
+// confirming anything.
 func parseWAL(ctx context.Context, conn *pgconn.PgConn, data []byte) (row bool, err error) {
 	if data[0] == pglogrepl.PrimaryKeepaliveMessageByteID {
 		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])

@@ -19,7 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// readNATS notes when each row of the table live was stored and when it comes,
+// readNATS records when each row of the table live was stored and when it arrived,
 // until ctx ends.
 func readNATS(ctx context.Context, t testing.TB, nc *nats.Conn, stored, arrived []time.Time) {
 	js, err := jetstream.New(nc)
@@ -63,14 +63,14 @@ func arrive(arrived []time.Time, id string, at time.Time) {
 	}
 }
 
-// chunks reads the chunks of a chunked HTTP response, and is no slower than
-// need be: a client may be the bottleneck of what is measured.
+// chunks reads the chunks of a chunked HTTP response. It is as fast as possible,
+// because a slow client would be the bottleneck of the measurement.
 type chunks struct {
 	conn net.Conn
 	r    *bufio.Reader
 }
 
-// get asks for a URL. It retries, for a moment, what is not yet there.
+// get asks for a URL. It tries again for some time if that fails.
 func get(ctx context.Context, address string) (*chunks, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -109,7 +109,8 @@ func (c *chunks) begin(u *url.URL) error {
 	if err != nil {
 		return err
 	}
-	// Its body is read by next, below it; closing it would read to its end.
+	// The body stays open: next reads it from the connection itself, and closing it
+	// would read to its end.
 	if resp.StatusCode != http.StatusOK {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
 		_ = resp.Body.Close()
@@ -122,8 +123,8 @@ func (c *chunks) begin(u *url.URL) error {
 	return nil
 }
 
-// next returns the next chunk's content, which is valid until the call after;
-// io.EOF behind the last.
+// next returns the content of the next chunk, or io.EOF after the last one. The
+// content is valid until the next call.
 func (c *chunks) next() ([]byte, error) {
 	line, err := c.r.ReadSlice('\n')
 	if err != nil {
@@ -153,11 +154,11 @@ func (c *chunks) next() ([]byte, error) {
 	return chunk[:size], err
 }
 
-// isRow tells a row from a control row.
+// isRow says whether a chunk is a row, not a control row.
 func isRow(chunk []byte) bool { return bytes.HasPrefix(chunk, []byte(`{"txid":`)) }
 
-// readHTTP notes when each row of the table live comes that was not there
-// before, until ctx ends. It closes ready when the edge has sent what was there.
+// readHTTP records when each new row of the table live arrives, until ctx ends. It
+// closes ready when the edge has sent the rows that were there before.
 func readHTTP(ctx context.Context, t testing.TB, address string, arrived []time.Time, ready chan<- struct{}) {
 	completed := false
 	defer func() {

@@ -19,21 +19,21 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// referenceCommand makes this program the reference that publishes from memory.
+// referenceCommand makes this program the reference, which publishes from memory.
 // Its arguments are the broker's URL and process ID, the table whose stream it
 // fills, and the file with the messages.
 const referenceCommand = "reference"
 
-// Flow of the reference: the best of what was tried for it.
+// The reference's flow control, the fastest of all that were tried.
 const (
-	referenceFlow = 500 // the server's most
+	referenceFlow = 500 // the server allows no more
 	referenceAcks = 3
 )
 
 // runReference publishes the file's parts, and prints a phase for each.
 func runReference(args []string) error {
 	if len(args) != 4 {
-		return errors.New("reference: URL PID TABLE FILE")
+		return errors.New("usage: reference URL PID TABLE FILE")
 	}
 	pid, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -60,7 +60,7 @@ func runReference(args []string) error {
 	phases := make([]phase, len(parts))
 	last := uint64(0)
 	for i, part := range parts {
-		if i > 0 { // so long do the bridge's updates take in Postgres, while the broker rests
+		if i > 0 { // the broker rests, as it does while Postgres runs the updates that the bridge captures
 			<-time.After(5 * time.Second)
 		}
 		if phases[i], err = publishAll(js, part, last, pid); err != nil {
@@ -71,8 +71,8 @@ func runReference(args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(phases)
 }
 
-// publishAll publishes the messages behind sequence last and returns when the
-// broker has acknowledged all of them.
+// publishAll publishes the messages into a stream that ends at sequence last. It
+// returns when the broker has acknowledged all of them.
 func publishAll(js jetstream.JetStream, all []message, last uint64, broker int) (phase, error) {
 	before, err := readUsage(broker)
 	if err != nil {
@@ -117,7 +117,8 @@ func publishAll(js jetstream.JetStream, all []message, last uint64, broker int) 
 	return p, nil
 }
 
-// usage is CPU time until now: of this process, the broker, and everybody.
+// usage is the CPU time until now: of this process, of the broker, and of the whole
+// machine.
 type usage struct{ own, broker, machine time.Duration }
 
 func readUsage(broker int) (usage, error) {

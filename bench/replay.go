@@ -74,12 +74,12 @@ func benchReplay(t testing.TB, w *world) section {
 	er := row("HTTP client of the edge", edges, brokerEdge.cell("%.2f"), edgeCPU.cell("%.2f"))
 	br := row("bare consumer", bares, brokerBare.cell("%.2f"), "")
 	s.verdict("replay, rows/s of the edge's client / of a bare consumer", series{er / br}.cell("%.2f"), "≥ 0.70", er/br >= wantReplayRatio)
-	s.note("Ratio %.2f. Until the last of %d rows is there; MB are those of the documents. Bare: a pull consumer with AckNone, Consume with PullMaxMessages 5000.", er/br, w.opt.rows)
+	s.note("Ratio %.2f. Times are until the last of %d rows is there. MB count only the documents. The bare consumer is a pull consumer with AckNone, Consume with PullMaxMessages 5000.", er/br, w.opt.rows)
 	s.note("Peak memory of the edge: %s MB.", peaks.cell("%.0f"))
 	return s
 }
 
-// readEdge reads rows by HTTP until it has had so many.
+// readEdge reads over HTTP until it has seen this number of rows.
 func readEdge(t testing.TB, address string, rows int) replayRun {
 	t.Helper()
 	begun := time.Now()

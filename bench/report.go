@@ -23,7 +23,7 @@ func (s series) median() float64 {
 	return sorted[len(sorted)/2]
 }
 
-// cell shows the median, and behind it the least and the greatest.
+// cell returns the median, followed by the least and the greatest in parentheses.
 func (s series) cell(format string) string {
 	if len(s) == 0 {
 		return "not measured"
@@ -41,7 +41,7 @@ type verdict struct {
 	met                 bool
 }
 
-// section is what one item found.
+// section is the report of one item.
 type section struct {
 	number   int
 	title    string
@@ -76,7 +76,7 @@ func (s *section) markdown() string {
 	return b.String()
 }
 
-// report is the whole bench's.
+// report is the report of the whole bench.
 type report struct {
 	machine  []string
 	date     string
@@ -86,7 +86,7 @@ type report struct {
 	sections []section
 }
 
-// summary is the table of targets.
+// summary returns the table of targets.
 func (r *report) summary() string {
 	var rows [][]string
 	for _, s := range r.sections {
@@ -99,7 +99,7 @@ func (r *report) summary() string {
 		}
 	}
 	if len(rows) == 0 {
-		return "Nothing was measured that has a target."
+		return "Nothing with a target was measured."
 	}
 	return table([]string{"item", "what", "median", "target", ""}, rows)
 }
@@ -108,7 +108,7 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	b.WriteString("# Bench\n\n")
 	fmt.Fprintf(&b, "Written by `make bench` on %s: medians of %d runs (least–greatest), %d rows in the large tables, %s in all.\n", r.date, r.runs, r.rows, r.took)
-	b.WriteString("Compare numbers within this file only; ratios carry over to other machines, rates do not.\n\n")
+	b.WriteString("Compare only numbers of this file. Ratios are similar on other machines, rates are not.\n\n")
 	for _, m := range r.machine {
 		fmt.Fprintf(&b, "- %s\n", m)
 	}
@@ -119,7 +119,7 @@ func (r *report) markdown() string {
 	return b.String()
 }
 
-// table formats a Markdown table that can be read as it is.
+// table formats a Markdown table that is also easy to read as plain text.
 func table(header []string, rows [][]string) string {
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {

@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// wantWALRatio is the least that the bridge must reach of the slower of its
-	// two references, wantPeerRatio of what the closest peer reaches.
+	// wantWALRatio is the rate that the bridge must reach, as a share of the slower of
+	// its two references. wantPeerRatio is the same for the closest peer.
 	wantWALRatio  = 0.6
 	wantPeerRatio = 10
-	// walWarmUp is the share of the rows that come before rates are measured:
-	// the bridge reads some while it still waits for its turn to write.
+	// walWarmUp: one row in walWarmUp comes before rates are measured, because the
+	// bridge reads some rows while it still waits for its turn to write.
 	walWarmUp = 20
 )
 
-// walSize is how the rows are spread over transactions.
+// walSize is the number of rows in one transaction.
 type walSize struct {
 	rows int
-	// peer is what the closest peer was measured to capture, in rows a second;
-	// judged says that there is a target for it.
+	// peer is the measured rate of the closest peer in rows a second. judged says
+	// that there is a target for it.
 	peer   float64
 	judged bool
 }
@@ -44,16 +44,16 @@ func (z walSize) String() string {
 	return fmt.Sprintf("%d rows a transaction", z.rows)
 }
 
-// The connections to Postgres that are compared.
+// The ways to connect to Postgres.
 const (
 	bySocket = "socket"
 	byTCP    = "TCP"
 )
 
-// walSQL makes the table: about 170 bytes a row in Postgres' text form.
+// walSQL creates the table. A row has about 170 bytes in Postgres' text form.
 const walSQL = `CREATE TABLE w (id bigint PRIMARY KEY, name text NOT NULL, email text NOT NULL, city text NOT NULL, note text NOT NULL) WITH (autovacuum_enabled = off)`
 
-// fillSQL writes rows in transactions of a size.
+// fillSQL inserts the rows, in transactions of the given size.
 const fillSQL = `
 DO $$ BEGIN
 	FOR n IN 0..%[1]d - 1 BY %[2]d LOOP
@@ -64,7 +64,7 @@ DO $$ BEGIN
 	END LOOP;
 END $$`
 
-// walRuns are what was measured with one size of transactions.
+// walRuns are the measurements for one size of transactions.
 type walRuns struct {
 	bridge, reader map[string][]phase // by connection
 	publisher      []phase
@@ -87,16 +87,16 @@ func benchWAL(t testing.TB, w *world) section {
 			r.report(&s, size)
 		}
 	}
-	s.note("The rows were written before, while the slots existed. Bridge: between the broker's times of the row at 1/%d of all and of the last.", walWarmUp)
-	s.note("Bare reader: the same rows from a slot of its own, received and parsed, over the same connection. " +
-		"Publisher: the bridge's own messages from memory, as in item 1. The three take turns.")
-	s.note("CPU is that of all rows, and of the bridge's start. Peers' rates were measured elsewhere, on machines of this class: compare their order only.")
+	s.note("The rows were written before, after the slots were created. The bridge's time is between two messages, by the broker's clock: the row at 1/%d of all rows, and the last one.", walWarmUp)
+	s.note("Bare reader: receives and parses the same rows from its own slot, over the same kind of connection. " +
+		"Publisher: sends the bridge's messages from memory, as in item 1. The three take turns.")
+	s.note("CPU is that of all rows, and of the bridge's start. Peers' rates were measured elsewhere, on machines of this class: compare only their order of magnitude.")
 	return s
 }
 
 func (w *world) walRows() int { return w.opt.rows / 5 }
 
-// walRun fills a table and has bridges and references read the WAL.
+// walRun fills a table, and then lets bridges and references read the WAL.
 func (w *world) walRun(t testing.TB, size walSize, dump string, r *walRuns) {
 	t.Helper()
 	dsn := w.pg.Database()
@@ -128,7 +128,7 @@ func (w *world) walRun(t testing.TB, size walSize, dump string, r *walRuns) {
 	}
 }
 
-// walSite is one way to Postgres, with slots and a broker of its own.
+// walSite is one way to connect to Postgres, with its own slots and broker.
 type walSite struct {
 	via, slot, dsn string
 	broker         *testenv.ExternalNATS
@@ -136,8 +136,8 @@ type walSite struct {
 
 func (site *walSite) env() string { return "BRIDGE_NAME=" + site.slot }
 
-// walSlots has a bridge begin the stream of the empty table, and makes the bare
-// reader's slot beside its own.
+// walSlots lets a bridge begin the stream of the empty table. So the bridge's slot
+// exists; walSlots creates the bare reader's slot too.
 func (w *world) walSlots(t testing.TB, site *walSite) {
 	t.Helper()
 	nc := testenv.NATSConn(t, site.broker.URL())
@@ -148,7 +148,7 @@ func (w *world) walSlots(t testing.TB, site *walSite) {
 	testenv.Exec(t, site.dsn, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s_bare', 'pgoutput')", site.slot))
 }
 
-// walByBridge starts the bridge again and waits until its stream has the WAL.
+// walByBridge starts the bridge again, and waits until the stream has all rows.
 func (w *world) walByBridge(t testing.TB, site *walSite, last uint64, dump string) phase {
 	t.Helper()
 	nc := testenv.NATSConn(t, site.broker.URL())
@@ -164,7 +164,7 @@ func (w *world) walByBridge(t testing.TB, site *walSite, last uint64, dump strin
 	return ph
 }
 
-// storedRow looks up a row's message.
+// storedRow returns the last message of a row.
 func storedRow(t testing.TB, nc *nats.Conn, table string, id int) *jetstream.RawStreamMsg {
 	t.Helper()
 	js, err := jetstream.New(nc)
@@ -184,7 +184,7 @@ func storedRow(t testing.TB, nc *nats.Conn, table string, id int) *jetstream.Raw
 	return msg
 }
 
-// walByReader reads the same rows by the bare reader.
+// walByReader lets the bare reader read the same rows.
 func (w *world) walByReader(t testing.TB, site *walSite) phase {
 	t.Helper()
 	m := newMeter(t, map[string]int{"postgres": w.postmaster})
@@ -194,7 +194,7 @@ func (w *world) walByReader(t testing.TB, site *walSite) phase {
 	return ph
 }
 
-// report adds what was measured with a size.
+// report adds the measurements for one size to the section.
 func (r *walRuns) report(s *section, size walSize) {
 	row := func(name string, runs []phase) float64 {
 		number := func(format string, f func(phase) float64) string {
@@ -236,7 +236,7 @@ func (r *walRuns) notes(s *section, size walSize, via string) {
 	}
 }
 
-// median is that of the phases' rates.
+// median returns the median of the phases' rates.
 func median(runs []phase) float64 {
 	var out series
 	for _, p := range runs {

@@ -26,15 +26,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// settings make the cluster durable, which those of tests are not, and give it
-// the memory that a small server has.
+// settings make the cluster durable, unlike those of tests, and give it the memory
+// of a small server.
 var settings = []string{
 	"fsync=on", "shared_buffers=512MB", "max_wal_size=2GB", "wal_level=logical", "dynamic_shared_memory_type=posix",
 	"unix_socket_directories=.",
 }
 
-// viaSocket leads a DATABASE_URL over the cluster's Unix socket, which stands
-// in its data directory.
+// viaSocket returns dsn for the cluster's Unix socket, which is in its data
+// directory.
 func (w *world) viaSocket(t testing.TB, dsn string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
@@ -54,8 +54,8 @@ type world struct {
 	pg         *testenv.Cluster
 	postmaster int
 	bridge     string
-	edge       string // empty where there is none
-	noEdge     string // why
+	edge       string // empty if there is no edge
+	noEdge     string // why there is none
 	profiles   int
 }
 
@@ -83,7 +83,7 @@ func newWorld(t testing.TB, opt options) *world {
 	return w
 }
 
-// machine describes where the numbers come from.
+// machine describes the machine and the versions of the servers.
 func (w *world) machine(t testing.TB) []string {
 	t.Helper()
 	cpu, memory := "unknown", "unknown"
@@ -116,7 +116,7 @@ func (w *world) machine(t testing.TB) []string {
 		t.Fatal(err)
 	}
 	return []string{
-		fmt.Sprintf("%d cores, %s, %s of memory; everything, the clients too, runs on it", runtime.NumCPU(), cpu, memory),
+		fmt.Sprintf("%d cores, %s, %s of memory; everything runs on it, also the clients", runtime.NumCPU(), cpu, memory),
 		fmt.Sprintf("%s, Postgres %s (fsync and synchronous_commit on, shared_buffers 512MB), nats-server %s (file storage, sync_interval 1s, one replica)",
 			runtime.Version(), postgres, server),
 	}
@@ -134,8 +134,8 @@ func query[T any](t testing.TB, dsn, sql string) T {
 	return v
 }
 
-// clone makes a database as a copy of another, which nobody may be using, and
-// returns its URL.
+// clone copies a database, and returns the URL of the copy. No connection to the
+// database may be open.
 func (w *world) clone(t testing.TB, from string) string {
 	t.Helper()
 	u, err := url.Parse(from)
@@ -158,7 +158,7 @@ func (w *world) drop(t testing.TB, dsn string) {
 	testenv.Exec(t, w.pg.URL("postgres"), "DROP DATABASE "+strings.TrimPrefix(u.Path, "/")+" WITH (FORCE)")
 }
 
-// settle writes out what earlier runs left to be written.
+// settle writes to disk everything that earlier runs have not yet written.
 func (w *world) settle(t testing.TB) {
 	t.Helper()
 	testenv.Exec(t, w.pg.URL("postgres"), "CHECKPOINT")
@@ -178,7 +178,7 @@ func prepare(t testing.TB, dsn, name string, notify bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One statement at a time, so that CREATE INDEX CONCURRENTLY is possible.
+	// One statement at a time, because CREATE INDEX CONCURRENTLY allows no other.
 	var statement strings.Builder
 	body := false
 	for line := range strings.Lines(script) {
@@ -195,8 +195,8 @@ func prepare(t testing.TB, dsn, name string, notify bool) {
 	}
 }
 
-// startBridge starts a bridge, or, where profiles are wanted, its equal inside
-// this program.
+// startBridge starts a bridge. With -profile it starts a copy of this program that
+// works as a bridge.
 func (w *world) startBridge(t testing.TB, dsn, broker, tables string, more ...string) *testenv.Process {
 	t.Helper()
 	env := append([]string{"DATABASE_URL=" + dsn, "NATS_URL=" + broker, "BRIDGE_TABLES=" + tables, "BRIDGE_LISTEN=127.0.0.1:0"}, more...)
@@ -217,7 +217,7 @@ func (w *world) startBridge(t testing.TB, dsn, broker, tables string, more ...st
 	return testenv.Start(t, self, env, profiledCommand, file)
 }
 
-// stop ends a process in good order, as far as it lets itself.
+// stop ends a process gracefully, and kills it if that takes too long.
 func stop(t testing.TB, p *testenv.Process) {
 	t.Helper()
 	p.Signal(syscall.SIGTERM)
@@ -227,7 +227,7 @@ func stop(t testing.TB, p *testenv.Process) {
 	}
 }
 
-// stopNATS ends a broker and removes what it stored.
+// stopNATS ends a broker and removes its files.
 func stopNATS(t testing.TB, s *testenv.ExternalNATS) {
 	t.Helper()
 	s.Kill()
@@ -258,13 +258,13 @@ func (w *world) startEdge(t testing.TB, broker string) (*testenv.Process, string
 	return p, "http://" + address
 }
 
-// layoutOf names the stream of a table in public.
+// layoutOf returns the layout of a table in schema public.
 func layoutOf(table string) stream.Layout {
 	return stream.NewLayout(stream.DefaultPrefix, "public", table, false)
 }
 
-// heartbeat waits for the first heartbeat that a relation's stream has behind
-// the transaction, and returns when the broker stored it, and where.
+// heartbeat waits until a relation's stream has a heartbeat after the transaction.
+// It returns when the broker stored it, and at which sequence.
 func heartbeat(t testing.TB, nc *nats.Conn, table string, txid uint64, timeout time.Duration) (stored time.Time, seq uint64) {
 	t.Helper()
 	stored, seq, err := awaitHeartbeat(t.Context(), nc, table, txid, timeout)
@@ -288,7 +288,7 @@ func awaitHeartbeat(ctx context.Context, nc *nats.Conn, table string, txid uint6
 			if err == nil {
 				err = fmt.Errorf("the last one's since is %d", since)
 			}
-			return time.Time{}, 0, fmt.Errorf("no heartbeat of %s behind transaction %d within %s: %w", table, txid, timeout, err)
+			return time.Time{}, 0, fmt.Errorf("no heartbeat of %s after transaction %d within %s: %w", table, txid, timeout, err)
 		}
 		<-time.After(20 * time.Millisecond)
 	}
@@ -310,8 +310,8 @@ func lastHeartbeat(ctx context.Context, js jetstream.JetStream, l stream.Layout)
 	return msg.Time, msg.Sequence, hb.Since, err
 }
 
-// commit runs statements in one transaction and returns its ID. before is
-// called when only COMMIT is left.
+// commit runs statements in one transaction and returns its ID. It calls before,
+// unless that is nil, directly before COMMIT.
 func commit(t testing.TB, dsn string, before func(), statements ...string) (txid uint64, committed time.Time) {
 	t.Helper()
 	conn := testenv.Conn(t, dsn)
