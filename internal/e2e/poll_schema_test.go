@@ -193,15 +193,21 @@ func TestBridge_IndexesLocked_I10(t *testing.T) {
 		}
 		return time.Since(begun)
 	}
-	before := updates()
-	run(t, holder, reindex...)
-	b.awaitReason("t3", "locked")
-	during := updates()
-	run(t, holder, "COMMIT")
-	b.awaitReady()
-	after := updates() // other tests may have come
-	if during >= 4*max(before, after)+5*time.Second {
-		t.Errorf("I10: updates of a free table took %s and %s, and %s while others' indexes were locked", before, after, during)
+	// A machine that is busy at the wrong time slows one round, and a bridge that waits for locks slows each.
+	for round := 1; ; round++ {
+		before := updates()
+		run(t, holder, reindex...)
+		b.awaitReason("t3", "locked")
+		during := updates()
+		run(t, holder, "COMMIT")
+		b.awaitReady()
+		after := updates()
+		if during < 4*max(before, after)+5*time.Second {
+			return
+		}
+		if round == 3 {
+			t.Fatalf("I10: updates of a free table took %s and %s, and %s while others' indexes were locked", before, after, during)
+		}
 	}
 }
 

@@ -26,14 +26,13 @@ const (
 // deletes. It is refused, and must read everything again. A client that began
 // just before the floor rose has one round in which it can still read them.
 func (p *Publisher) keepTombstones(ctx context.Context) {
-	t := time.NewTicker(min(max(p.opt.Tombstones/tombstoneRounds, time.Second), time.Hour))
-	defer t.Stop()
+	pause := min(max(p.opt.Tombstones/tombstoneRounds, time.Second), time.Hour)
 	var r tombstoneRound
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-time.After(pause): // not a ticker: the pause after a slow round is a whole one, too
 		}
 		n, next, err := p.removeTombstones(ctx, time.Now().Add(-p.opt.Tombstones), r)
 		if err != nil && ctx.Err() == nil {

@@ -110,13 +110,15 @@ func TestCapture_BrokenRelationLetsOthersCatchUp_I10(t *testing.T) {
 	}
 	a.awaitRefusal(t)
 	a.mu.Lock()
-	a.broken, a.beats, a.begins, a.slow = nil, nil, 0, 3*time.Millisecond // some seconds for all
+	a.broken, a.beats, a.slow = nil, nil, 3*time.Millisecond // some seconds for all
 	a.mu.Unlock()
 	a.awaitBeat(t)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.beganBy != 1 {
-		t.Errorf("%d sessions began before the backlog was read, want 1", a.beganBy)
+	// A session that reads the backlog again stores its first row again. How often the sink was asked to begin does not
+	// tell: a relation that fails is also tried by itself.
+	if n := a.times["1"]; n != 1 {
+		t.Errorf("the backlog's first row came %d times before all of it was read, want once", n)
 	}
 }
 

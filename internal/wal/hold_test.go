@@ -40,17 +40,16 @@ type memory struct {
 	announced []capture.Batch
 	beats     []uint64 // the LSNs of heartbeats
 	asked     int
-	refused   int // calls while it was broken
-	begins    int // sessions that began, and those when the first of beats came
-	beganBy   int
-	slow      time.Duration // what a row takes
+	refused   int            // calls while it was broken
+	times     map[string]int // how often a row of each key was stored
+	slow      time.Duration  // what a row takes
 	// onAnnounce, if not nil, is called first.
 	onAnnounce func(capture.Batch) error
 	// onRow, if not nil, is called first with a row's key.
 	onRow func(key string)
 }
 
-func newMemory() *memory { return &memory{rows: make(map[string][]byte)} }
+func newMemory() *memory { return &memory{rows: make(map[string][]byte), times: make(map[string]int)} }
 
 func (m *memory) do(f func()) error {
 	m.mu.Lock()
@@ -69,7 +68,6 @@ func (m *memory) Begin(_ context.Context, src capture.Source, _ func()) (pos cap
 			m.restart()
 		}
 		m.src, pos = src, m.pos
-		m.begins++
 	})
 	return pos, err
 }
@@ -103,6 +101,7 @@ func (m *memory) Row(_ context.Context, c capture.Change) error {
 		slow = m.slow
 		if poisoned = key == m.poisoned; !poisoned {
 			m.rows[key] = append([]byte(nil), c.Line...)
+			m.times[key]++
 		}
 	})
 	time.Sleep(slow)
@@ -115,9 +114,6 @@ func (m *memory) Row(_ context.Context, c capture.Change) error {
 func (m *memory) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 	return m.do(func() {
 		m.pos.Heartbeat, m.pos.Batch, m.stored = &hb, nil, hb.LSN
-		if len(m.beats) == 0 {
-			m.beganBy = m.begins
-		}
 		m.beats = append(m.beats, hb.LSN)
 	})
 }
