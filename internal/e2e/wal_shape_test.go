@@ -112,7 +112,7 @@ func TestWAL_OnlyPartitionsHaveAnIdentity_I9(t *testing.T) {
 		s.run("ANALYZE t1", fmt.Sprintf("UPDATE t SET v = 'a%d' WHERE id = 1", i), fmt.Sprintf("UPDATE t SET id = id + 1000 WHERE id = %d", 10+i), fmt.Sprintf("DELETE FROM t WHERE id = %d", 20+i))
 		s.f.converge(s.conn)
 	}
-	if log := s.b.Stderr(); strings.Contains(log, "compared with") {
+	if log := s.b.Stderr(); strings.Contains(log, "compar") {
 		t.Errorf("the relation was compared:\n%s", log)
 	}
 }

@@ -37,7 +37,7 @@ func TestWAL_SlotIsNotWhatItWas_I7(t *testing.T) {
 		anew       bool
 	}{
 		{"dropped", "it was not in the publication", func() { dropSlot(t, conn, db); run(t, conn, "DROP PUBLICATION "+slotOf(db)) }, false},
-		{"dropped, with the publication left", "made anew", func() { dropSlot(t, conn, db) }, false},
+		{"dropped, with the publication left", "the slot was made again", func() { dropSlot(t, conn, db) }, false},
 		{"made again", "somebody moved the slot", func() {
 			dropSlot(t, conn, db)
 			run(t, conn, "DELETE FROM t WHERE id = 2500", fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s', 'pgoutput')", slotOf(db)))
@@ -207,7 +207,7 @@ func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 		}
 	}
 	b.logged("captured from the WAL before", "bridge reconcile", `"table":"t"`)
-	b.logged("no relation has capture=wal", "SELECT pg_drop_replication_slot('"+slotOf(db)+"')")
+	b.logged("no relation has capture=wal", "pg_drop_replication_slot", `"slot":"`+slotOf(db)+`"`)
 }
 
 // bridge reconcile repairs what was done to the stream behind the bridge's back,

@@ -59,7 +59,7 @@ func asRefusal(err error) *Refusal {
 	if errors.As(err, &r) {
 		return r
 	}
-	return &Refusal{Code: Internal, Message: "something went wrong", Cause: err}
+	return &Refusal{Code: Internal, Message: "internal error; try again later", Cause: err}
 }
 
 // write sends the refusal.

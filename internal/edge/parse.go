@@ -13,7 +13,7 @@ import (
 // relation has it.
 func parse(r *http.Request) (Request, *Refusal) {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-		return Request{}, &Refusal{Code: InvalidRequest, Message: "a request for a stream has no body"}
+		return Request{}, &Refusal{Code: InvalidRequest, Message: "a request for a stream must not have a body"}
 	}
 	name, inPath, hasPath := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
 	name, err := url.PathUnescape(name)
@@ -36,7 +36,7 @@ func parse(r *http.Request) (Request, *Refusal) {
 		values = append(values, inPath)
 	}
 	if req.Since, err = since(values); err != nil {
-		return Request{}, &Refusal{Code: InvalidSince, Message: "since is one decimal integer from 0 to 18446744073709551615, given once: /relation?since=N or /relation/N"}
+		return Request{}, &Refusal{Code: InvalidSince, Message: "since must be one decimal integer from 0 to 18446744073709551615, given once: /relation?since=N or /relation/N"}
 	}
 	refusal := options(query, &req)
 	return req, refusal
@@ -63,7 +63,7 @@ func parameters(raw string) url.Values {
 }
 
 func unknown() *Refusal {
-	return &Refusal{Code: UnknownRelation, Message: "there is no such relation; GET / lists them"}
+	return &Refusal{Code: UnknownRelation, Message: "there is no such relation; GET / lists the relations"}
 }
 
 func since(values []string) (uint64, error) {
@@ -83,14 +83,14 @@ func options(query url.Values, req *Request) *Refusal {
 	case len(v) == 1 && v[0] == "0":
 		req.Follow = false
 	default:
-		return &Refusal{Code: InvalidRequest, Message: "follow is 0 or 1"}
+		return &Refusal{Code: InvalidRequest, Message: "follow must be 0 or 1"}
 	}
 	switch v := query["format"]; {
 	case len(v) == 0 || len(v) == 1 && v[0] == "lockstep":
 	case len(v) == 1 && v[0] == "flat":
 		req.Flat = true
 	default:
-		return &Refusal{Code: InvalidRequest, Message: "format is lockstep or flat"}
+		return &Refusal{Code: InvalidRequest, Message: "format must be lockstep or flat"}
 	}
 	return nil
 }

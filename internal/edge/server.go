@@ -105,7 +105,7 @@ func (s *Server) beginDrain() {
 // a redirect ends old clients for good.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		s.refuse(w, r, &Refusal{Code: MethodNotAllowed, Message: "only GET and HEAD are served"})
+		s.refuse(w, r, &Refusal{Code: MethodNotAllowed, Message: "only GET and HEAD are allowed"})
 		return
 	}
 	switch r.URL.Path {

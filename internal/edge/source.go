@@ -1,13 +1,13 @@
-// Package edge is the HTTP side of lockstep: it parses requests, takes framed
-// documents from a Source and writes them to clients, many to one system call,
-// cuts clients that don't take them, and says no where it must. It keeps no
-// state but connections.
+// Package edge is the HTTP server of lockstep. It parses requests, and refuses
+// those that it can't serve. It takes framed documents from a Source and writes
+// them to clients, many documents in one system call. It cuts clients that do not
+// read. It keeps no state except connections.
 //
-// A stream's connection is taken over from net/http, which would merge or
-// split documents unless each were flushed. From then on it is the edge's: it
-// sets the write deadlines, ends it between two chunks by a plain close, and
-// closes it when it drains. The final chunk is sent only at the end of a finite
-// request, because a client takes it as the end for good.
+// For a stream, the edge takes the connection over from net/http, which would
+// merge or split documents unless each were flushed. From then on the edge sets
+// the write deadlines, ends the stream between two chunks by a plain close, and
+// closes the connection when it drains. It sends the final chunk only at the end
+// of a finite request, because a client takes that chunk as the end for good.
 package edge
 
 import (

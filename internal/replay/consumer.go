@@ -109,7 +109,7 @@ func (c *consumer) wait(ctx context.Context) (jetstream.Msg, error) {
 }
 
 // errSilent ends a consumer that the broker may have forgotten.
-var errSilent = errors.New("nothing came for long")
+var errSilent = errors.New("no message came for too long")
 
 // close also tells the broker; where that fails it forgets the consumer by
 // itself.

@@ -153,7 +153,7 @@ func (h *Hub) noteSetBack(info Relation, end place, err error) {
 		return
 	}
 	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.seq).
-		Msg("the stream is not the one that was read; clients that resume get heartbeats again once the bridge has written to it")
+		Msg("the stream was replaced; clients that resume get heartbeats again when the bridge has written to it")
 }
 
 // trusted returns the sequence from which on heartbeats hold for a client that

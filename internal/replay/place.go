@@ -41,7 +41,7 @@ func (p *place) advance(seq uint64) {
 func (p *place) held(epochs stream.Epochs, last uint64) error {
 	switch {
 	case last < p.seq:
-		return fmt.Errorf("%w: it ends at %d, %d was read", ErrReset, last, p.seq)
+		return fmt.Errorf("%w: it ends at %d, but %d was read", ErrReset, last, p.seq)
 	case p.seq != 0 && p.epoch != "" && !epochs.Holds(p.epoch, p.seq, last):
 		return fmt.Errorf("%w: the broker lost what was read", ErrReset)
 	}
@@ -55,7 +55,7 @@ func (p *place) follow(m message) error {
 		return fmt.Errorf("%w: sequence %d came after %d", ErrReset, m.seq, p.seq)
 	}
 	if p.log && m.seq != p.seq+1 {
-		return fmt.Errorf("%w: it forgot what lay between %d and %d", ErrReset, p.seq, m.seq)
+		return fmt.Errorf("%w: it lost what was between %d and %d", ErrReset, p.seq, m.seq)
 	}
 	var incarnation string
 	switch m.kind {

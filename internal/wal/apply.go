@@ -352,7 +352,7 @@ func (s *session) truncate(ctx context.Context, f *feed) error {
 	if err != nil {
 		return err
 	}
-	f.r.log.Info().Int("rows", rows).Dur("dur", time.Since(begun)).Msg("the relation was truncated, its rows were deleted one by one")
+	f.r.log.Info().Int("rows", rows).Dur("dur", time.Since(begun)).Msg("relation truncated, its rows were deleted one by one")
 	return nil
 }
 
@@ -402,7 +402,7 @@ func (s *session) watermarks(ctx context.Context) {
 	for {
 		if err := s.mark(ctx); err != nil && ctx.Err() == nil && time.Since(lastLog) > logEvery {
 			lastLog = time.Now()
-			s.c.log.Warn().Err(err).Msg("the watermark could not be written, trying again")
+			s.c.log.Warn().Err(err).Msg("writing the watermark failed, trying again")
 		}
 		select {
 		case <-ctx.Done():

@@ -225,8 +225,8 @@ func (f *feed) differs(ctx context.Context, key [][]byte, r *lookedRow) (reconci
 }
 
 var (
-	errNoMirror     = errors.New("its stream is no mirror of the relation (history=log, or actions=), and can't be compared with it")
-	errSessionEnded = errors.New("the relation's session ended, ask again")
+	errNoMirror     = errors.New("its stream does not mirror the relation (history=log, or actions=), so they can't be compared")
+	errSessionEnded = errors.New("the capture of the relation was interrupted; try again")
 )
 
 // Reconcile compares the stream with the relation, and has published anew, or

@@ -156,13 +156,13 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	}
 	switch {
 	case v.reason != "" && pos.Batch == nil && v.task == taskLoad:
-		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is read again")
+		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, reading the whole relation again")
 	case v.reason == polledBefore:
-		f.r.log.Info().Str("reason", v.reason).Msg("the relation is compared with its stream")
+		f.r.log.Info().Str("reason", v.reason).Msg("comparing the stream with the relation")
 	case v.reason != "" && pos.Batch == nil:
-		f.r.log.Error().Str("reason", v.reason).Msg("the WAL alone can't continue the stream: the relation is compared with it")
+		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, comparing the stream with the relation")
 	case v.reason != "":
-		f.r.log.Info().Str("reason", v.reason).Msg("going on")
+		f.r.log.Info().Str("reason", v.reason).Msg("continuing what was interrupted")
 	}
 	if string(pos.Schema) != string(f.schema) {
 		if pos.Schema != nil && !relation.SameRows(pos.Schema, f.schema) {
@@ -281,10 +281,10 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 
 // noteWithheld says in the status why no heartbeat is sent.
 func (f *feed) noteWithheld() {
-	note := "rows are looked at that the WAL does not tell"
+	note := "waits for rows that must be read by SQL"
 	switch {
 	case f.pos < f.ahead:
-		note = fmt.Sprintf("reads what was written before it began: %d MB of WAL to go", (f.ahead-f.pos)>>20)
+		note = fmt.Sprintf("reads the WAL that was written before it began: %d MB to go", (f.ahead-f.pos)>>20)
 	case f.unsettled: // awaitRunning says more
 		return
 	}
@@ -405,7 +405,7 @@ func (s *session) awaitRunning(ctx context.Context, f *feed) error {
 		if !logged && time.Since(begun) > 5*time.Second {
 			logged = true
 			f.r.update(func(st *health.Status) { st.Note = fmt.Sprintf("waits for transaction %d to end", xmin) })
-			f.r.log.Warn().Uint64("txid", xmin).Msg("reading the relation waits for a transaction that has written to end; see pg_stat_activity and pg_prepared_xacts")
+			f.r.log.Warn().Uint64("txid", xmin).Msg("reading the relation waits until a transaction that has written ends; see pg_stat_activity and pg_prepared_xacts")
 		}
 		select {
 		case <-ctx.Done():

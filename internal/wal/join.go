@@ -22,7 +22,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	if s.src.InRecovery {
-		return errors.New("the server is a standby; capture=wal reads the primary: name it in DATABASE_URL, or poll")
+		return errors.New("Postgres is a standby, but capture=wal needs the primary; to do: name the primary in DATABASE_URL, or poll")
 	}
 	rows, err := s.c.pool.Query(ctx, "SELECT current_setting('wal_level'), current_setting('server_encoding')")
 	if err != nil {
@@ -33,7 +33,7 @@ func (s *session) open(ctx context.Context) error {
 		return fmt.Errorf("look up settings: %w", err)
 	}
 	if set.WALLevel != "logical" {
-		return fmt.Errorf("wal_level is %s, and capture=wal needs logical; to do: ALTER SYSTEM SET wal_level = logical, and restart Postgres", set.WALLevel)
+		return fmt.Errorf("wal_level is %s, but capture=wal needs logical; to do: ALTER SYSTEM SET wal_level = logical, then restart Postgres", set.WALLevel)
 	}
 	s.unchecked = set.Encoding == anyEncoding
 	sl, err := s.c.slot(ctx)

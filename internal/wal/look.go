@@ -188,7 +188,7 @@ func (s *session) lookFailed(ctx context.Context, f *feed, l *look, pause time.D
 }
 
 // errAgain says that a look is void and must be tried again.
-var errAgain = errors.New("what was read is not yet all in the WAL")
+var errAgain = errors.New("the WAL does not yet have all that was read")
 
 // result is what a look has read.
 type result struct {
@@ -339,7 +339,7 @@ func (s *session) loaded(ctx context.Context, f *feed, l *look) error {
 		*st = health.Status{State: health.StateFirstLoad, LoadDone: f.rows, LoadRows: estimate, Heartbeat: st.Heartbeat}
 	})
 	if done {
-		f.r.log.Info().Int64("rows", f.rows).Dur("dur", time.Since(f.loading)).Msg("the whole relation was read")
+		f.r.log.Info().Int64("rows", f.rows).Dur("dur", time.Since(f.loading)).Msg("whole relation read")
 		f.dirty, s.owed = true, true
 		signal(s.wanted)
 		return nil

@@ -76,7 +76,7 @@ func (f *feed) keyOf(values [][]byte) ([][]byte, error) {
 	key := make([][]byte, len(f.rel.Key))
 	for n, i := range f.rel.Key {
 		if values[i] == nil {
-			return nil, fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: mend the row, or name another key in BRIDGE_TABLES", f.rel.Columns[i].Name)
+			return nil, fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: correct the row, or name another key in BRIDGE_TABLES", f.rel.Columns[i].Name)
 		}
 		key[n] = append([]byte{}, values[i]...)
 	}
@@ -120,7 +120,7 @@ func (s *session) snapshot(ctx context.Context, tx pgx.Tx, f *feed) (relation.Sn
 		return relation.Snapshot{}, changed(err)
 	}
 	if uint32(oid) != f.rel.OID || policies != f.rel.Policies {
-		return relation.Snapshot{}, fmt.Errorf("%w: it was dropped, or row level security was switched", errChanged)
+		return relation.Snapshot{}, fmt.Errorf("%w: it was dropped, or row level security was switched on or off", errChanged)
 	}
 	if uint32(timeline) != s.src.Timeline {
 		return relation.Snapshot{}, fmt.Errorf("%w: the connection leads to another server or timeline", errChanged)

@@ -176,12 +176,12 @@ func (s *session) publish(ctx context.Context) error {
 			return err
 		}
 		if err != nil {
-			return fmt.Errorf("make publication %s: %w; where the role may not, have the tables' owner run what bridge sql prints", s.c.opt.Name, err)
+			return fmt.Errorf("make publication %s: %w; if the role may not, let the owner of the tables run what bridge sql prints", s.c.opt.Name, err)
 		}
 		if err := s.exec(ctx, "COMMENT ON PUBLICATION "+name+" IS '"+ours+"'"); err != nil {
 			return fmt.Errorf("make publication %s: %w", s.c.opt.Name, err)
 		}
-		s.c.log.Info().Str("reason", s.c.opt.Name).Msg("publication made")
+		s.c.log.Info().Str("publication", s.c.opt.Name).Msg("publication made")
 	}
 	for _, f := range s.feedsByName() {
 		n := f.r.spec.Name
@@ -201,7 +201,7 @@ func (s *session) publish(ctx context.Context) error {
 			s.leave(f, publicationError(err, f.r.spec, s.c.opt.Name))
 			continue
 		}
-		f.r.log.Info().Msg("added to the publication")
+		f.r.log.Info().Msg("relation added to the publication")
 	}
 	s.unpublish(ctx, name)
 	if s.publication, err = s.loadPublication(ctx, s.c.relations...); err != nil {
@@ -237,7 +237,7 @@ func (s *session) spare(ctx context.Context, f *feed) error {
 		return fmt.Errorf("look up its replica identity: %w", err)
 	}
 	if !identified {
-		return fmt.Errorf("it has no replica identity, and its own UPDATE and DELETE would fail once publication %s has it; to do: see %s", s.c.opt.Name, relation.SetupCommand(f.r.spec))
+		return fmt.Errorf("it has no replica identity, so its own UPDATE and DELETE would fail in publication %s; to do: see %s", s.c.opt.Name, relation.SetupCommand(f.r.spec))
 	}
 	return nil
 }
@@ -253,10 +253,10 @@ func (s *session) unpublish(ctx context.Context, name string) {
 			continue
 		}
 		if err := s.exec(ctx, "ALTER PUBLICATION "+name+" DROP TABLE "+n.SQL()); err != nil {
-			s.c.log.Warn().Err(err).Str("table", n.String()).Msg("a table that is no longer captured could not be taken out of the publication")
+			s.c.log.Warn().Err(err).Str("table", n.String()).Msg("removing a table that is no longer captured from the publication failed")
 			continue
 		}
-		s.c.log.Info().Str("table", n.String()).Msg("no longer captured, taken out of the publication")
+		s.c.log.Info().Str("table", n.String()).Msg("table no longer captured, removed from the publication")
 	}
 }
 
@@ -290,13 +290,13 @@ func publicationError(err error, spec relation.Spec, publication string) error {
 func (p *publication) check(f *feed) error {
 	t, ok := p.tables[f.r.spec.Name]
 	if !ok {
-		return errors.New("it is not in the publication: a partition is published through its root; name that in BRIDGE_TABLES")
+		return errors.New("it is not in the publication: a partition is published through its root; name the root in BRIDGE_TABLES")
 	}
 	if t.err != nil {
 		return t.err
 	}
 	if f.rel.Kind == 'p' && !p.viaRoot {
-		return errors.New("its publication names partitions instead of it; to do: ALTER PUBLICATION … SET (publish_via_partition_root = true)")
+		return errors.New("its publication has the partitions instead of the table; to do: ALTER PUBLICATION … SET (publish_via_partition_root = true)")
 	}
 	columns := t.columns
 	if len(columns) == 0 {

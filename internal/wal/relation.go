@@ -169,7 +169,7 @@ const polledBefore = "it was polled before"
 
 // republished is why a stream is compared whose capture.Heartbeat was of another
 // publication, or of other partitions.
-const republished = "what is published of it was changed, or partitions came, went, or were truncated"
+const republished = "its publication changed, or its partitions were added, removed or truncated"
 
 // judge says how a stream is continued: not at all by the WAL alone, unless the
 // slot begins where the stream ends or before.
@@ -178,7 +178,7 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	log := !r.mirrors()
 	gap := func(reason string) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
-			return verdict{task: taskLoad, reason: reason + "; changes between are missing from its stream"}
+			return verdict{task: taskLoad, reason: reason + "; its stream lacks the changes in between"}
 		}
 		return verdict{task: taskCompare, anew: true, reason: reason}
 	}
@@ -186,21 +186,21 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	case pos.Heartbeat == nil && pos.Batch == nil:
 		return verdict{task: taskLoad, anew: true}
 	case at == 0 && pos.Heartbeat == nil:
-		return gap("its first load was interrupted under another capture")
+		return gap("its first load was interrupted, under another capture")
 	case at == 0:
 		return gap(polledBefore)
 	case at > b.end:
-		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, and Postgres' WAL ends at %s: it was restored from an older copy", lsn(at), lsn(b.end))}
+		return verdict{restart: fmt.Sprintf("the stream holds commits up to %s, but the WAL of Postgres ends at %s: Postgres was restored from an older copy", lsn(at), lsn(b.end))}
 	case b.compare != "":
 		return gap(b.compare)
 	case !b.known:
 		return gap("it was not in the publication")
 	case at < b.confirmed && b.released:
-		return gap(fmt.Sprintf("the slot was made anew, or moved on without it, and begins at %s, after the stream's end at %s", lsn(b.confirmed), lsn(at)))
+		return gap(fmt.Sprintf("the slot was made again, or moved on without the relation: it begins at %s, after the stream's end at %s", lsn(b.confirmed), lsn(at)))
 	case at < b.confirmed && log:
 		return gap(fmt.Sprintf("the slot begins at %s, after the stream's end at %s", lsn(b.confirmed), lsn(at)))
 	case at < b.confirmed:
-		return verdict{restart: fmt.Sprintf("the slot begins at %s, after the stream's end at %s: the broker lost what it held, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
+		return verdict{restart: fmt.Sprintf("the slot begins at %s, after the stream's end at %s: the broker lost the end of the stream, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
 	case !log && publishedIn(pos) != b.published:
 		return gap(republished)
 	case pos.Batch != nil && pos.Batch.Compare:
@@ -246,7 +246,7 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		}
 		reason := r.judge(pos, b).restart
 		if pos.Heartbeat == nil && pos.Batch == nil && b.known && !restarted {
-			reason = "there was no stream, and the publication had the relation already: right for a first start; else its stream was lost"
+			reason = "there was no stream, but the publication already had the relation: normal at a first start, else the stream was lost"
 		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 			reason = "the relation's key changed"

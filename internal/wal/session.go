@@ -122,7 +122,7 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	s.c.metrics.sessions.Inc()
-	s.c.log.Info().Str("reason", s.c.opt.Name).Stringer("lsn", lsn(s.began.confirmed)).Int("relations", len(s.feeds)).Msg("reading the WAL")
+	s.c.log.Info().Str("slot", s.c.opt.Name).Stringer("lsn", lsn(s.began.confirmed)).Int("relations", len(s.feeds)).Msg("reading the WAL")
 	s.work.Go(func() { s.watermarks(ctx) })
 	s.work.Go(func() { s.watchShapes(ctx) })
 	return s.loop(ctx)
@@ -249,7 +249,7 @@ func (s *session) confirm(now time.Time) {
 		case now.Sub(latest(r.failing, s.c.begun)) > s.c.opt.HoldFor:
 			r.released = true
 			r.log.Error().Err(r.err).Dur("dur", now.Sub(r.failing)).
-				Msg("the relation was away for too long: the slot moves on without it, and it will be compared with its stream when it comes back")
+				Msg("relation failing for too long, the slot moves on without it; it will be compared with its stream when it comes back")
 		default:
 			at = min(at, r.stored)
 		}

@@ -206,7 +206,7 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 		return mustCompare{"two of its rows may have one key for a moment now, or no longer"}
 	}
 	if now.rel.Policies != f.rel.Policies || now.filter != f.filter || !bytes.Equal(now.schema, f.schema) {
-		return fmt.Errorf("%w: its columns, their types or what is published of it are not as they were loaded", errChanged)
+		return fmt.Errorf("%w: its columns, their types or its publication changed since they were loaded", errChanged)
 	}
 	return nil
 }
@@ -247,7 +247,7 @@ func (s *session) watchShapes(ctx context.Context) {
 func (sh *shape) take(tuple, old *pglogrepl.TupleData) error {
 	sh.unchanged, sh.incomplete = false, false
 	if len(tuple.Columns) != len(sh.at) {
-		return fmt.Errorf("a row of %d columns, %d were announced", len(tuple.Columns), len(sh.at))
+		return fmt.Errorf("a row has %d columns, but %d were announced", len(tuple.Columns), len(sh.at))
 	}
 	if err := sh.checkText(tuple); err != nil {
 		return err
@@ -275,7 +275,7 @@ func (sh *shape) take(tuple, old *pglogrepl.TupleData) error {
 // takeOld reads what was sent of an old row.
 func (sh *shape) takeOld(tuple *pglogrepl.TupleData) error {
 	if len(tuple.Columns) != len(sh.at) {
-		return fmt.Errorf("an old row of %d columns, %d were announced", len(tuple.Columns), len(sh.at))
+		return fmt.Errorf("an old row has %d columns, but %d were announced", len(tuple.Columns), len(sh.at))
 	}
 	if err := sh.checkText(tuple); err != nil {
 		return err
@@ -298,7 +298,7 @@ func (sh *shape) checkText(tuple *pglogrepl.TupleData) error {
 	}
 	for n, c := range tuple.Columns {
 		if i := sh.at[n]; i >= 0 && !utf8.Valid(c.Data) {
-			return fmt.Errorf("a value of column %s is not UTF-8; mend the row", sh.rel.Columns[i].Name)
+			return fmt.Errorf("a value of column %s is not UTF-8; correct the row", sh.rel.Columns[i].Name)
 		}
 	}
 	return nil
@@ -307,7 +307,7 @@ func (sh *shape) checkText(tuple *pglogrepl.TupleData) error {
 func (sh *shape) takeKey() error {
 	for n, i := range sh.rel.Key {
 		if sh.key[n] = sh.values[i]; sh.key[n] == nil {
-			return fmt.Errorf("%w: key column %s is not in the WAL; its replica identity must hold the key", errChanged, sh.rel.Columns[i].Name)
+			return fmt.Errorf("%w: key column %s is not in the WAL; the replica identity must contain the key", errChanged, sh.rel.Columns[i].Name)
 		}
 	}
 	return nil

@@ -64,9 +64,9 @@ var errSlotInUse = errors.New("the replication slot is in use")
 // inUse says who has the slot.
 func (c *Capture) inUse(ctx context.Context, sl slot) error {
 	if sl.beingMade() {
-		return fmt.Errorf("%w: the session with PID %d is still making slot %s, and %s; where that bridge is gone: SELECT pg_terminate_backend(%[2]d)", errSlotInUse, sl.PID, c.opt.Name, c.slotWaits(ctx, sl.PID))
+		return fmt.Errorf("%w: the session with PID %d is still making slot %s, and %s; if that bridge no longer runs: SELECT pg_terminate_backend(%[2]d)", errSlotInUse, sl.PID, c.opt.Name, c.slotWaits(ctx, sl.PID))
 	}
-	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge of the name, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting. If no heartbeats come to this broker, that bridge writes to another one: give one of the two another BRIDGE_NAME", errSlotInUse, c.opt.Name, sl.PID)
+	return fmt.Errorf("%w: slot %s is read by the session with PID %d: another bridge with the same BRIDGE_NAME, or a connection that Postgres has not yet given up (wal_sender_timeout); waiting. If no heartbeats come to this broker, the other bridge writes to another broker: give one of the two another BRIDGE_NAME", errSlotInUse, c.opt.Name, sl.PID)
 }
 
 // foreign says whose the slot is that has the bridge's name.
@@ -74,12 +74,12 @@ func (c *Capture) foreign(sl slot, src relation.Source) error {
 	if sl.Database != "" && sl.Database != src.Database {
 		return fmt.Errorf("replication slot %s is of database %s (all databases of a server share the names of slots); to do: give this bridge another BRIDGE_NAME", c.opt.Name, sl.Database)
 	}
-	return fmt.Errorf("replication slot %s is not a bridge's (plugin %q); to do: give this bridge another BRIDGE_NAME, or, if nobody needs it: SELECT pg_drop_replication_slot('%[1]s')", c.opt.Name, sl.Plugin)
+	return fmt.Errorf("replication slot %s was not made by a bridge (plugin %q); to do: give this bridge another BRIDGE_NAME or, if nobody needs the slot: SELECT pg_drop_replication_slot('%[1]s')", c.opt.Name, sl.Plugin)
 }
 
 // errRival says that another bridge of the name has just made what this one was
 // about to make.
-var errRival = fmt.Errorf("%w: another bridge of the name begins at this moment; waiting", errSlotInUse)
+var errRival = fmt.Errorf("%w: another bridge with the same BRIDGE_NAME is starting; waiting", errSlotInUse)
 
 // rival returns errRival for Postgres' duplicate_object, and other errors as
 // they are.
@@ -96,13 +96,14 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	c := s.c
 	switch {
 	case sl.Lost:
-		c.log.Error().Str("reason", c.opt.Name).Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size): the slot is made anew, and every relation compared with its stream")
+		c.log.Error().Str("slot", c.opt.Name).
+			Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size), making a new slot and comparing every relation with its stream")
 	case sl.exists && c.unreadable:
-		c.log.Error().Str("reason", c.opt.Name).
-			Msg("the publication was dropped, and Postgres can't read the WAL from before it was made again: the slot is made anew, and every relation compared with its stream")
+		c.log.Error().Str("slot", c.opt.Name).
+			Msg("the publication was dropped and Postgres can't read the WAL from before, making a new slot and comparing every relation with its stream")
 	case c.tooFar(sl):
-		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
-			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG: it is dropped and made anew, and every relation compared with its stream")
+		c.log.Error().Str("slot", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
+			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG, making a new slot and comparing every relation with its stream")
 	case sl.exists:
 		return nil
 	}
@@ -153,7 +154,7 @@ func remedy(err error) string {
 	case "53300": // too_many_connections
 		return "; to do: raise max_wal_senders, or max_connections; see pg_stat_replication"
 	case "08P01", "42601": // protocol_violation, syntax_error
-		return "; to do: name Postgres itself in DATABASE_URL, no pooler in between"
+		return "; to do: name Postgres itself in DATABASE_URL, not a connection pooler"
 	}
 	return ""
 }
@@ -172,7 +173,7 @@ func (s *session) createSlot(ctx context.Context) error {
 		defer close(told)
 		waits = s.c.slotWaits(ctx, int64(conn.Conn().PgConn().PID()))
 		if s.c.waits.isNews(waits.Error()) {
-			s.c.log.Warn().Str("reason", s.c.opt.Name).Msg(waits.Error())
+			s.c.log.Warn().Err(waits).Str("slot", s.c.opt.Name).Msg("making the replication slot takes long")
 		}
 		for _, f := range feeds {
 			f.r.update(func(st *health.Status) { st.State, st.Err = health.StateStarting, waits })
@@ -192,7 +193,7 @@ func (s *session) createSlot(ctx context.Context) error {
 	case errors.Is(err, errRival):
 		return err
 	case isCanceled(err):
-		return fmt.Errorf("make replication slot %s: %w; it was given up, so that it keeps no more WAL than BRIDGE_SLOT_MAX_LAG", s.c.opt.Name, waits)
+		return fmt.Errorf("make replication slot %s: %w; the bridge gave it up, because it kept more WAL than BRIDGE_SLOT_MAX_LAG", s.c.opt.Name, waits)
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w%s", s.c.opt.Name, err, remedy(err))
 	}
@@ -200,7 +201,7 @@ func (s *session) createSlot(ctx context.Context) error {
 	for _, r := range s.c.relations {
 		r.released = true
 	}
-	s.c.log.Info().Str("reason", s.c.opt.Name).Stringer("lsn", lsn(confirmed)).Msg("replication slot made")
+	s.c.log.Info().Str("slot", s.c.opt.Name).Stringer("lsn", lsn(confirmed)).Msg("replication slot made")
 	return nil
 }
 
@@ -269,8 +270,8 @@ func (c *Capture) warnUnused(ctx context.Context) error {
 		// Where Postgres is away, the pollers say so.
 		if sl, err := c.unused(ctx); err == nil && sl.exists && time.Since(warned) > unusedEvery {
 			warned = time.Now()
-			c.log.Warn().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).
-				Msgf("no relation has capture=wal, and Postgres keeps WAL for the replication slot that was left; to do: SELECT pg_drop_replication_slot('%s')", c.opt.Name)
+			c.log.Warn().Str("slot", c.opt.Name).Int64("bytes", sl.Kept).
+				Msg("no relation has capture=wal, but Postgres keeps WAL for a slot that is left over; drop it with pg_drop_replication_slot")
 		}
 		select {
 		case <-ctx.Done():

@@ -1,41 +1,44 @@
 // Package wal captures tables by reading Postgres' write-ahead log through
-// logical replication (plugin pgoutput, protocol 1, text). Nothing has to be
-// added to a table, hard deletes arrive, and rows come in the order of commits.
+// logical replication (plugin pgoutput, protocol 1, text). Tables need no extra
+// column, hard deletes arrive, and rows come in the order of commits.
 //
 // # How nothing is lost
 //
 // One replication slot serves all relations of a bridge. Postgres sends each
-// transaction after its commit, and begins, after a reconnect, where the slot
-// was confirmed. The slot is confirmed only up to what every relation's stream
-// is known to hold; each relation's position, the LSN in its last heartbeat or
-// announcement, is in its stream and nowhere else. So a session begins at or
-// before the position of each relation, and each skips the commits that its
-// stream has (I7). A stream that ends before the slot begins has a gap, and is
-// never continued as if it had none (Relation.judge).
+// transaction after its commit. After a reconnect it begins where the slot was
+// confirmed. A session confirms the slot only up to what the streams of all
+// relations are known to hold.
+//
+// The position of a relation is the LSN in its stream's last heartbeat or
+// announcement; it is kept nowhere else. So a session begins at or before the
+// position of each relation, and each relation skips the commits that its stream
+// has (I7). If a stream ends before the slot begins, it has a gap, and the capture
+// never continues it as if it had none (Relation.judge).
 //
 // # Watermark
 //
-// A row's since is min(txid, watermark). The watermark comes in band: the
-// bridge writes the xmin of a snapshot into the WAL (pg_logical_emit_message).
-// A transaction below that xmin had ended, so its commit stands before the
-// message; what comes behind it has a higher ID (I5). Only messages with the
-// session's own random name count: any role may write others.
+// A row's since is min(txid, watermark). The bridge writes the watermark into the
+// WAL (pg_logical_emit_message): it is the xmin of a snapshot. A transaction below
+// that xmin had ended, so its commit stands before the message, and every commit
+// after the message has a higher ID (I5). Only messages with the session's own
+// random name count, because any role may write messages.
 //
 // # Looks
 //
-// What the WAL does not tell is read by SQL: a relation's first load, rows of a
-// changed shape, keys that must be looked at again. A look reads rows under a
-// snapshot and then writes a marker into the WAL. When the marker comes, the
-// stream holds every transaction that the snapshot shows, and the rows are
-// published, but for keys of which an event has come that the snapshot does not
-// show: nothing is ever replaced by an older version (I4). See look.
+// The capture reads by SQL what the WAL does not have: the first load of a
+// relation, rows of a changed shape, keys that must be looked at again. A look
+// reads rows under a snapshot, and then writes a marker into the WAL. When the
+// marker arrives, the stream holds every transaction that the snapshot shows. Then
+// the rows are published, except for keys that a transaction changed which the
+// snapshot does not show: an older version never replaces a newer one (I4). See
+// look.
 //
 // # Failures
 //
-// A session is one replication connection and the relations that have begun.
-// Whatever goes wrong with Postgres ends the session, and the next begins every
-// relation anew. What goes wrong with one relation takes only that one out
-// (I10); it is tried again, and holds the slot for a limited time.
+// A session is one replication connection, and the relations that have begun in
+// it. A failure of Postgres ends the session, and the next session begins every
+// relation again. A failure of one relation takes only that relation out (I10). It
+// is tried again, and holds the slot back for a limited time.
 package wal
 
 import (
@@ -200,7 +203,7 @@ func (c *Capture) capture(ctx context.Context) error {
 			c.yield(ctx)
 		}
 		if !errors.Is(err, errNobody) && said.isNews(err.Error()) {
-			c.log.Warn().Err(err).Int("attempt", attempt).Msg("the WAL is not being read, trying again")
+			c.log.Warn().Err(err).Int("attempt", attempt).Msg("reading the WAL failed, trying again")
 		}
 		select {
 		case <-ctx.Done():

@@ -29,7 +29,7 @@ func (c *Capture) WatchSlot(ctx context.Context) {
 			continue
 		}
 		if err := c.relieve(ctx, sl, &said); err != nil && ctx.Err() == nil && failed.isNews(err.Error()) {
-			c.log.Error().Err(err).Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Msg("the slot keeps more WAL than BRIDGE_SLOT_MAX_LAG, and can't be given up")
+			c.log.Error().Err(err).Str("slot", c.opt.Name).Int64("bytes", sl.Kept).Msg("the slot keeps more WAL than BRIDGE_SLOT_MAX_LAG, and giving it up failed")
 		}
 	}
 }
@@ -61,8 +61,8 @@ func (c *Capture) dropUnread(ctx context.Context, sl slot) error {
 		return fmt.Errorf("drop slot: %w", err)
 	}
 	if n > 0 {
-		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
-			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG, and is not read: it is dropped; once the WAL can be read again it is made anew, and every relation compared with its stream")
+		c.log.Error().Str("slot", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
+			Msg("slot dropped, it kept more WAL than BRIDGE_SLOT_MAX_LAG and nobody read it; when the WAL can be read again, a new slot is made and every relation compared with its stream")
 	}
 	return nil
 }
@@ -73,11 +73,11 @@ func (c *Capture) stopMaking(ctx context.Context, sl slot, said *news) error {
 	waits := c.slotWaits(ctx, sl.PID)
 	n, err := c.count(ctx, "SELECT pg_cancel_backend(active_pid)"+tooFarSQL+" AND active_pid = $3 AND confirmed_flush_lsn IS NULL", c.opt.Name, c.opt.MaxLag, sl.PID)
 	if err != nil {
-		return fmt.Errorf("cancel PID %d, which makes it: %w", sl.PID, err)
+		return fmt.Errorf("cancel PID %d, which makes the slot: %w", sl.PID, err)
 	}
 	if n > 0 && said.isNews(waits.Error()) {
-		c.log.Error().Str("reason", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
-			Msgf("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG before it was made: %s; until then it is given up at the limit and made again, and nothing is captured", waits)
+		c.log.Error().Err(waits).Str("slot", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
+			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG before it was made, trying again; nothing is captured until it is made")
 	}
 	return nil
 }
