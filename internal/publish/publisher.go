@@ -86,7 +86,7 @@ func (t Timing) withDefaults() Timing {
 }
 
 // Publisher writes one relation's stream. One goroutine calls its capture.Sink
-// methods, another one calls Run.
+// methods (any may call Stored and Scan), another one calls Run.
 type Publisher struct {
 	// Static after construction.
 	nc      *nats.Conn
