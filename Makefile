@@ -41,8 +41,8 @@ check: ## check format, vet, staticcheck, import rules and known vulnerabilities
 fmt: ## format all Go files
 	$(GO) run mvdan.cc/gofumpt@v0.12.0 -w $$(git ls-files -co --exclude-standard '*.go')
 
-docs: ## write the tables of settings into docs/settings.md
-	$(GO) test -p 1 -count 1 -run TestSettings_ ./cmd/bridge ./cmd/httpedge -update
+docs: ## write the tables of docs/settings.md from the programs, and the numbers of README.md from the bench
+	$(GO) test -p 1 -count 1 -run 'TestSettings_|TestReadme_' ./cmd/bridge ./cmd/httpedge ./bench -update
 
 sim: deps ## run the simulation with faults for SECONDS (60) from SEED, with CAPTURE (poll, or wal)
 	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)

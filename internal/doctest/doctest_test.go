@@ -24,7 +24,7 @@ import (
 // limits are the longest that a document may be, in lines. A longer one is no overview any more: move a part of it to
 // a document of its own.
 func limits() map[string]int {
-	return map[string]int{"DESIGN.md": 250}
+	return map[string]int{"README.md": 180, "DESIGN.md": 250}
 }
 
 func TestDocuments_NamesAreDeclared(t *testing.T) {
@@ -86,6 +86,35 @@ func TestDocuments_KeepTheirLength(t *testing.T) {
 		if n := strings.Count(text, "\n"); n > limit {
 			t.Errorf("%s has %d lines, more than %d", doc, n, limit)
 		}
+	}
+}
+
+// The lines that README.md shows of the demo are lines that the demo prints.
+func TestReadme_ShowsWhatTheDemoPrints(t *testing.T) {
+	t.Parallel()
+	repo := readRepo(t)
+	_, section, _ := strings.Cut(repo.text["README.md"], "`make demo` starts")
+	section, _, found := strings.Cut(section, "`make test` runs")
+	if !found {
+		t.Fatal("README.md does not say what make demo and make test do")
+	}
+	shown := 0
+	for line := range strings.SplitSeq(section, "\n") {
+		line, indented := strings.CutPrefix(line, "    ")
+		if !indented {
+			continue
+		}
+		shown++
+		found := false
+		for file, text := range repo.text {
+			found = found || path.Dir(file) == "internal/demo" && strings.Contains(text, line)
+		}
+		if !found {
+			t.Errorf("the demo does not print %q", line)
+		}
+	}
+	if shown == 0 {
+		t.Error("README.md shows nothing of the demo")
 	}
 }
 
