@@ -157,7 +157,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	flags.BoolVar(&opt.NoTombstones, "no-tombstones", false, "")
 	flags.BoolVar(&opt.NoNotify, "no-notify", false, "")
 	if err := flags.Parse(args); err != nil {
-		return fmt.Errorf("%w: bridge sql [-role ROLE] [-no-tombstones] [-no-notify] RELATION: %w", program.ErrUsage, err)
+		return fmt.Errorf("%w: %w; usage: bridge sql [-role NAME] [-no-tombstones] [-no-notify] RELATION", program.ErrUsage, err)
 	}
 	spec, err := oneRelation(cfg, flags.Args())
 	if err != nil {
@@ -231,7 +231,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.Writer) error {
 	asJSON := len(args) == 1 && args[0] == "--json"
 	if len(args) > 0 && !asJSON {
-		return fmt.Errorf("%w: bridge check [--json]", program.ErrUsage)
+		return fmt.Errorf("%w: usage: bridge check [--json]", program.ErrUsage)
 	}
 	invalid := cfg.invalid()
 	dc := doctor.Config{

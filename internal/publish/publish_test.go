@@ -597,8 +597,9 @@ func TestPublish_LogKeepsItsSchema(t *testing.T) {
 	}
 }
 
-// watchCalls notes when the server was last asked for what, by its own clock, and returns a function that tells, and waits
-// until it was asked at all.
+// watchCalls records when the server was last asked for each API, by the server's
+// own clock. It returns a function that returns that time. If the API was not asked
+// for yet, the function waits.
 func watchCalls(t *testing.T, nc *nats.Conn) func(api string) time.Time {
 	t.Helper()
 	var mu sync.Mutex
@@ -609,7 +610,7 @@ func watchCalls(t *testing.T, nc *nats.Conn) func(api string) time.Time {
 			Subject   string
 		}
 		if err := json.Unmarshal(msg.Data, &call); err != nil {
-			t.Errorf("an advisory of the server: %v", err)
+			t.Errorf("parse advisory of the server: %v", err)
 			return
 		}
 		mu.Lock()
@@ -626,7 +627,7 @@ func watchCalls(t *testing.T, nc *nats.Conn) func(api string) time.Time {
 			mu.Lock()
 			defer mu.Unlock()
 			if at = last["$JS.API."+api+".LOCKSTEP-public-t"]; at.IsZero() {
-				return fmt.Errorf("the server knows of no %s", api)
+				return fmt.Errorf("the server was not asked for %s", api)
 			}
 			return nil
 		})

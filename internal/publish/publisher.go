@@ -57,21 +57,24 @@ type Options struct {
 	HeartbeatInterval time.Duration
 	// Holder names this process in leases. Each process needs another one.
 	Holder string
-	// Timing is for tests; its zero value is what production has.
+	// Timing is set only by tests. Its zero value is right for production.
 	Timing Timing
 }
 
-// Timing is how often a Publisher looks at things and how long it waits for
-// them. A zero field means its default.
+// Timing is how often a Publisher checks things and how long it waits for them. A
+// field that is 0 has its default.
 type Timing struct {
 	// LeaseTTL is how long the lease of a dead writer keeps others waiting. The
 	// server counts it in whole seconds. The default is 3 s.
 	LeaseTTL time.Duration
-	// LeaseRetry is how often a standby tries to get the lease; 400 ms.
+	// LeaseRetry is how often a standby tries to get the lease. The default is
+	// 400 ms.
 	LeaseRetry time.Duration
-	// Tick is how often Run takes care of the epoch, and renews the lease; 1 s.
+	// Tick is how often Run takes care of the epoch and renews the lease. The default
+	// is 1 s.
 	Tick time.Duration
-	// StoredWithin is how long the server may take to store a message; 10 s.
+	// StoredWithin is how long the server may take to store a message. The default is
+	// 10 s.
 	StoredWithin time.Duration
 }
 
@@ -83,7 +86,7 @@ func (t Timing) withDefaults() Timing {
 }
 
 // Publisher writes one relation's stream. One goroutine calls its capture.Sink
-// methods, another one calls Run.
+// methods (any may call Stored and Scan), another one calls Run.
 type Publisher struct {
 	// Static after construction.
 	nc      *nats.Conn

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// aliveAfter is the silence after which a message keeps the batch open; the
-// server ends it after 10 s.
+// aliveAfter is the silence after which Run sends a message to keep the batch open.
+// The server drops a batch after 10 s of silence.
 const aliveAfter = 2500 * time.Millisecond
 
 // Run takes care of the epoch until ctx ends. It renews the lease, keeps a quiet

@@ -57,8 +57,9 @@ func (p *Problem) Error() string {
 // Unwrap returns ErrNotFound or nil.
 func (p *Problem) Unwrap() error { return p.err }
 
-// Load looks the relation up in the catalog, with one statement, and checks that
-// it can be captured as the spec says. The problems that it returns are warnings.
+// Load looks the relation up in the catalog, all of it with one statement, and
+// checks that it can be captured as the spec says. The problems that it returns are
+// warnings.
 //
 // The error joins a *Problem for each reason why the relation can't be captured,
 // and wraps ErrNotFound if it does not exist. If Postgres gave no answer, the

@@ -48,8 +48,8 @@ type Relation struct {
 	Columns []Column
 	// Key holds the places of the key's columns in Columns, in key order.
 	Key []int
-	// Txid is the place of the txid column in Columns. It is -1 if there is none,
-	// as may be with capture=wal.
+	// Txid is the place of the txid column in Columns, -1 if there is none. Only a
+	// relation with capture=wal may have none.
 	Txid int
 	// Deleted is the place of the deleted column in Columns, -1 if there is none.
 	Deleted int

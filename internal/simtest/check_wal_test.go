@@ -102,7 +102,7 @@ func TestCheckWAL_FindsWhatIsWrong(t *testing.T) {
 		{"stale TOAST value", "I12: row a (txid 11, ver 2) does not have the large value", then(load, history{stale})},
 		{"delete that was none", "I2: row d (txid 15) was deleted by the bridge", then(load, w13, w14, history{away("d", 15), beat(15, 903, "e1", 30)})},
 		{"missing, and not yet deleted", "I2: at the heartbeat with since 12 row b has version 0, want at least 2", history{connected(0), large("a", 2, 2, 11, 40), completed(), beat(12, 900, "e1", 10)}},
-		{"missing, and made again", "I2: at the heartbeat with since 15 row b has version 0, want at least 4", history{connected(0), large("d", 1, 8, 14, 70), completed(), beat(15, 903, "e1", 10)}},
+		{"missing, and inserted again", "I2: at the heartbeat with since 15 row b has version 0, want at least 4", history{connected(0), large("d", 1, 8, 14, 70), completed(), beat(15, 903, "e1", 10)}},
 		{"version that a crash took back", "a version that was never committed", then(load, history{large("a", 3, 70, 12, 90)})},
 		{"since falls, though no crash takes anything back", "I5: a heartbeat's since fell from 13 to 12", then(load, w11, w12, history{beat(13, 901, "e1", 30), beat(12, 902, "e2", 40)})},
 		{"delete below a row's since", "I5: row b (txid 12, ver 3) is new below since 13", then(load, w11, history{since(large("a", 5, 7, 13, 70), 13), away("b", 12), row("b", 4, 6, 13, 10, 30), beat(13, 902, "e1", 30)})},

@@ -258,7 +258,7 @@ func (s *Sim) await(what string, since time.Time, beat func(*Client) int64) {
 		}
 		for _, c := range s.clients {
 			if beat := beat(c); beat <= since.Unix() {
-				return fmt.Errorf("I7: %s: client %s of %s has no heartbeat since %d, its last is of %d", what, c.Log.Client, c.Log.Relation, since.Unix(), beat)
+				return fmt.Errorf("I7: %s: client %s of %s has no heartbeat after %d, its last one is from %d", what, c.Log.Client, c.Log.Relation, since.Unix(), beat)
 			}
 		}
 		return nil

@@ -16,8 +16,8 @@ var (
 	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one every 5 s")
 	writers = flag.Int("writers", 0, "how many connections write; 0 for 5")
 	clients = flag.Int("clients", 0, "how many clients follow; 0 for 9")
-	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; empty for what the seed says")
-	shipped = flag.Bool("shipped", false, "TestSim runs the programs as users build them, with production's times")
+	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; if empty, the seed decides")
+	shipped = flag.Bool("shipped", false, "run the programs of TestSim as users build them, with production's timings")
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
@@ -29,8 +29,8 @@ func needServers(t *testing.T) {
 	}
 }
 
-// TestSim runs the whole system under faults and checks I1 to I8, I11 and I12; see the package comment. Its bridges poll
-// or read the WAL, as the seed says; schedules and the nightly suite always do both.
+// TestSim runs the whole system under faults and checks I1 to I8, I11 and I12; see the package comment. The seed
+// decides whether its bridges poll or read the WAL. The schedules and the nightly suite always do both.
 func TestSim(t *testing.T) {
 	needServers(t)
 	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Kills: *kills, Writers: *writers, Clients: *clients}

@@ -103,7 +103,7 @@ type World struct {
 type WorldOptions struct {
 	Bridges, Edges int
 	Tables         string
-	Shipped        bool     // programs as users build them, with production's times
+	Shipped        bool     // programs as users build them, with production's timings
 	Postgres       []string // settings
 	Env            []string // of the bridges, in addition
 }

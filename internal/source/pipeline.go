@@ -34,10 +34,10 @@ type Pipeline struct {
 	preparing []string
 }
 
-// Send sends the statements. It prepares those that the connection does not
-// have, each right before it is executed: to prepare a statement, Postgres locks
-// its relations, and after a LOCK … NOWAIT of them that never waits. The caller
-// closes the pipeline.
+// Send sends the statements. It prepares those that the connection does not have,
+// each right before it is executed. To prepare a statement, Postgres locks its
+// relations; after a LOCK … NOWAIT of them, that never waits. The caller closes the
+// pipeline.
 func Send(ctx context.Context, conn *pgxpool.Conn, statements ...Statement) (*Pipeline, error) {
 	prepared := ConnectionOf(conn).prepared
 	if len(prepared) >= maxPrepared {

@@ -15,26 +15,26 @@ import (
 )
 
 // Build compiles a command of this module, such as "./cmd/bridge", once per test process, and returns the program's
-// path. It is built with the tag quick, by which it waits less than in production for what others owe it, and with the
-// race detector if the test itself has that. Later changes of the source do not change the program.
+// path. It uses the build tag quick, with which the program has shorter timings than in production. It uses the race
+// detector if the test does. Later changes of the source do not change the program.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
 	return build(t, program{pkg: pkg, quick: true, race: raceEnabled})
 }
 
-// BuildShipped is Build as users build the program: with production's times, and without the race detector.
+// BuildShipped is Build, but builds the program as users do: with production's timings, and without the race detector.
 func BuildShipped(t testing.TB, pkg string) string {
 	t.Helper()
 	return build(t, program{pkg: pkg})
 }
 
-// BuildRace is Build with the race detector, whether the test has it or not.
+// BuildRace is Build, but always with the race detector.
 func BuildRace(t testing.TB, pkg string) string {
 	t.Helper()
 	return build(t, program{pkg: pkg, quick: true, race: true})
 }
 
-// program is one way to build a command.
+// program is a command and how it is built.
 type program struct {
 	pkg         string
 	quick, race bool
@@ -64,9 +64,9 @@ func build(t testing.TB, what program) string {
 	return path
 }
 
-// buildOnce links into .build at the module's root, where go build sees that an unchanged program need not be linked
-// again, and gives this process a link of its own to the result. A lock keeps test processes from doing the same work
-// at the same time.
+// buildOnce builds into the folder .build at the module's root. There go build sees that it need not link an unchanged
+// program again. Then buildOnce makes a hard link to the result for this process. With a lock, several test processes
+// don't do the same work at the same time.
 func buildOnce(what program) (string, error) {
 	w, err := theWatchdog()
 	if err != nil {
@@ -87,7 +87,7 @@ func buildOnce(what program) (string, error) {
 	}
 	cmd := exec.Command("go", slices.Concat([]string{"build", "-o", filepath.Join(cache, name)}, flags, []string{what.pkg})...)
 	cmd.Dir = filepath.Dir(cache)
-	cmd.Env = append(os.Environ(), "GOTMPDIR="+cache) // the same file system: the new program replaces the old one by rename
+	cmd.Env = append(os.Environ(), "GOTMPDIR="+cache) // on the same file system, go build replaces the old program by rename
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", what.pkg, err, out)
 	}
@@ -100,8 +100,8 @@ func buildOnce(what program) (string, error) {
 	return own, nil
 }
 
-// lockCache returns .build at the module's root, which test processes share. Until unlock is called, no other process
-// has the lock of that name.
+// lockCache returns the folder .build at the module's root, which test processes share. It waits for the lock of the
+// given name, and holds it until unlock is called.
 func lockCache(name string) (cache string, unlock func(), err error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -128,7 +128,7 @@ var moduleRoot = sync.OnceValues(func() (string, error) {
 	}
 	mod := strings.TrimSpace(string(out))
 	if mod == "" || mod == os.DevNull {
-		return "", errors.New("find the module: run the tests inside it")
+		return "", errors.New("find the module: the current folder is outside of it; run the tests inside")
 	}
 	return filepath.Dir(mod), nil
 })

@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// password is the superuser's in every cluster. Tests may look for it in logs, where it must never be.
+// password is the superuser's in every cluster. Tests may check that logs never contain it.
 const password = "sesame-3f9c"
 
-// settings of every cluster. The last block is there to catch clients that rely on defaults of the server.
+// settings are those of every cluster. With the last two lines, a client that relies on the server's defaults fails.
 var settings = []string{
 	"fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "max_prepared_transactions=50",
 	"wal_level=logical", "max_wal_senders=20", "max_replication_slots=50", "shared_buffers=64MB",
@@ -29,7 +29,7 @@ var settings = []string{
 	"extra_float_digits=0",
 }
 
-// Cluster is a Postgres cluster. Its methods end the test when they fail, so they are called from the test's goroutine.
+// Cluster is a Postgres cluster. Its methods end the test if they fail, so only the test's goroutine may call them.
 type Cluster struct {
 	t    testing.TB
 	bin  string
@@ -37,13 +37,13 @@ type Cluster struct {
 	port int
 	set  []string
 	cred *syscall.Credential
-	proc *Process // nil when it does not run
+	proc *Process // nil while it does not run
 	next atomic.Int64
 }
 
-// NewCluster makes and starts a Postgres cluster of the test's own, which is removed when the test ends. Settings are
-// given as "name=value". By default fsync is off: a crash of the processes, which is what [Cluster.Kill] is, does not
-// need it.
+// NewCluster creates and starts a Postgres cluster for one test. It is removed when the test ends. set are settings
+// "name=value". fsync is off unless a test sets it: it is not needed for a crash of the processes, which is what
+// [Cluster.Kill] makes.
 func NewCluster(t testing.TB, set ...string) *Cluster {
 	t.Helper()
 	c, err := newCluster(set)
@@ -59,7 +59,7 @@ func NewCluster(t testing.TB, set ...string) *Cluster {
 	return c.forTest(t)
 }
 
-// forTest hands a running cluster to a test.
+// forTest gives a running cluster to a test, which ends it.
 func (c *Cluster) forTest(t testing.TB) *Cluster {
 	c.t = t
 	t.Cleanup(func() {
@@ -74,7 +74,7 @@ func (c *Cluster) forTest(t testing.TB) *Cluster {
 	return c
 }
 
-// newCluster chooses the place of a cluster.
+// newCluster chooses the directory of a cluster, and does not start it.
 func newCluster(set []string) (*Cluster, error) {
 	w, err := theWatchdog()
 	if err != nil {
@@ -100,8 +100,8 @@ func newCluster(set []string) (*Cluster, error) {
 	return &Cluster{bin: bin, dir: filepath.Join(dir, "data"), cred: cred, set: slices.Concat(settings, set)}, nil
 }
 
-// initdb fills the data directory with a copy of a template that initdb made once for this version of Postgres. So all
-// clusters have the same system identifier.
+// initdb fills the data directory with a copy of a template. The template is made by the program initdb, once for each
+// version of Postgres. So all clusters of a version have the same system identifier.
 func (c *Cluster) initdb() error {
 	template, err := c.template()
 	if err != nil {
@@ -110,8 +110,9 @@ func (c *Cluster) initdb() error {
 	return copyAll(template, c.dir)
 }
 
-// template makes the template, where it is missing, and returns its place in .build at the module's root. A lock keeps
-// test processes from making it at the same time; the rename at the end keeps a killed one from leaving half of it.
+// template returns the place of the template, in the folder .build at the module's root. It creates the template if it
+// does not exist. With a lock, only one test process does so at a time. The rename at the end makes sure that a process
+// that is killed meanwhile leaves no incomplete template.
 func (c *Cluster) template() (string, error) {
 	version, err := exec.Command(filepath.Join(c.bin, "postgres"), "-V").Output()
 	if err != nil {
@@ -155,7 +156,7 @@ func copyAll(from, to string) error {
 	return nil
 }
 
-// tool runs one of Postgres' programs to its end.
+// tool runs one of Postgres' programs, and waits until it has ended.
 func (c *Cluster) tool(name string, args ...string) error {
 	cmd := exec.Command(filepath.Join(c.bin, name), args...)
 	cmd.Env = append(cleanEnv(), "PGPASSWORD="+password)
@@ -167,7 +168,7 @@ func (c *Cluster) tool(name string, args ...string) error {
 	return nil
 }
 
-// startFirst chooses a port and starts the cluster; should somebody have taken the port meanwhile, another one.
+// startFirst chooses a port and starts the cluster. If another process has taken the port meanwhile, it tries another.
 func (c *Cluster) startFirst() error {
 	var err error
 	for range 3 {
@@ -181,7 +182,7 @@ func (c *Cluster) startFirst() error {
 	return err
 }
 
-// launch starts the postmaster and waits until it takes connections.
+// launch starts the postmaster and waits until it accepts connections.
 func (c *Cluster) launch() error {
 	args := []string{"-D", c.dir, "-p", strconv.Itoa(c.port)}
 	for _, s := range c.set {
@@ -202,7 +203,8 @@ func (c *Cluster) launch() error {
 	return nil
 }
 
-// awaitReady waits until the postmaster says in its lock file that it takes connections, or has ended.
+// awaitReady waits until the postmaster writes to its lock file that it accepts connections. It fails if the postmaster
+// ends.
 func (c *Cluster) awaitReady() error {
 	pid := strconv.Itoa(c.proc.PID())
 	return poll(time.Minute, func() error {
@@ -217,13 +219,13 @@ func (c *Cluster) awaitReady() error {
 		}
 		lines := strings.Split(string(b), "\n")
 		if len(lines) < 8 || lines[0] != pid || strings.TrimSpace(lines[7]) != "ready" {
-			return errors.New("it is not ready")
+			return errors.New("the server is not ready")
 		}
 		return nil
 	})
 }
 
-// URL is the DATABASE_URL of a database, for the superuser, over TCP.
+// URL returns the DATABASE_URL of a database, for the superuser, over TCP.
 func (c *Cluster) URL(db string) string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", password),
@@ -232,7 +234,7 @@ func (c *Cluster) URL(db string) string {
 	return u.String()
 }
 
-// Database makes a fresh database and returns its URL.
+// Database creates a fresh database and returns its URL.
 func (c *Cluster) Database() string {
 	c.t.Helper()
 	name := fmt.Sprintf("db%d", c.next.Add(1))
@@ -240,10 +242,10 @@ func (c *Cluster) Database() string {
 	return c.URL(name)
 }
 
-// Dir is the data directory.
+// Dir returns the data directory.
 func (c *Cluster) Dir() string { return c.dir }
 
-// Log is what the server has logged since its last start.
+// Log returns what the server has logged since its last start.
 func (c *Cluster) Log() string {
 	if c.proc == nil {
 		return ""
@@ -251,8 +253,8 @@ func (c *Cluster) Log() string {
 	return c.proc.Stderr()
 }
 
-// Kill ends the postmaster and all its backends at once by SIGKILL, as a crash of all its processes would: what they
-// had not yet written is lost. The postmaster is stopped first so that it can neither fork nor clean up.
+// Kill kills the postmaster and all its backends (SIGKILL), as a crash of all processes would: everything is lost that
+// they have not yet written. It first stops the postmaster (SIGSTOP), so that this can neither fork nor clean up.
 func (c *Cluster) Kill() {
 	c.t.Helper()
 	c.mustRun(true)
@@ -275,8 +277,9 @@ func (c *Cluster) Kill() {
 	c.forget()
 }
 
-// forget removes what a killed postmaster leaves behind: the lock file, whose process ID another cluster may get, and
-// the piece of System V shared memory that it names, which would stay if the cluster is never started again.
+// forget removes what a killed postmaster leaves: its lock file, and the System V shared memory that the lock file
+// names. Another cluster may get the process ID in the lock file. The shared memory would stay if the cluster is never
+// started again.
 func (c *Cluster) forget() {
 	lock := filepath.Join(c.dir, "postmaster.pid")
 	b, err := os.ReadFile(lock)
@@ -285,13 +288,13 @@ func (c *Cluster) forget() {
 	}
 	if lines := strings.Split(string(b), "\n"); len(lines) > 6 {
 		if f := strings.Fields(lines[6]); len(f) == 2 {
-			_ = exec.Command("ipcrm", "-m", f[1]).Run() // best effort: a restart would reuse it
+			_ = exec.Command("ipcrm", "-m", f[1]).Run() // no harm if this fails: a restart would reuse the memory
 		}
 	}
 	_ = os.Remove(lock)
 }
 
-// Start starts the cluster again, on its port, with settings added to those it had.
+// Start starts the cluster again, on the same port. It adds settings to those that the cluster has.
 func (c *Cluster) Start(set ...string) {
 	c.t.Helper()
 	c.mustRun(false)
@@ -301,7 +304,7 @@ func (c *Cluster) Start(set ...string) {
 	}
 }
 
-// Stop ends the cluster in good order (a fast shutdown: open transactions are rolled back).
+// Stop ends the cluster gracefully, by a fast shutdown: open transactions are rolled back.
 func (c *Cluster) Stop() {
 	c.t.Helper()
 	c.mustRun(true)
@@ -343,7 +346,8 @@ func (c *Cluster) mustRun(running bool) {
 	}
 }
 
-// quit ends the postmaster by a signal on which it ends its backends, and kills it if it does not.
+// quit sends the postmaster a signal on which it ends its backends and itself. If it does not end in time, quit kills
+// it.
 func (c *Cluster) quit(sig syscall.Signal) error {
 	p := c.proc
 	c.proc = nil
@@ -379,7 +383,7 @@ func childrenOf(pid int) ([]int, error) {
 	return children, nil
 }
 
-// gone tells whether a process that is not our child has ended: it is away, or a zombie that nobody has reaped.
+// gone returns nil if a process that is not our child has ended: it is gone, or it is a zombie.
 func gone(pid int) error {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -388,5 +392,5 @@ func gone(pid int) error {
 	if _, rest, ok := strings.Cut(string(b), ") "); ok && strings.HasPrefix(rest, "Z") {
 		return nil
 	}
-	return fmt.Errorf("process %d runs still", pid)
+	return fmt.Errorf("process %d is still running", pid)
 }

@@ -23,8 +23,9 @@ type Process struct {
 	done           chan struct{} // closed by the one goroutine that reaps the process
 }
 
-// Start runs a program, usually one that [Build] made, with the environment of the test process less every variable
-// that configures the project's programs, plus env. The test's end kills it, and prints its stderr if the test failed.
+// Start runs a program, usually one from [Build]. Its environment is that of the test process, without the variables
+// that configure the project's programs, and with env. When the test ends, the program is killed. If the test failed,
+// its stderr is logged.
 func Start(t testing.TB, path string, env []string, args ...string) *Process {
 	t.Helper()
 	p, err := start(command{path: path, args: args, env: env})
@@ -40,10 +41,10 @@ func Start(t testing.TB, path string, env []string, args ...string) *Process {
 	return p
 }
 
-// PID is the process's ID.
+// PID returns the ID of the process.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Kill ends the process by SIGKILL and returns when it is gone. It may be called again.
+// Kill kills the process (SIGKILL) and returns when it has ended. It may be called again.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.done
@@ -55,10 +56,10 @@ func (p *Process) Pause() { p.Signal(syscall.SIGSTOP) }
 // Resume lets a paused process go on (SIGCONT).
 func (p *Process) Resume() { p.Signal(syscall.SIGCONT) }
 
-// Signal sends a signal; to a process that has ended it does nothing.
+// Signal sends a signal. It does nothing if the process has ended.
 func (p *Process) Signal(sig os.Signal) { _ = p.cmd.Process.Signal(sig) }
 
-// Exited is closed when the process has ended.
+// Exited returns a channel that is closed when the process has ended.
 func (p *Process) Exited() <-chan struct{} { return p.done }
 
 // Wait waits until the process has ended and returns its exit status, or an error after timeout. A process that a
@@ -70,11 +71,11 @@ func (p *Process) Wait(timeout time.Duration) (int, error) {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode(), nil
 	case <-timer.C:
-		return -1, fmt.Errorf("process %d runs still after %v", p.PID(), timeout)
+		return -1, fmt.Errorf("process %d is still running after %v", p.PID(), timeout)
 	}
 }
 
-// PeakMB is the most resident memory that the running process has had so far, in megabytes (10^6 bytes).
+// PeakMB returns the most resident memory that the running process has had so far, in megabytes (10^6 bytes).
 func (p *Process) PeakMB(t testing.TB) float64 {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
@@ -85,15 +86,15 @@ func (p *Process) PeakMB(t testing.TB) float64 {
 	text, _, ok := strings.Cut(rest, " kB\n")
 	kb, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
 	if !ok || err != nil {
-		t.Fatalf("process %d shows no peak memory", p.PID())
+		t.Fatalf("process %d has no peak memory in /proc", p.PID())
 	}
 	return kb * 1024 / 1e6
 }
 
-// Stdout is what the process has written to its standard output so far.
+// Stdout returns what the process has written to its standard output so far.
 func (p *Process) Stdout() string { return read(p.stdout) }
 
-// Stderr is what the process has written to its standard error so far.
+// Stderr returns what the process has written to its standard error so far.
 func (p *Process) Stderr() string { return read(p.stderr) }
 
 func read(path string) string {
@@ -117,17 +118,17 @@ type command struct {
 	args []string
 	env  []string            // added to cleanEnv
 	cred *syscall.Credential // nil: the user of the test process
-	kind string              // how the watchdog ends it: killed, unless this is "postmaster"
+	kind string              // "postmaster" for the watchdog to end it gracefully, else empty
 }
 
-// gate holds a program back until its PID is known to the watchdog. If the test process dies before that, the pipe
-// ends and so does the shell.
+// gate holds a program back until the watchdog knows its PID. If the test process dies before that, the pipe ends, and
+// the shell ends too.
 const gate = `read -r go <&3 || exit 1; exec "$@" 3<&-`
 
-var processes atomic.Int64 // numbers the output files of one test process
+var processes atomic.Int64 // numbers the output files of a test process
 
-// start runs a program in a process group of its own (a Ctrl-C is for the test process alone). Output goes to files:
-// a pipe that a child holds open would keep "go test" waiting.
+// start runs a program in its own process group, so that a Ctrl-C ends only the test process. Its output goes to files,
+// because a pipe that a child holds open would keep "go test" waiting.
 func start(c command) (*Process, error) {
 	w, err := theWatchdog()
 	if err != nil {
@@ -180,7 +181,7 @@ func start(c command) (*Process, error) {
 	return p, nil
 }
 
-// cleanEnv is the environment without what configures the project's programs, or libpq.
+// cleanEnv returns the environment without the variables that configure the project's programs or libpq.
 func cleanEnv() []string {
 	var env []string
 	for _, v := range os.Environ() {
@@ -195,9 +196,9 @@ func cleanEnv() []string {
 	return env
 }
 
-// watch is the watchdog: it learns what to end and to remove from its standard input and does so when that ends, that
-// is, when the test process has ended, in whatever way. Postmasters get SIGQUIT, on which they end their backends and
-// free their shared memory; whatever runs 5 s later is killed.
+// watch is the watchdog's script. Its standard input says which processes run, and ends when the test process ends, in
+// any way. Then the watchdog kills these processes and removes the temporary files. Postmasters first get SIGQUIT, on
+// which they end their backends and free their shared memory. Those that still run 5 s later are killed.
 const watch = `
 trap '' INT TERM HUP QUIT
 dir=$1 postmasters= processes=
@@ -222,19 +223,19 @@ rm -rf "$dir"
 `
 
 type watchdog struct {
-	dir string // temporary files of this test process; removed at its end
+	dir string // temporary files of this test process, which the watchdog removes
 
 	mu    sync.Mutex
 	stdin io.Writer // Guarded by mu.
 }
 
-// theWatchdog starts the process's one watchdog at its first call.
+// theWatchdog starts the watchdog of this process at the first call.
 var theWatchdog = sync.OnceValues(func() (*watchdog, error) {
 	dir, err := os.MkdirTemp("", "lockstep-test-")
 	if err != nil {
 		return nil, err
 	}
-	// Postgres runs as another user when the tests run as root, and must reach its directory in here.
+	// If the tests run as root, Postgres runs as another user, and must be able to enter this directory.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Eventually calls cond every 10 ms until it returns nil, and fails the test with cond's last error after timeout.
-// It must be called from the test's own goroutine.
+// Eventually calls cond every 10 ms until it returns nil. After timeout it fails the test with cond's last error. Only
+// the test's own goroutine may call it.
 func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 	t.Helper()
 	if err := poll(timeout, cond); err != nil {
@@ -23,10 +23,10 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 	}
 }
 
-// errEnded is a condition's way to tell poll that waiting longer is useless.
+// errEnded is what a condition returns to poll if waiting longer is useless.
 var errEnded = errors.New("the server has ended")
 
-// poll calls cond until it returns nil, or returns cond's last error after timeout.
+// poll calls cond until it returns nil. After timeout, or after errEnded, it returns cond's error.
 func poll(timeout time.Duration, cond func() error) error {
 	deadline := time.Now().Add(timeout)
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -40,7 +40,7 @@ func poll(timeout time.Duration, cond func() error) error {
 	}
 }
 
-// Exec runs statements one by one on a connection of its own, each in its own transaction.
+// Exec opens a connection and runs the statements one by one, each in its own transaction.
 func Exec(t testing.TB, url string, statements ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -57,7 +57,7 @@ func Exec(t testing.TB, url string, statements ...string) {
 	}
 }
 
-// Conn opens a connection that is closed when the test ends.
+// Conn opens a connection, which is closed when the test ends.
 func Conn(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -74,8 +74,7 @@ func Conn(t testing.TB, url string) *pgx.Conn {
 	return conn
 }
 
-// NATSConn connects to a NATS server as a test's own client, which reconnects for ever and is closed when the test
-// ends.
+// NATSConn connects to a NATS server. The connection reconnects for ever, and is closed when the test ends.
 func NATSConn(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	t.Helper()
 	opts = append([]nats.Option{
@@ -89,8 +88,8 @@ func NATSConn(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
-// Main is a package's TestMain: it runs the tests and then fails if goroutines of this module are left. It is one
-// check for the whole package because tests run in parallel and goroutines do not say whose they are.
+// Main is a package's TestMain. It runs the tests, and then fails if goroutines of this module are left. It checks this
+// once for the whole package, because tests run in parallel and a goroutine does not show which test started it.
 //
 //	func TestMain(m *testing.M) { testenv.Main(m) }
 func Main(m *testing.M) {

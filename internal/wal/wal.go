@@ -19,8 +19,8 @@
 //
 // A row's since is min(txid, watermark). The bridge writes the watermark into the
 // WAL (pg_logical_emit_message): it is the xmin of a snapshot. A transaction below
-// that xmin had ended, so its commit stands before the message, and every commit
-// after the message has a higher ID (I5). Only messages with the session's own
+// that xmin had ended, so its commit stands before the message. So no commit after
+// the message has an ID below that xmin (I5). Only messages with the session's own
 // random name count, because any role may write messages.
 //
 // # Looks
