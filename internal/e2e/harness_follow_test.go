@@ -70,6 +70,15 @@ func follow(t *testing.T, nc *nats.Conn, rel table) *follower {
 	return f
 }
 
+// followAll follows a stream, and keeps every version of every row.
+func followAll(t *testing.T, nats string, rel table) *follower {
+	t.Helper()
+	f := newFollower(t, testenv.NATSConn(t, nats), rel)
+	f.keep = true
+	f.begin()
+	return f
+}
+
 func newFollower(t *testing.T, nc *nats.Conn, rel table) *follower {
 	t.Helper()
 	js, err := jetstream.New(nc)
@@ -206,6 +215,11 @@ func (f *follower) messages(kind stream.Kind, from uint64) []seen {
 	return slices.DeleteFunc(slices.Clone(f.all[i:]), func(s seen) bool { return s.kind != kind })
 }
 
+// repeats is how many more rows were sent, from a sequence on, than there are.
+func (f *follower) repeats(rows int, from uint64) int {
+	return len(f.messages(stream.KindRow, from)) - rows
+}
+
 // set changes what f.mu guards.
 func (f *follower) set(change func()) {
 	f.mu.Lock()
@@ -221,36 +235,6 @@ func (f *follower) last() uint64 {
 		return 0
 	}
 	return f.all[len(f.all)-1].seq
-}
-
-// end is the stream's own last sequence.
-func (f *follower) end() uint64 {
-	f.t.Helper()
-	var last uint64
-	testenv.Eventually(f.t, long, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		s, err := f.js.Stream(ctx, f.layout.Stream)
-		if err == nil {
-			last = s.CachedInfo().State.LastSeq
-		}
-		return err
-	})
-	return last
-}
-
-// floor is the oldest since that the stream honours.
-func (f *follower) floor() uint64 {
-	f.t.Helper()
-	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	meta, err := stream.ReadMeta(s.CachedInfo().Config)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return meta.Floor
 }
 
 // caughtUp waits until everything stored now is read.

@@ -1,17 +1,13 @@
 package e2e_test
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"net/http"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"bridge/internal/relation"
 	"bridge/internal/stream"
@@ -59,156 +55,47 @@ func newTable(t *testing.T, db, name string, n int) {
 	testenv.Exec(t, db, append([]string{stampSQL}, tableSQL(name, n)...)...)
 }
 
-// bridge is a bridge process that can be killed and started again.
-type bridge struct {
-	*testenv.Process
-	t       *testing.T
-	program string
-	env     []string
-	past    []*testenv.Process // those before the last start
-}
-
-// startBridge starts a bridge with fast polls and heartbeats. env comes last,
-// and wins.
-func startBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
+// newBare makes a table (id, v) to which nothing was added for the bridge.
+func newBare(t *testing.T, db, name string, n int) {
 	t.Helper()
-	b := newBridge(t, db, nats, tables, env...)
-	b.start()
-	return b
+	testenv.Exec(t, db,
+		fmt.Sprintf("CREATE TABLE %s (id bigint PRIMARY KEY, v text)", name),
+		fmt.Sprintf("INSERT INTO %s SELECT g, 'row ' || g FROM generate_series(1, %d) g", name, n))
 }
 
-// newBridge is startBridge that leaves the start to the test.
-func newBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
+// big is a table that takes a second or so to load.
+const big = 60_000 / scale
+
+// bigTable makes a table whose rows all share one txid.
+func bigTable(t *testing.T, n int) (db string, broker *testenv.ExternalNATS, conn *pgx.Conn) {
 	t.Helper()
-	return &bridge{t: t, program: testenv.Build(t, "./cmd/bridge"), env: append([]string{
-		"DATABASE_URL=" + db, "NATS_URL=" + nats, "BRIDGE_TABLES=" + tables, "BRIDGE_LISTEN=127.0.0.1:0",
-		"BRIDGE_POLL_INTERVAL=20ms", "BRIDGE_HEARTBEAT_INTERVAL=300ms",
-	}, env...)}
-}
-
-func (b *bridge) start() {
-	b.t.Helper()
-	if b.Process != nil {
-		b.past = append(b.past, b.Process)
+	db, broker = testenv.Postgres(t), testenv.NATSProcess(t)
+	newTable(t, db, "t", n)
+	conn = connect(t, db)
+	if n := query[int](t, conn, "SELECT count(DISTINCT txid) FROM t"); n != 1 {
+		t.Fatalf("the table has %d transaction IDs, want 1", n)
 	}
-	b.Process = testenv.Start(b.t, b.program, b.env)
+	return db, broker, conn
 }
 
-// restart kills the process and starts another.
-func (b *bridge) restart() {
-	b.t.Helper()
-	b.Kill()
-	b.start()
+// resent is how many rows may be sent again after a kill.
+const resent = 5000
+
+// unstamped runs statements whose rows keep their txid.
+func unstamped(t *testing.T, conn *pgx.Conn, statements ...string) {
+	t.Helper()
+	run(t, conn, "SET session_replication_role = replica")
+	run(t, conn, statements...)
+	run(t, conn, "RESET session_replication_role")
 }
 
-// readiness is the answer of /readyz.
-type readiness struct {
-	Status    int `json:"-"`
-	Ready     bool
-	Reason    string
-	Relations map[string]struct {
-		Ready         bool
-		State, Reason string
-	}
-}
-
-// get asks the bridge's own listener, whose address the log tells.
-func (b *bridge) get(path string) (*http.Response, error) {
-	_, rest, ok := strings.Cut(b.Stderr(), `"component":"ops","remote":"`)
-	addr, _, ok2 := strings.Cut(rest, `"`)
-	if !ok || !ok2 {
-		return nil, errors.New("the bridge does not listen yet")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	b.t.Cleanup(cancel)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	return (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
-}
-
-func (b *bridge) readyz() (readiness, error) {
-	resp, err := b.get("/readyz")
-	if err != nil {
-		return readiness{}, err
-	}
-	defer resp.Body.Close()
-	r := readiness{Status: resp.StatusCode}
-	err = json.NewDecoder(resp.Body).Decode(&r)
-	return r, err
-}
-
-// awaitReady waits until every relation is live.
-func (b *bridge) awaitReady() {
-	b.t.Helper()
-	testenv.Eventually(b.t, long, func() error {
-		r, err := b.readyz()
-		if err == nil && (r.Status != http.StatusOK || !r.Ready) {
-			err = fmt.Errorf("not ready: %+v", r)
-		}
-		return err
-	})
-}
-
-// awaitReason waits until /readyz says why a relation ("" for the bridge as a
-// whole) is not live, in a text that holds each of parts.
-func (b *bridge) awaitReason(rel string, parts ...string) {
-	b.t.Helper()
-	testenv.Eventually(b.t, long, func() error {
-		r, err := b.readyz()
-		if err != nil {
-			return err
-		}
-		reason := r.Reason
-		if rel != "" {
-			reason = r.Relations[rel].Reason
-		}
-		for _, p := range parts {
-			if !strings.Contains(reason, p) || r.Status != http.StatusServiceUnavailable {
-				return fmt.Errorf("got %+v, want a reason with %q", r, p)
-			}
-		}
-		return nil
-	})
-}
-
-// logged waits until the bridge has logged a line that holds each of parts.
-func (b *bridge) logged(parts ...string) {
-	b.t.Helper()
-	testenv.Eventually(b.t, long, func() error {
-		for line := range strings.Lines(b.Stderr()) {
-			if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
-				return nil
-			}
-		}
-		return fmt.Errorf("no line of the log holds %q", parts)
-	})
-}
-
-// slowness is what the log says of an epoch that a slow machine alone can end. With a broker that takes more than 1.3 s
-// to acknowledge, jetstreamext v0.3.0 asks about a message that it has not sent yet, and the broker says "gap".
-var slowness = []string{"fast batch gap detected", "the lease was lost", "and is not stored", "the connection to the broker was lost"}
-
-// endedBySlowness is how many epochs of the bridge a slow machine has ended, in all runs of its process.
-func (b *bridge) endedBySlowness() int {
-	n := 0
-	for _, p := range append(b.past, b.Process) {
-		for line := range strings.Lines(p.Stderr()) {
-			if slices.ContainsFunc(slowness, func(s string) bool { return strings.Contains(line, s) }) {
-				n++
-			}
-		}
-	}
-	return n
-}
-
-func (b *bridge) running() {
-	b.t.Helper()
-	select {
-	case <-b.Exited():
-		b.t.Fatal("the bridge has ended")
-	default:
+// psql feeds a script to psql, as users do, and fails at its first error.
+func psql(t *testing.T, db, script string) {
+	t.Helper()
+	cmd := exec.Command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", db)
+	cmd.Stdin = strings.NewReader(script)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("psql: %v\n%s\n%s", err, out, script)
 	}
 }
 

@@ -63,26 +63,3 @@ func TestBridge_RidesOutTheBroker_I8(t *testing.T) {
 		b.awaitReady()
 	}
 }
-
-// A query that takes longer than the 10 s after which the server drops a
-// silent batch does not end the epoch.
-func TestBridge_SlowQueryKeepsTheEpoch_I6(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	newTable(t, db, "t", 10)
-	testenv.Exec(t, db, "CREATE TABLE slow (until timestamptz)", `CREATE FUNCTION wait() RETURNS boolean STABLE LANGUAGE plpgsql AS
-		$$BEGIN PERFORM pg_sleep(extract(epoch FROM max(until) - clock_timestamp())) FROM slow; RETURN true; END$$`,
-		"CREATE VIEW lazy AS SELECT * FROM t WHERE wait()")
-	conn := connect(t, db)
-	b := startBridge(t, db, broker.URL(), "lazy(key=id)")
-	f := follow(t, testenv.NATSConn(t, broker.URL()), named("lazy"))
-	first := f.converge(conn)
-	run(t, conn, "INSERT INTO slow VALUES (now() + interval '12 s')", "UPDATE t SET v = 'slow' WHERE id = 1")
-	begun := first.at
-	hb := f.converge(conn)
-	if took := hb.at.Sub(begun).Seconds(); took < 11 {
-		t.Fatalf("the query took %.1f s", took)
-	}
-	f.wantEpochs(1, b)
-	b.awaitReady()
-}

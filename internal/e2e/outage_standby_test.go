@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"errors"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,15 +33,6 @@ func replayed(t *testing.T, primary, standby *pgx.Conn) {
 		}
 		return nil
 	})
-}
-
-// stop ends a bridge in good order, so that the next need not wait.
-func (b *bridge) stop() {
-	b.t.Helper()
-	b.Signal(syscall.SIGTERM)
-	if code, err := b.Wait(5 * time.Second); code != 0 || err != nil {
-		b.t.Errorf("after SIGTERM: exit status %d, %v; want 0 within 5 s", code, err)
-	}
 }
 
 // A standby's snapshots don't say who was running: a row that commits late,

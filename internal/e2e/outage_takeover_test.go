@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,22 +9,6 @@ import (
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
 )
-
-// epochs returns the list in the newest heartbeat.
-func (f *follower) epochs() stream.Epochs {
-	f.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	msg, _, err := stream.Last(ctx, f.js.Conn(), f.layout.Stream, f.layout.Heartbeat())
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	list, err := stream.ParseEpochs(msg.Header.Get(stream.EpochsHeader))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return list
-}
 
 // Two epochs that die before their first heartbeat stand in the list all the
 // same, so that a place in what they stored, or in a tail that was lost, is

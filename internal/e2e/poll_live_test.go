@@ -1,11 +1,15 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // A first load, then changes; a heartbeat behind each batch, and, where
@@ -43,4 +47,89 @@ func TestBridge_LoadsThenFollows_I1(t *testing.T) {
 	if rows := f.messages(stream.KindRow, end+1); len(rows) != 0 {
 		t.Errorf("%d rows of a quiet relation were sent again", len(rows))
 	}
+}
+
+// A history=log stream keeps every version.
+func TestBridge_LogKeepsEveryVersion_I4(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	conn := connect(t, db)
+	b := startBridge(t, db, broker.URL(), "t(history=log;max_age=1h)")
+	rel := named("t")
+	rel.log = true
+	nc := testenv.NATSConn(t, broker.URL())
+	f := follow(t, nc, rel)
+	f.converge(conn)
+	for range 5 {
+		run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 3")
+		f.converge(conn)
+	}
+	b.restart()
+	run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 3")
+	f.converge(conn)
+	late := follow(t, nc, rel) // from the start, when all has happened
+	late.converge(conn)
+	if n := late.repeats(10, 0); n < 6 {
+		t.Errorf("the log holds %d versions more than the first load's, want 6", n)
+	}
+	late.wantEpochs(2, b)
+}
+
+// A notification brings a row far sooner than the timer.
+func TestBridge_NotificationWakes(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	conn := connect(t, db)
+	env := []string{"DATABASE_URL=" + db}
+	code, sql, stderr := command(t, env, "sql", "-no-tombstones", "t")
+	if code != 0 {
+		t.Fatalf("bridge sql: exit status %d\n%s", code, stderr)
+	}
+	psql(t, db, sql)
+	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=1m", "BRIDGE_HEARTBEAT_INTERVAL=10s")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.heartbeatFrom(0)
+	testenv.Eventually(t, long, func() error { return listens(t, conn) })
+	for range 3 {
+		begun := time.Now()
+		run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 1")
+		txid := query[uint64](t, conn, "SELECT txid FROM t WHERE id = 1")
+		row := f.awaitWithin(5*time.Second, "row", 0, func(s seen) bool { return s.kind == stream.KindRow && s.row.Txid == txid })
+		t.Logf("the row took %s", row.at.Sub(begun))
+	}
+	f.converge(conn)
+}
+
+// listens says whether the bridge's listener has come up.
+func listens(t *testing.T, conn *pgx.Conn) error {
+	t.Helper()
+	if !query[bool](t, conn, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN lockstep')") {
+		return errors.New("the bridge does not listen")
+	}
+	return nil
+}
+
+// A query that takes longer than the 10 s after which the server drops a
+// silent batch does not end the epoch.
+func TestBridge_SlowQueryKeepsTheEpoch_I6(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 10)
+	testenv.Exec(t, db, "CREATE TABLE slow (until timestamptz)", `CREATE FUNCTION wait() RETURNS boolean STABLE LANGUAGE plpgsql AS
+		$$BEGIN PERFORM pg_sleep(extract(epoch FROM max(until) - clock_timestamp())) FROM slow; RETURN true; END$$`,
+		"CREATE VIEW lazy AS SELECT * FROM t WHERE wait()")
+	conn := connect(t, db)
+	b := startBridge(t, db, broker.URL(), "lazy(key=id)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("lazy"))
+	first := f.converge(conn)
+	run(t, conn, "INSERT INTO slow VALUES (now() + interval '12 s')", "UPDATE t SET v = 'slow' WHERE id = 1")
+	begun := first.at
+	hb := f.converge(conn)
+	if took := hb.at.Sub(begun).Seconds(); took < 11 {
+		t.Fatalf("the query took %.1f s", took)
+	}
+	f.wantEpochs(1, b)
+	b.awaitReady()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"sync"
@@ -23,30 +22,6 @@ func reconciled(t *testing.T, nats, rel, want string) {
 	code, stdout, stderr := command(t, []string{"NATS_URL=" + nats}, "reconcile", rel)
 	if code != 0 || stdout != rel+": "+want+"\n" || !strings.Contains(stderr, "comparing") {
 		t.Errorf("bridge reconcile: exit status %d, %q, want %q; stderr %q", code, stdout, want, stderr)
-	}
-}
-
-// unstamped runs statements whose rows keep their txid.
-func unstamped(t *testing.T, conn *pgx.Conn, statements ...string) {
-	t.Helper()
-	run(t, conn, "SET session_replication_role = replica")
-	run(t, conn, statements...)
-	run(t, conn, "RESET session_replication_role")
-}
-
-// forget removes a key's row from the stream, as no bridge does.
-func (f *follower) forget(key string) {
-	f.t.Helper()
-	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	msg, err := s.GetLastMsgForSubject(f.t.Context(), strings.TrimSuffix(f.layout.Rows(), ">")+key)
-	if err == nil {
-		err = s.DeleteMsg(f.t.Context(), msg.Sequence)
-	}
-	if err != nil {
-		f.t.Fatal(err)
 	}
 }
 
@@ -94,20 +69,6 @@ func TestBridge_ReconcileFindsHardDeletes_I1(t *testing.T) {
 			t.Errorf("no metric %s in\n%s", m, regexp.MustCompile("(?m)^.*reconcile.*$").FindAllString(text, -1))
 		}
 	}
-}
-
-func (b *bridge) metrics() string {
-	b.t.Helper()
-	resp, err := b.get("/metrics")
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return string(text)
 }
 
 // Twenty comparisons while every row is inserted, changed and deleted without

@@ -8,47 +8,8 @@ import (
 	"bridge/internal/testenv"
 	"bridge/lockstep"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 )
-
-// resent is how many rows may be sent again after a kill.
-const resent = 5000
-
-// killAt kills a bridge as soon as the stream's end is n messages behind from,
-// and returns when the stream has been read to its end. The stream itself is
-// asked: a subscriber is behind.
-func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {
-	f.t.Helper()
-	testenv.Eventually(f.t, long, func() error {
-		if got := f.end(); got < from+n {
-			return fmt.Errorf("the stream ends at %d, want %d", got, from+n)
-		}
-		return nil
-	})
-	b.Kill()
-	return f.caughtUp()
-}
-
-// repeats is how many more rows were sent, from a sequence on, than there are.
-func (f *follower) repeats(rows int, from uint64) int {
-	return len(f.messages(stream.KindRow, from)) - rows
-}
-
-// big is a table that takes a second or so to load.
-const big = 60_000 / scale
-
-// bigTable makes a table whose rows all share one txid.
-func bigTable(t *testing.T, n int) (db string, broker *testenv.ExternalNATS, conn *pgx.Conn) {
-	t.Helper()
-	db, broker = testenv.Postgres(t), testenv.NATSProcess(t)
-	newTable(t, db, "t", n)
-	conn = connect(t, db)
-	if n := query[int](t, conn, "SELECT count(DISTINCT txid) FROM t"); n != 1 {
-		t.Fatalf("the table has %d transaction IDs, want 1", n)
-	}
-	return db, broker, conn
-}
 
 // A first load killed between its announcement and its first row.
 func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {

@@ -3,34 +3,12 @@ package e2e_test
 import (
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"bridge/internal/testenv"
-
-	"github.com/jackc/pgx/v5"
 )
-
-// psql feeds a script to psql, as users do, and fails at its first error.
-func psql(t *testing.T, db, script string) {
-	t.Helper()
-	cmd := exec.Command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", db)
-	cmd.Stdin = strings.NewReader(script)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("psql: %v\n%s\n%s", err, out, script)
-	}
-}
-
-// listens says whether the bridge's listener has come up.
-func listens(t *testing.T, conn *pgx.Conn) error {
-	t.Helper()
-	if !query[bool](t, conn, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN lockstep')") {
-		return errors.New("the bridge does not listen")
-	}
-	return nil
-}
 
 func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
@@ -88,6 +66,28 @@ func TestBridge_SlotMaxLagIsASegmentOrMore(t *testing.T) {
 			}
 		}
 	}
+}
+
+// BRIDGE_TABLES=* takes every table that qualifies, and leaves out the rest.
+func TestBridge_StarTakesWhatQualifies(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, stampSQL, "CREATE TABLE bare (id int PRIMARY KEY)")
+	for i := range 6 {
+		run(t, conn, tableSQL(fmt.Sprintf("t%d", i), 1200)...)
+	}
+	b := startBridge(t, db, broker.URL(), "*,-t5")
+	nc := testenv.NATSConn(t, broker.URL())
+	for i := range 5 {
+		follow(t, nc, named(fmt.Sprintf("t%d", i))).converge(conn)
+	}
+	b.awaitReady()
+	r, err := b.readyz()
+	if err != nil || len(r.Relations) != 5 {
+		t.Errorf("got %+v, %v; want 5 relations", r, err)
+	}
+	b.logged("bare", "no column txid")
 }
 
 // bridge sql of a table that can't be in a publication yet has nothing for psql
@@ -209,14 +209,6 @@ func TestBridge_StopsWithin5s(t *testing.T) {
 		b.awaitReadyzAnswers()
 		b.stop()
 	}
-}
-
-func (b *bridge) awaitReadyzAnswers() {
-	b.t.Helper()
-	testenv.Eventually(b.t, long, func() error {
-		_, err := b.readyz()
-		return err
-	})
 }
 
 // A relation that moves has the old options in BRIDGE_TABLES for a while: those

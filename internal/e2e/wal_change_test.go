@@ -10,9 +10,6 @@ import (
 	"bridge/internal/testenv"
 )
 
-// wide is a text of 8000 bytes that Postgres stores out of line.
-const wide = "(SELECT string_agg(md5(%d::text || i::text), '') FROM generate_series(1, 250) i)"
-
 // An UPDATE that leaves an out-of-line value alone does not send it; the row
 // has it all the same, as it is at that place: after an insert, another change
 // of it, a change of the key, and after the bridge came back.
@@ -48,20 +45,6 @@ func TestWAL_UnchangedTOAST_I12(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Keys of which Postgres stores the value out of line.
-func TestWAL_LongKeys_I1(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	conn := connect(t, db)
-	run(t, conn, "CREATE TABLE t (k text, n int, PRIMARY KEY (k))", "ALTER TABLE t ALTER k SET STORAGE EXTERNAL",
-		"INSERT INTO t SELECT repeat('k', 2100) || g, g FROM generate_series(1, 10) g")
-	startWAL(t, db, broker.URL(), "t(capture=wal)")
-	f := followAll(t, broker.URL(), bare("t"))
-	f.converge(conn)
-	run(t, conn, "UPDATE t SET n = n + 1", "UPDATE t SET k = k || 'x' WHERE n > 5", "DELETE FROM t WHERE n = 3", "UPDATE t SET k = '' WHERE n = 4")
-	f.converge(conn)
 }
 
 // What Postgres holds is what arrives, and what polling would say: the rows
@@ -152,45 +135,6 @@ func TestWAL_ActionsAndUnchangedTOAST_I12(t *testing.T) {
 	run(t, conn, "UPDATE t SET n = n + 1")
 	f.converge(conn)
 	run(t, conn, "BEGIN", "DELETE FROM t WHERE id > 5", "TRUNCATE t", fmt.Sprintf("INSERT INTO t SELECT g, g, "+wide+" FROM generate_series(1, 10) g", 2), "COMMIT", "UPDATE t SET n = n + 1")
-	f.converge(conn)
-}
-
-// A publication that the user made, with a row filter and a column list, is
-// kept as it is; a row that leaves the filter is a delete.
-func TestWAL_UsersPublication_I1(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	conn := connect(t, db)
-	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text, secret text, open boolean NOT NULL)", "ALTER TABLE t REPLICA IDENTITY FULL",
-		"INSERT INTO t SELECT g, 'v', 'hidden', g % 2 = 0 FROM generate_series(1, 10) g", "CREATE TABLE other (id int PRIMARY KEY)",
-		"CREATE PUBLICATION "+slotOf(db)+" FOR TABLE t WHERE (open), other",
-		"CREATE VIEW shown AS SELECT * FROM t WHERE open")
-	startWAL(t, db, broker.URL(), "t(capture=wal)")
-	rel := bare("t")
-	f := followAll(t, broker.URL(), rel)
-	f.set(func() { f.rel = table{schema: "public", name: "shown"} })
-	f.converge(conn)
-	run(t, conn, "UPDATE t SET open = false WHERE id = 2", "UPDATE t SET open = true WHERE id = 1", "INSERT INTO t VALUES (11, 'w', 's', true), (12, 'w', 's', false)", "DELETE FROM t WHERE id = 4", "UPDATE t SET v = 'x'")
-	f.converge(conn)
-	if n := query[int](t, conn, "SELECT count(*)::int FROM pg_publication_tables WHERE pubname = $1", slotOf(db)); n != 2 {
-		t.Errorf("%d tables are in the user's publication, want 2", n)
-	}
-}
-
-// A row comes back into the publication's filter with a value that Postgres does
-// not send, where deletes are not published: the stream has the row of before it
-// left.
-func TestWAL_BackIntoTheFilter_I12(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	conn := connect(t, db)
-	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, open boolean NOT NULL, a text)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
-		"CREATE UNIQUE INDEX t_open ON t (id, open)", "ALTER TABLE t REPLICA IDENTITY USING INDEX t_open", fmt.Sprintf("INSERT INTO t SELECT 1, true, "+wide, 1),
-		"CREATE PUBLICATION "+slotOf(db)+" FOR TABLE t WHERE (open)")
-	startWAL(t, db, broker.URL(), "t(capture=wal;actions=insert+update)")
-	f := followAll(t, broker.URL(), bare("t"))
-	f.converge(conn)
-	run(t, conn, "UPDATE t SET open = false", fmt.Sprintf("UPDATE t SET a = "+wide, 2), "UPDATE t SET open = true")
 	f.converge(conn)
 }
 
@@ -286,13 +230,4 @@ func TestWAL_TruncateCascade_I1(t *testing.T) {
 		s.f.converge(s.conn)
 		g.converge(s.conn)
 	}
-}
-
-// followAll follows a stream, and keeps every version of every row.
-func followAll(t *testing.T, nats string, rel table) *follower {
-	t.Helper()
-	f := newFollower(t, testenv.NATSConn(t, nats), rel)
-	f.keep = true
-	f.begin()
-	return f
 }

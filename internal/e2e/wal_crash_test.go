@@ -1,51 +1,15 @@
 package e2e_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
-
-	"github.com/jackc/pgx/v5"
 )
-
-// writeOn changes rows of t(id, v) without pause until stop is called: it
-// inserts, changes and deletes keys of the lower half and new ones.
-func writeOn(t *testing.T, db string, n int) (stop func()) {
-	t.Helper()
-	conn := connect(t, db)
-	var done atomic.Bool
-	ended := make(chan error, 1)
-	go func() {
-		for i := 0; !done.Load(); i++ {
-			_, err := conn.Exec(t.Context(), fmt.Sprintf(`BEGIN; UPDATE t SET v = 'u%[1]d' WHERE id IN (%[2]d, %[3]d); DELETE FROM t WHERE id = %[4]d;
-				INSERT INTO t VALUES (%[4]d, 'again %[1]d'), (%[5]d, 'new'); COMMIT; DELETE FROM t WHERE id = %[6]d`,
-				i, i*7%n+1, i*13%n+1, i*11%n+1, 10_000_000+i, i*17%n+1))
-			if err != nil {
-				var pg interface{ SQLState() string }
-				if errors.As(err, &pg) && pg.SQLState() == "23505" {
-					_, _ = conn.Exec(t.Context(), "ROLLBACK")
-					continue
-				}
-				ended <- err
-				return
-			}
-		}
-		ended <- nil
-	}()
-	return func() {
-		done.Store(true)
-		if err := <-ended; err != nil && t.Context().Err() == nil {
-			t.Errorf("writer: %v", err)
-		}
-	}
-}
 
 // A bridge that is killed again and again while it reads a relation that is
 // being written goes on where it was, and misses nothing.
@@ -147,11 +111,6 @@ func TestWAL_SlotIsNeverAheadOfTheStream_I7(t *testing.T) {
 		return nil
 	})
 	b.running()
-}
-
-func confirmed(t *testing.T, conn *pgx.Conn, db string) uint64 {
-	t.Helper()
-	return uint64(query[int64](t, conn, "SELECT COALESCE((SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = $1), 0)", slotOf(db)))
 }
 
 // Postgres restarted and killed, its walsender terminated, the broker killed:

@@ -3,9 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
@@ -15,14 +13,6 @@ import (
 
 // The ways in which Debezium's connector for Postgres was found to lose rows,
 // named by its own reports. Here each is a scene that must lose none.
-
-func (s *scene) stop() {
-	s.t.Helper()
-	s.b.Signal(syscall.SIGTERM)
-	if _, err := s.b.Wait(20 * time.Second); err != nil {
-		s.t.Fatal(err)
-	}
-}
 
 // DBZ-5739: a slot that was made again begins behind what is missing.
 func TestWAL_DBZ5739_SlotMadeAgain_I7(t *testing.T) {

@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -12,16 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 )
-
-// odderSQL makes a type whose JSON only the server knows: what has it is looked
-// at by SQL.
-func odderSQL() []string {
-	return []string{
-		"CREATE TYPE odder AS ENUM ('a', 'b')",
-		`CREATE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE sql AS $$SELECT to_json('odd ' || $1::text)$$`,
-		"CREATE CAST (odder AS json) WITH FUNCTION odd_json(odder)",
-	}
-}
 
 // A type whose JSON only the server knows is looked at by SQL; and what is
 // written between such a look and its place in the WAL is never replaced by
@@ -144,37 +133,6 @@ func TestWAL_LookInTheMiddleOfACommit_I4(t *testing.T) {
 func (b *bridge) looks(result string) int {
 	b.t.Helper()
 	return b.metric(`lockstep_bridge_wal_looks_total{result="` + result + `"}`)
-}
-
-// metric returns the value of a metric, 0 where there is none.
-func (b *bridge) metric(name string) (n int) {
-	b.t.Helper()
-	_, rest, ok := strings.Cut(b.metrics(), name+" ")
-	if !ok {
-		return 0
-	}
-	text, _, _ := strings.Cut(rest, "\n")
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return n
-}
-
-// A transaction that stays open keeps since from moving, and shows.
-func TestWAL_OpenTransactionShowsAsLag(t *testing.T) {
-	s := newScene(t, 3)
-	run(t, connect(t, s.db), "BEGIN", "SELECT pg_current_xact_id()")
-	const others = 20
-	for range others {
-		run(t, s.conn, "SELECT pg_current_xact_id()")
-	}
-	testenv.Eventually(t, long, func() error {
-		if n := s.b.metric(`lockstep_bridge_lag_transactions{relation="public.t"}`); n < others {
-			return fmt.Errorf("%d transactions are missing in since, and it says %d", others, n)
-		}
-		return nil
-	})
 }
 
 // Rows that must be looked at come all the time: each look would hold the
@@ -302,54 +260,4 @@ BEGIN IF $1 = 'a' THEN PERFORM pg_sleep(0.1); END IF; RETURN to_json('odd ' || $
 		t.Fatal(err)
 	}
 	f.converge(conn)
-}
-
-// There are no arrays of arrays: keys of an array type can't be asked for as
-// keys of other types are.
-func TestWAL_ArrayKey_I1(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (k int[] PRIMARY KEY, v text)", "INSERT INTO t VALUES ('{1,2}', 'old'), ('{3,NULL}', 'old')")
-	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("DELETE FROM t WHERE k = '{1,2}'", "UPDATE t SET v = 'new'")
-	dropSlot(t, s.conn, s.db)
-	s.b.start()
-	s.converge()
-}
-
-// Rows swap their keys within a statement: the second row's new key would be
-// removed as the first row's old one.
-func TestWAL_KeysSwapped_I1(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
-	s.f.converge(s.conn)
-	s.run("UPDATE t SET id = 3 - id WHERE id < 3")
-	s.f.converge(s.conn)
-	s.run("UPDATE t SET id = id + 1")
-	s.f.converge(s.conn)
-	s.run("BEGIN", "INSERT INTO t VALUES (3, 'again')", "DELETE FROM t WHERE id = 3 AND v <> 'again'", "COMMIT")
-	s.f.converge(s.conn)
-}
-
-// The key becomes one that rows can swap, and they do before the next look at the
-// catalog.
-func TestWAL_KeysBecomeDeferrable_I1(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
-	s.f.converge(s.conn)
-	s.run("UPDATE t SET v = 'new' WHERE id = 4")
-	s.f.converge(s.conn)
-	s.run("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id) DEFERRABLE INITIALLY DEFERRED", "UPDATE t SET id = 3 - id WHERE id < 3")
-	s.converge()
-}
-
-// Rows take each other's keys and keep long values, which the WAL then does not
-// have: what was published last under a key may be another row's.
-func TestWAL_KeysOfLongRowsSwapped_I12(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, o int NOT NULL, a text)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
-		"CREATE UNIQUE INDEX t_both ON t (id, o)", "ALTER TABLE t REPLICA IDENTITY USING INDEX t_both", fmt.Sprintf("INSERT INTO t SELECT g, g, "+wide+" || g FROM generate_series(1, 4) g", 1))
-	s.f.converge(s.conn)
-	s.run("UPDATE t SET o = o + 10") // the rows are asked for, and kept
-	s.f.converge(s.conn)
-	s.run("UPDATE t SET id = 3 - id WHERE id < 3")
-	s.f.converge(s.conn)
-	s.run("UPDATE t SET id = id + 1")
-	s.f.converge(s.conn)
 }

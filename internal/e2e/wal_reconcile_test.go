@@ -6,11 +6,56 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
 )
+
+// bridge reconcile repairs what was done to the stream behind the bridge's back,
+// and publishes nothing where nothing differs, while rows are written.
+func TestWAL_Reconcile_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newBare(t, db, "t", 1000)
+	conn := connect(t, db)
+	startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	env := []string{"DATABASE_URL=" + db, "NATS_URL=" + broker.URL()}
+	stop := writeOn(t, db, 500)
+	for range 3 {
+		if code, out, stderr := command(t, env, "reconcile", "t"); code != 0 || !strings.Contains(out, "0 missing, 0 stale, 0 zombies") {
+			t.Errorf("exit status %d, %s%s", code, out, stderr)
+		}
+	}
+	s, err := f.js.Stream(t.Context(), f.layout.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []int{700, 800} {
+		msg, err := s.GetLastMsgForSubject(t.Context(), fmt.Sprintf("lockstep.public.t.row.%d", id))
+		if err == nil {
+			err = s.DeleteMsg(t.Context(), msg.Sequence)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.set(func() {
+		for key := range f.rows {
+			if strings.HasSuffix(key, ".700 ") || strings.HasSuffix(key, ".800 ") {
+				delete(f.rows, key)
+			}
+		}
+	})
+	if code, out, stderr := command(t, env, "reconcile", "t"); code != 0 || !strings.Contains(out, "2 missing, 0 stale, 0 zombies, repaired") {
+		t.Errorf("exit status %d, %s%s", code, out, stderr)
+	}
+	stop()
+	f.converge(conn)
+}
 
 // Keys are inserted, changed, moved and deleted between what reconcile reads and
 // its repair: while it reads the relation, and while its look at the keys that

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -79,4 +80,45 @@ func TestWAL_ReadOnlyRole_I1(t *testing.T) {
 	})
 	run(t, conn, "UPDATE t SET v = 'y'", "DELETE FROM t WHERE id = 4")
 	f.converge(conn)
+}
+
+// What bridge sql prints, run by the owner, is all that a role with least rights
+// needs; bridge check says what is missing before, and nothing after.
+func TestWAL_LeastRights(t *testing.T) {
+	needServers(t)
+	c, broker := testenv.NewCluster(t), testenv.NATS(t)
+	db := c.Database()
+	newBare(t, db, "t", 10)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE u (id int UNIQUE NOT NULL, v text)", "INSERT INTO u VALUES (1, 'a')", "CREATE ROLE reader LOGIN PASSWORD 'sesame-3f9c'",
+		"GRANT SELECT ON t, u TO reader", "ALTER SYSTEM SET max_slot_wal_keep_size = '1GB'", "SELECT pg_reload_conf()")
+	as, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as.User = url.UserPassword("reader", "sesame-3f9c")
+	env := []string{"DATABASE_URL=" + as.String(), "NATS_URL=" + broker.URL(), "BRIDGE_TABLES=t(capture=wal),u(capture=wal)", "BRIDGE_NAME=" + slotOf(db)}
+	code, out, _ := command(t, env, "check")
+	for _, part := range []string{"ALTER ROLE", "REPLICATION", "may not create it", "REPLICA IDENTITY USING INDEX"} {
+		if code != 2 || !strings.Contains(out, part) {
+			t.Errorf("bridge check: exit status %d, and no %q in\n%s", code, part, out)
+		}
+	}
+	for _, name := range []string{"t(capture=wal)", "u(capture=wal)"} {
+		code, sql, stderr := command(t, append(env, "DATABASE_URL="+db), "sql", "-role", "reader", name)
+		if code != 0 {
+			t.Fatalf("bridge sql: %s", stderr)
+		}
+		psql(t, db, sql)
+		psql(t, db, sql) // it may be run again
+	}
+	if code, out, stderr := command(t, env, "check"); code != 0 || !strings.Contains(out, "0 warnings") {
+		t.Errorf("bridge check: exit status %d\n%s%s", code, out, stderr)
+	}
+	startBridge(t, as.String(), broker.URL(), "t(capture=wal),u(capture=wal)", env[3])
+	nc := testenv.NATSConn(t, broker.URL())
+	f, g := follow(t, nc, bare("t")), follow(t, nc, bare("u"))
+	run(t, conn, "DELETE FROM t WHERE id = 3", "UPDATE u SET v = 'b'", "UPDATE u SET id = 2")
+	f.converge(conn)
+	g.converge(conn)
 }

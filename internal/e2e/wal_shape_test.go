@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"bridge/internal/stream"
@@ -98,34 +97,4 @@ func TestWAL_ShapeCameAndWentInALoad_I1(t *testing.T) {
 			f.converge(conn)
 		})
 	}
-}
-
-// The root of a partitioned table has no replica identity, its partition has, as
-// bridge sql advises: changes come from the WAL, not by one comparison after the
-// other.
-func TestWAL_OnlyPartitionsHaveAnIdentity_I9(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int NOT NULL, v text) PARTITION BY RANGE (id)",
-		"CREATE UNIQUE INDEX t_id ON t (id)", "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)",
-		"ALTER TABLE t1 REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 100) g")
-	s.f.converge(s.conn)
-	for i := range 3 { // each with its columns sent again
-		s.run("ANALYZE t1", fmt.Sprintf("UPDATE t SET v = 'a%d' WHERE id = 1", i), fmt.Sprintf("UPDATE t SET id = id + 1000 WHERE id = %d", 10+i), fmt.Sprintf("DELETE FROM t WHERE id = %d", 20+i))
-		s.f.converge(s.conn)
-	}
-	if log := s.b.Stderr(); strings.Contains(log, "compar") {
-		t.Errorf("the relation was compared:\n%s", log)
-	}
-}
-
-// A partition's replica identity loses the key while the bridge reads: an UPDATE
-// that changes the key does not say which row it was before.
-func TestWAL_PartitionLosesItsIdentity_I1(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL) PARTITION BY RANGE (id)",
-		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)", "CREATE UNIQUE INDEX t1_v ON t1 (v)",
-		"INSERT INTO t SELECT g, g FROM generate_series(1, 100) g")
-	s.f.converge(s.conn)
-	s.run("ALTER TABLE t1 REPLICA IDENTITY USING INDEX t1_v", "UPDATE t SET id = id + 1000 WHERE id <= 5")
-	s.b.awaitReason("t", "REPLICA IDENTITY")
-	s.run("ALTER TABLE t1 REPLICA IDENTITY DEFAULT")
-	s.converge()
 }

@@ -2,22 +2,10 @@ package e2e_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"bridge/internal/testenv"
-
-	"github.com/jackc/pgx/v5"
 )
-
-// dropSlot drops the bridge's slot as soon as nobody reads it.
-func dropSlot(t *testing.T, conn *pgx.Conn, db string) {
-	t.Helper()
-	testenv.Eventually(t, long, func() error {
-		_, err := conn.Exec(t.Context(), "SELECT pg_drop_replication_slot($1)", slotOf(db))
-		return err
-	})
-}
 
 // While the bridge is away the slot is dropped, made again, or moved on by hand:
 // what changed meanwhile, deletes among it, reaches the stream all the same, and
@@ -123,25 +111,6 @@ func TestWAL_SlotLostOrGivenUp_I7(t *testing.T) {
 	f.converge(conn)
 }
 
-// Where none of the relations can be captured nobody reads the slot: it, too, is
-// given up when it keeps more than BRIDGE_SLOT_MAX_LAG.
-func TestWAL_SlotOfABridgeThatCapturesNothing_I9(t *testing.T) {
-	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE noise (id int, v text)", "INSERT INTO t VALUES (1, 'old')")
-	s.f.converge(s.conn)
-	s.b.Kill()
-	s.run("DROP TABLE t")
-	s.b.env = append(s.b.env, "BRIDGE_SLOT_MAX_LAG=16MiB")
-	s.b.start()
-	s.run("INSERT INTO noise SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g")
-	testenv.Eventually(t, long, func() error {
-		if n := query[int64](t, s.conn, "SELECT COALESCE(max(pg_current_wal_lsn() - restart_lsn), 0)::int8 FROM pg_replication_slots WHERE slot_name = $1", slotOf(s.db)); n > 4<<20 {
-			return fmt.Errorf("the slot keeps %d bytes", n)
-		}
-		return nil
-	})
-	s.b.running()
-}
-
 // A slot that another connection reads is waited for, and its PID named.
 func TestWAL_OrphanWalsender(t *testing.T) {
 	needServers(t)
@@ -175,81 +144,4 @@ func TestWAL_SlotOfAnotherDatabase_I10(t *testing.T) {
 	}
 	s.run("UPDATE t SET v = 'new' WHERE id = 3")
 	s.f.converge(s.conn)
-}
-
-// From polling to the WAL and back: stream, incarnation and every position stay.
-func TestWAL_SwitchOfCapture_I3(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	newTable(t, db, "t", 2000)
-	conn := connect(t, db)
-	b := startWAL(t, db, broker.URL(), "t")
-	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
-	f.converge(conn)
-	incarnation := f.incarnation
-	for i, tables := range []string{"t(capture=wal)", "t", "t(capture=wal)", "t(capture=wal)", "t"} {
-		b.Kill()
-		was := f.caughtUp()
-		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'away %d' WHERE id <= 10", i), fmt.Sprintf("INSERT INTO t (id, v) VALUES (%d, 'new')", 5000+i))
-		if strings.Contains(tables, "wal") { // which sees what polling does not
-			run(t, conn, fmt.Sprintf("DELETE FROM t WHERE id = %d", 100+i), fmt.Sprintf("UPDATE t SET id = %d WHERE id = %d", 9000+i, 200+i))
-		}
-		b.setTables(tables)
-		b.start()
-		f.converge(conn)
-		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'live %d' WHERE id <= 10", i))
-		f.converge(conn)
-		if f.incarnation != incarnation {
-			t.Fatalf("switch %d: another incarnation", i)
-		}
-		if sent := f.end() - was; sent > 400 {
-			t.Errorf("switch %d: %d messages for some 30 rows that changed", i, sent)
-		}
-	}
-	b.logged("captured from the WAL before", "bridge reconcile", `"table":"t"`)
-	b.logged("no relation has capture=wal", "pg_drop_replication_slot", `"slot":"`+slotOf(db)+`"`)
-}
-
-// bridge reconcile repairs what was done to the stream behind the bridge's back,
-// and publishes nothing where nothing differs, while rows are written.
-func TestWAL_Reconcile_I1(t *testing.T) {
-	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
-	newBare(t, db, "t", 1000)
-	conn := connect(t, db)
-	startWAL(t, db, broker.URL(), "t(capture=wal)")
-	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
-	f.converge(conn)
-	env := []string{"DATABASE_URL=" + db, "NATS_URL=" + broker.URL()}
-	stop := writeOn(t, db, 500)
-	for range 3 {
-		if code, out, stderr := command(t, env, "reconcile", "t"); code != 0 || !strings.Contains(out, "0 missing, 0 stale, 0 zombies") {
-			t.Errorf("exit status %d, %s%s", code, out, stderr)
-		}
-	}
-	s, err := f.js.Stream(t.Context(), f.layout.Stream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range []int{700, 800} {
-		msg, err := s.GetLastMsgForSubject(t.Context(), fmt.Sprintf("lockstep.public.t.row.%d", id))
-		if err == nil {
-			err = s.DeleteMsg(t.Context(), msg.Sequence)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	f.set(func() {
-		for key := range f.rows {
-			if strings.HasSuffix(key, ".700 ") || strings.HasSuffix(key, ".800 ") {
-				delete(f.rows, key)
-			}
-		}
-	})
-	if code, out, stderr := command(t, env, "reconcile", "t"); code != 0 || !strings.Contains(out, "2 missing, 0 stale, 0 zombies, repaired") {
-		t.Errorf("exit status %d, %s%s", code, out, stderr)
-	}
-	stop()
-	f.converge(conn)
 }

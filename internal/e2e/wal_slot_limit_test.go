@@ -144,6 +144,25 @@ func TestWAL_SlotOfSessionsThatFail_I9(t *testing.T) {
 	s.converge()
 }
 
+// Where none of the relations can be captured nobody reads the slot: it, too, is
+// given up when it keeps more than BRIDGE_SLOT_MAX_LAG.
+func TestWAL_SlotOfABridgeThatCapturesNothing_I9(t *testing.T) {
+	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE noise (id int, v text)", "INSERT INTO t VALUES (1, 'old')")
+	s.f.converge(s.conn)
+	s.b.Kill()
+	s.run("DROP TABLE t")
+	s.b.env = append(s.b.env, "BRIDGE_SLOT_MAX_LAG=16MiB")
+	s.b.start()
+	s.run("INSERT INTO noise SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g")
+	testenv.Eventually(t, long, func() error {
+		if n := query[int64](t, s.conn, "SELECT COALESCE(max(pg_current_wal_lsn() - restart_lsn), 0)::int8 FROM pg_replication_slots WHERE slot_name = $1", slotOf(s.db)); n > 4<<20 {
+			return fmt.Errorf("the slot keeps %d bytes", n)
+		}
+		return nil
+	})
+	s.b.running()
+}
+
 // A slot is made only for a relation that is captured.
 func TestWAL_NoSlotWithoutARelation_I9(t *testing.T) {
 	s := newReader(t)

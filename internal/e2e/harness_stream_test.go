@@ -1,0 +1,104 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"bridge/internal/stream"
+	"bridge/internal/testenv"
+)
+
+// end is the stream's own last sequence.
+func (f *follower) end() uint64 {
+	f.t.Helper()
+	var last uint64
+	testenv.Eventually(f.t, long, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		s, err := f.js.Stream(ctx, f.layout.Stream)
+		if err == nil {
+			last = s.CachedInfo().State.LastSeq
+		}
+		return err
+	})
+	return last
+}
+
+// killAt kills a bridge as soon as the stream's end is n messages behind from,
+// and returns when the stream has been read to its end. The stream itself is
+// asked: a subscriber is behind.
+func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {
+	f.t.Helper()
+	testenv.Eventually(f.t, long, func() error {
+		if got := f.end(); got < from+n {
+			return fmt.Errorf("the stream ends at %d, want %d", got, from+n)
+		}
+		return nil
+	})
+	b.Kill()
+	return f.caughtUp()
+}
+
+// meta is what the stream's configuration says.
+func (f *follower) meta() stream.Meta {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s, err := f.js.Stream(ctx, f.layout.Stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	m, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return m
+}
+
+// floor is the oldest since that the stream honours.
+func (f *follower) floor() uint64 {
+	f.t.Helper()
+	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return meta.Floor
+}
+
+// epochs returns the list in the newest heartbeat.
+func (f *follower) epochs() stream.Epochs {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	msg, _, err := stream.Last(ctx, f.js.Conn(), f.layout.Stream, f.layout.Heartbeat())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	list, err := stream.ParseEpochs(msg.Header.Get(stream.EpochsHeader))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return list
+}
+
+// forget removes a key's row from the stream, as no bridge does.
+func (f *follower) forget(key string) {
+	f.t.Helper()
+	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	msg, err := s.GetLastMsgForSubject(f.t.Context(), strings.TrimSuffix(f.layout.Rows(), ">")+key)
+	if err == nil {
+		err = s.DeleteMsg(f.t.Context(), msg.Sequence)
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}

@@ -1,0 +1,158 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"bridge/internal/testenv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// startWAL starts a bridge whose slot no other test has.
+func startWAL(t *testing.T, db, nats, tables string, env ...string) *bridge {
+	t.Helper()
+	return startBridge(t, db, nats, tables, append([]string{"BRIDGE_NAME=" + slotOf(db)}, env...)...)
+}
+
+// slotOf names a slot after the database, which is the test's own.
+func slotOf(db string) string { return "slot_" + databaseOf(db) }
+
+func databaseOf(db string) string {
+	return db[strings.LastIndex(db, "/")+1 : strings.IndexByte(db, '?')]
+}
+
+// scene is a bridge that captures tables of the test's own from the WAL, and a
+// follower of one of them.
+type scene struct {
+	t        *testing.T
+	db, nats string
+	// broker is nil but in a scene of newScene's.
+	broker *testenv.ExternalNATS
+	conn   *pgx.Conn
+	b      *bridge
+	f      *follower
+}
+
+// newScene captures a table t(id, v) to a broker that can be killed.
+func newScene(t *testing.T, rows int) *scene {
+	t.Helper()
+	needServers(t)
+	broker := testenv.NATSProcess(t)
+	s := &scene{t: t, db: testenv.Postgres(t), nats: broker.URL(), broker: broker}
+	newBare(t, s.db, "t", rows)
+	s.begin("t(capture=wal)", bare("t"))
+	s.f.converge(s.conn)
+	return s
+}
+
+// newSceneOf captures tables that the statements make, and follows rel.
+func newSceneOf(t *testing.T, tables string, rel table, setup ...string) *scene {
+	t.Helper()
+	needServers(t)
+	s := &scene{t: t, db: testenv.Postgres(t), nats: testenv.NATS(t).URL()}
+	testenv.Exec(t, s.db, setup...)
+	s.begin(tables, rel)
+	return s
+}
+
+func (s *scene) begin(tables string, rel table) {
+	s.t.Helper()
+	s.conn = connect(s.t, s.db)
+	s.b = startWAL(s.t, s.db, s.nats, tables)
+	s.f = followAll(s.t, s.nats, rel)
+}
+
+// run runs statements of the application.
+func (s *scene) run(statements ...string) {
+	s.t.Helper()
+	run(s.t, s.conn, statements...)
+}
+
+// whileAway kills the bridge, lets the application run statements, and starts the
+// bridge again.
+func (s *scene) whileAway(statements ...string) {
+	s.t.Helper()
+	s.b.Kill()
+	s.run(statements...)
+	s.b.start()
+}
+
+func (s *scene) stop() {
+	s.t.Helper()
+	s.b.Signal(syscall.SIGTERM)
+	if _, err := s.b.Wait(20 * time.Second); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// converge waits until the follower has what the relation has; it may take the
+// bridge a while to notice that it does not.
+func (s *scene) converge() {
+	s.t.Helper()
+	s.f.convergeLate(s.conn)
+}
+
+// dropSlot drops the bridge's slot as soon as nobody reads it.
+func dropSlot(t *testing.T, conn *pgx.Conn, db string) {
+	t.Helper()
+	testenv.Eventually(t, long, func() error {
+		_, err := conn.Exec(t.Context(), "SELECT pg_drop_replication_slot($1)", slotOf(db))
+		return err
+	})
+}
+
+func confirmed(t *testing.T, conn *pgx.Conn, db string) uint64 {
+	t.Helper()
+	return uint64(query[int64](t, conn, "SELECT COALESCE((SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = $1), 0)", slotOf(db)))
+}
+
+// writeOn changes rows of t(id, v) without pause until stop is called: it
+// inserts, changes and deletes keys of the lower half and new ones.
+func writeOn(t *testing.T, db string, n int) (stop func()) {
+	t.Helper()
+	conn := connect(t, db)
+	var done atomic.Bool
+	ended := make(chan error, 1)
+	go func() {
+		for i := 0; !done.Load(); i++ {
+			_, err := conn.Exec(t.Context(), fmt.Sprintf(`BEGIN; UPDATE t SET v = 'u%[1]d' WHERE id IN (%[2]d, %[3]d); DELETE FROM t WHERE id = %[4]d;
+				INSERT INTO t VALUES (%[4]d, 'again %[1]d'), (%[5]d, 'new'); COMMIT; DELETE FROM t WHERE id = %[6]d`,
+				i, i*7%n+1, i*13%n+1, i*11%n+1, 10_000_000+i, i*17%n+1))
+			if err != nil {
+				var pg interface{ SQLState() string }
+				if errors.As(err, &pg) && pg.SQLState() == "23505" {
+					_, _ = conn.Exec(t.Context(), "ROLLBACK")
+					continue
+				}
+				ended <- err
+				return
+			}
+		}
+		ended <- nil
+	}()
+	return func() {
+		done.Store(true)
+		if err := <-ended; err != nil && t.Context().Err() == nil {
+			t.Errorf("writer: %v", err)
+		}
+	}
+}
+
+// wide is a text of 8000 bytes that Postgres stores out of line.
+const wide = "(SELECT string_agg(md5(%d::text || i::text), '') FROM generate_series(1, 250) i)"
+
+// odderSQL makes a type whose JSON only the server knows: what has it is looked
+// at by SQL.
+func odderSQL() []string {
+	return []string{
+		"CREATE TYPE odder AS ENUM ('a', 'b')",
+		`CREATE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE sql AS $$SELECT to_json('odd ' || $1::text)$$`,
+		"CREATE CAST (odder AS json) WITH FUNCTION odd_json(odder)",
+	}
+}
