@@ -42,12 +42,12 @@ func numbers(t *testing.T, r results) string {
 		"| commit → HTTP client, from the WAL, 200 transactions a second | " +
 		r.cell("WAL, beside an edge: commit → HTTP client", 1) + " ms, 99 % within " + r.cell("WAL, beside an edge: commit → HTTP client", 2) + " ms |\n" +
 		"| first load of a table with 1,000,000 rows, polling | " + thousands(r.cell("first load, bridge", 2)) + " rows/s |\n" +
-		"| a backlog in the WAL, 1 row or 100 rows a transaction | " + thousands(r.cell("1 row a transaction: socket, bridge", 1)) + " or " +
+		"| a backlog in the WAL with 1 row, or with 100 rows, in each transaction | " + thousands(r.cell("1 row a transaction: socket, bridge", 1)) + " or " +
 		thousands(r.cell("100 rows a transaction: socket, bridge", 1)) + " rows/s |\n" +
 		"| one HTTP client reads 1,000,000 rows from an edge | " + thousands(r.cell("HTTP client of the edge", 1)) + " rows/s |\n" +
 		"| 20 quiet relations, polled with the default settings | bridge " + r.cell("20 quiet relations, CPU of bridge", 1) +
 		" of a core, Postgres " + r.cell("20 quiet relations, CPU of postgres", 1) + " |\n" +
-		"| peak memory of the bridge, 1,000,000 rows in one transaction. The NATS server ran outside of it and is not included | polling " +
+		"| peak memory of the bridge, without a NATS server, at 1,000,000 rows in one transaction | polling " +
 		r.cell("peak memory, 1000000 rows of 200 bytes", 1) + ", WAL " +
 		r.cell("peak memory, WAL, one transaction of 1000000 rows of 200 bytes", 1) + " |\n"
 }
