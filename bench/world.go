@@ -71,13 +71,13 @@ func newWorld(t testing.TB, opt options) *world {
 		t.Fatal(err)
 	}
 	if w.bridge == "" && opt.profile == "" {
-		w.bridge = testenv.Build(t, "./cmd/bridge")
+		w.bridge = testenv.BuildShipped(t, "./cmd/bridge")
 	}
 	if w.edge == "" {
 		if err := exec.Command("go", "list", "-find", "./cmd/httpedge").Run(); err != nil {
 			w.noEdge = "cmd/httpedge does not exist in this tree"
 		} else {
-			w.edge = testenv.Build(t, "./cmd/httpedge")
+			w.edge = testenv.BuildShipped(t, "./cmd/httpedge")
 		}
 	}
 	return w
