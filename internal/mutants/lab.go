@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -45,20 +45,24 @@ func newLab(ctx context.Context) (*lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a folder: %w", err)
 	}
+	// Postgres, which may run as another user, must reach its files in there.
+	if err := os.Chmod(scratch, 0o711); err != nil {
+		return nil, err
+	}
 	return &lab{dir: dir, scratch: scratch, binaries: map[string]func() (string, error){}}, nil
 }
 
 func (l *lab) close() { _ = os.RemoveAll(l.scratch) }
 
-// result is what became of a mutant.
+// result is what became of a run of tests.
 type result struct {
-	killed bool
-	out    string // what the test printed
+	failed bool
+	out    string // what the tests printed
 	took   time.Duration
 }
 
-// try breaks the project and runs the test. A mutant that does not compile, or whose test does not exist, proves nothing
-// and is an error.
+// try breaks the project and runs the mutant's test. A mutant that does not compile, or whose test does not exist, proves
+// nothing and is an error.
 func (l *lab) try(ctx context.Context, m mutant) (result, error) {
 	begun := time.Now()
 	overlay, err := l.overlay(m)
@@ -66,31 +70,70 @@ func (l *lab) try(ctx context.Context, m mutant) (result, error) {
 		return result{}, err
 	}
 	broken := "GOFLAGS=-overlay=" + overlay
-	if out, err := l.command(ctx, "", broken, "go", "build", "./"+filepath.ToSlash(filepath.Dir(m.file))).CombinedOutput(); err != nil {
+	var binary string
+	if endToEnd[m.pkg] {
+		if out, err := l.command(ctx, "", broken, "go", "build", "./"+filepath.ToSlash(filepath.Dir(m.file))).CombinedOutput(); err != nil {
+			return result{}, fmt.Errorf("does not compile: %s", out)
+		}
+		binary, err = l.binary(ctx, m.pkg)
+	} else {
+		binary = filepath.Join(l.scratch, m.name+".test")
+		defer func() { _ = os.Remove(binary) }()
+		err = l.compile(ctx, m.pkg, broken, binary)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	failed, out, err := l.test(ctx, m.pkg, broken, binary, m.test)
+	if strings.Contains(out, "build ./cmd/") {
 		return result{}, fmt.Errorf("does not compile: %s", out)
 	}
-	flags := []string{"-count=1", "-timeout=3m", "-v", "-failfast", "-run=^(" + m.test + ")$"}
-	var test *exec.Cmd
-	if endToEnd[m.pkg] {
-		binary, err := l.binary(ctx, m.pkg)
+	return result{failed: failed, out: out, took: time.Since(begun)}, err
+}
+
+// control runs tests as they are: one that fails without a mutant would call any mutant killed.
+func (l *lab) control(ctx context.Context, pkg string, tests []string) (result, error) {
+	begun := time.Now()
+	binary, err := l.binary(ctx, pkg)
+	if err != nil {
+		return result{}, err
+	}
+	failed, out, err := l.test(ctx, pkg, "", binary, strings.Join(tests, "|"))
+	return result{failed: failed, out: out, took: time.Since(begun)}, err
+}
+
+// test runs tests of a package until the first of them fails. What that has started ends by itself: see testenv.
+func (l *lab) test(ctx context.Context, pkg, env, binary, pattern string) (failed bool, out string, err error) {
+	ctx, enough := context.WithCancel(ctx)
+	defer enough()
+	cmd := l.command(ctx, pkg, env, binary, "-test.timeout=10m", "-test.v", "-test.run=^("+pattern+")$")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return false, "", err
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return false, "", err
+	}
+	var b strings.Builder
+	for lines := bufio.NewReader(stdout); ; {
+		line, err := lines.ReadString('\n')
+		b.WriteString(line)
+		if strings.HasPrefix(strings.TrimSpace(line), "--- FAIL: ") {
+			failed = true
+			enough()
+		}
 		if err != nil {
-			return result{}, err
+			break
 		}
-		for i, f := range flags { // what go test calls -v, its binaries call -test.v
-			flags[i] = "-test." + f[1:]
-		}
-		test = l.command(ctx, m.pkg, broken, binary, flags...)
-	} else {
-		test = l.command(ctx, "", broken, "go", slices.Concat([]string{"test", "-vet=off"}, flags, []string{m.pkg})...)
 	}
-	out, err := test.CombinedOutput()
-	if ctx.Err() != nil {
-		return result{}, ctx.Err()
+	if err := cmd.Wait(); err != nil {
+		failed = true
 	}
-	if !strings.Contains(string(out), "=== RUN") {
-		return result{}, fmt.Errorf("test %s of %s did not run: %s", m.test, m.pkg, out)
+	if !strings.Contains(b.String(), "=== RUN") {
+		return false, "", fmt.Errorf("test %s of %s did not run: %s", pattern, pkg, b.String())
 	}
-	return result{killed: err != nil, out: string(out), took: time.Since(begun)}, nil
+	return failed, b.String(), nil
 }
 
 // binary compiles the tests of a package, from the true sources, at its first call for that package.
@@ -100,10 +143,7 @@ func (l *lab) binary(ctx context.Context, pkg string) (string, error) {
 	if once == nil {
 		once = sync.OnceValues(func() (string, error) {
 			file := filepath.Join(l.scratch, filepath.Base(pkg)+".test")
-			if out, err := l.command(ctx, "", "", "go", "test", "-vet=off", "-c", "-o", file, pkg).CombinedOutput(); err != nil {
-				return "", fmt.Errorf("compile the tests of %s: %w\n%s", pkg, err, out)
-			}
-			return file, nil
+			return file, l.compile(ctx, pkg, "", file)
 		})
 		l.binaries[pkg] = once
 	}
@@ -111,11 +151,19 @@ func (l *lab) binary(ctx context.Context, pkg string) (string, error) {
 	return once()
 }
 
-// command runs a program in a folder of the copy, with one more variable in its environment.
+func (l *lab) compile(ctx context.Context, pkg, env, file string) error {
+	if out, err := l.command(ctx, "", env, "go", "test", "-vet=off", "-tags=nightly", "-c", "-o", file, pkg).CombinedOutput(); err != nil {
+		return fmt.Errorf("does not compile: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// command runs a program in a folder of the copy, with one more variable in its environment, and with temporary files
+// where close removes them.
 func (l *lab) command(ctx context.Context, folder, env, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = filepath.Join(l.dir, folder)
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), "TMPDIR="+l.scratch)
 	if env != "" {
 		cmd.Env = append(cmd.Env, env)
 	}

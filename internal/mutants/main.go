@@ -26,7 +26,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	changed := flag.String("changed", "", "take only mutants whose file or test, or who themselves, changed since this git revision")
-	workers := flag.Int("workers", 4, "how many mutants run at the same time; most of their time is waiting")
+	workers := flag.Int("workers", 6, "how many mutants run at the same time; most of their time is waiting")
 	flag.Parse()
 	if err := run(ctx, *changed, *workers, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
@@ -51,9 +51,24 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 	defer l.close()
 	begun := time.Now()
 	var mu sync.Mutex
-	survived := 0 // Guarded by mu.
+	var survived, sick int // Guarded by mu.
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
+	for pkg, tests := range testsOf(chosen) {
+		g.Go(func() error {
+			r, err := l.control(ctx, pkg, tests)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if r.failed {
+				sick++
+				fmt.Printf("FAILED without a mutant: %s\n%s\n", pkg, r.out)
+			}
+			return nil
+		})
+	}
 	for _, m := range chosen {
 		g.Go(func() error {
 			r, err := l.try(ctx, m)
@@ -62,7 +77,7 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if !r.killed {
+			if !r.failed {
 				survived++
 			}
 			fmt.Println(m.line(r))
@@ -78,7 +93,21 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 	if survived > 0 {
 		return errors.New("a test that must fail did not")
 	}
+	if sick > 0 {
+		return errors.New("a test fails without a mutant: what it says of mutants proves nothing")
+	}
 	return nil
+}
+
+// testsOf are the tests of the mutants by package.
+func testsOf(chosen []mutant) map[string][]string {
+	tests := map[string][]string{}
+	for _, m := range chosen {
+		if !slices.Contains(tests[m.pkg], m.test) {
+			tests[m.pkg] = append(tests[m.pkg], m.test)
+		}
+	}
+	return tests
 }
 
 // choose returns the mutants with these names, or all, and of them those that changed since a revision, if one is given.
@@ -117,7 +146,7 @@ func choose(since string, names []string) ([]mutant, error) {
 // line is what is printed of a mutant.
 func (m mutant) line(r result) string {
 	verdict, out := "killed", ""
-	if !r.killed {
+	if !r.failed {
 		verdict, out = "SURVIVED", "\n"+r.out
 	}
 	return fmt.Sprintf("%-8s  %-4s %-28s %s %s  (%s)%s", verdict, m.invariant, m.name, m.pkg, m.test, r.took.Round(100*time.Millisecond), out)
