@@ -23,11 +23,10 @@ type bridge struct {
 	t       *testing.T
 	program string
 	env     []string
-	past    []*testenv.Process // those before the last start
+	past    []*testenv.Process // the processes before the current one
 }
 
-// startBridge starts a bridge with fast polls and heartbeats. env comes last,
-// and wins.
+// startBridge starts a bridge with fast polls and heartbeats. The settings in env override the others.
 func startBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
 	t.Helper()
 	b := newBridge(t, db, nats, tables, env...)
@@ -35,7 +34,7 @@ func startBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
 	return b
 }
 
-// newBridge is startBridge that leaves the start to the test.
+// newBridge is like startBridge, but leaves the start to the test.
 func newBridge(t *testing.T, db, nats, tables string, env ...string) *bridge {
 	t.Helper()
 	return &bridge{t: t, program: testenv.Build(t, "./cmd/bridge"), env: append([]string{
@@ -59,7 +58,7 @@ func (b *bridge) restart() {
 	b.start()
 }
 
-// stop ends a bridge in good order, so that the next need not wait.
+// stop sends SIGTERM and wants exit status 0 within 5 s. The bridge gives up its leases, so the next one need not wait.
 func (b *bridge) stop() {
 	b.t.Helper()
 	b.Signal(syscall.SIGTERM)
@@ -77,8 +76,7 @@ func (b *bridge) setTables(tables string) {
 	}
 }
 
-// command runs one of the bridge's commands to its end, with its relations in
-// the environment.
+// command runs the bridge with arguments, and with env as its settings, until it ends.
 func command(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	p := testenv.Start(t, testenv.Build(t, "./cmd/bridge"), env, args...)
@@ -100,7 +98,7 @@ type readiness struct {
 	}
 }
 
-// get asks the bridge's own listener, whose address the log tells.
+// get sends a request to the bridge's own listener. The log says where that listens.
 func (b *bridge) get(path string) (*http.Response, error) {
 	_, rest, ok := strings.Cut(b.Stderr(), `"component":"ops","remote":"`)
 	addr, _, ok2 := strings.Cut(rest, `"`)
@@ -147,8 +145,8 @@ func (b *bridge) awaitReady() {
 	})
 }
 
-// awaitReason waits until /readyz says why a relation ("" for the bridge as a
-// whole) is not live, in a text that holds each of parts.
+// awaitReason waits until /readyz says why a relation is not live, and the reason contains each of parts. The relation ""
+// stands for the whole bridge.
 func (b *bridge) awaitReason(rel string, parts ...string) {
 	b.t.Helper()
 	testenv.Eventually(b.t, long, func() error {
@@ -169,7 +167,7 @@ func (b *bridge) awaitReason(rel string, parts ...string) {
 	})
 }
 
-// logged waits until the bridge has logged a line that holds each of parts.
+// logged waits until the bridge has logged a line that contains each of parts.
 func (b *bridge) logged(parts ...string) {
 	b.t.Helper()
 	testenv.Eventually(b.t, long, func() error {
@@ -178,10 +176,11 @@ func (b *bridge) logged(parts ...string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("no line of the log holds %q", parts)
+		return fmt.Errorf("no line of the log contains %q", parts)
 	})
 }
 
+// running fails the test if the process has ended.
 func (b *bridge) running() {
 	b.t.Helper()
 	select {
@@ -205,7 +204,7 @@ func (b *bridge) metrics() string {
 	return string(text)
 }
 
-// metric returns the value of a metric, 0 where there is none.
+// metric returns the value of a metric, or 0 if there is no such metric.
 func (b *bridge) metric(name string) (n int) {
 	b.t.Helper()
 	_, rest, ok := strings.Cut(b.metrics(), name+" ")
@@ -220,7 +219,7 @@ func (b *bridge) metric(name string) (n int) {
 	return n
 }
 
-// embeddedURL is where the server in the bridge listens, as the log says.
+// embeddedURL returns the URL of the NATS server in the bridge, which the log tells.
 func (b *bridge) embeddedURL() string {
 	b.t.Helper()
 	var url string
@@ -236,11 +235,12 @@ func (b *bridge) embeddedURL() string {
 	return url
 }
 
-// slowness is what the log says of an epoch that a slow machine alone can end. With a broker that takes more than 1.3 s
-// to acknowledge, jetstreamext v0.3.0 asks about a message that it has not sent yet, and the broker says "gap".
+// slowness lists the reasons, as the log words them, for which a slow machine alone can end an epoch. For example: the
+// broker takes more than 1.3 s to acknowledge. Then jetstreamext v0.3.0 asks about a message that it has not sent yet,
+// and the broker answers "gap".
 var slowness = []string{"fast batch gap detected", "the lease was lost", "and is not stored", "the connection to the broker was lost"}
 
-// endedBySlowness is how many epochs of the bridge a slow machine has ended, in all runs of its process.
+// endedBySlowness counts the epochs that ended for such a reason, in all processes of the bridge.
 func (b *bridge) endedBySlowness() int {
 	n := 0
 	for _, p := range append(b.past, b.Process) {

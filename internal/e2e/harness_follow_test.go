@@ -24,7 +24,7 @@ import (
 type seen struct {
 	seq      uint64
 	kind     stream.Kind
-	key      string // of a row: its subject and what a long key's header says
+	key      string // of a row: its subject, and the header in which a long key stands
 	row      lockstep.Row
 	since    uint64
 	high     uint64
@@ -34,8 +34,8 @@ type seen struct {
 	at       time.Time
 }
 
-// follower reads a stream as a NATS subscriber does: from its start, every
-// message in order, for as long as the test runs.
+// follower reads a stream as a NATS subscriber does: from its start, every message in order, as long as the test runs.
+// It checks the rules that hold in every stream. At its end the test fails for each message that broke one.
 type follower struct {
 	t      *testing.T
 	rel    table
@@ -43,22 +43,21 @@ type follower struct {
 	js     jetstream.JetStream
 
 	mu sync.Mutex
-	// Guarded by mu. rows is the state by key; all is every message.
+	// Guarded by mu, as all fields below. rows is the state by key; all is every message.
 	rows        map[string]lockstep.Row
 	all         []seen
 	incarnation string
 	high, since uint64
-	heartbeats  relation.Snapshot // the last one's
+	heartbeats  relation.Snapshot // of the last heartbeat
 	faults      []string
-	// keep has every version of every row kept, with its document.
+	// keep says that kept gets every version of every row, with its document.
 	keep      bool
 	kept      []lockstep.Row
 	truncated int
-	// crashes allows a heartbeat's since to fall: Postgres crashes, and gives
-	// transaction IDs out again.
+	// crashes allows what follows a crash of Postgres, which gives transaction IDs out again: a heartbeat's since falls,
+	// and rows come that an earlier heartbeat covered.
 	crashes bool
-	// repairs allows rows that an earlier heartbeat should have had: reconcile
-	// finds what no poll sees.
+	// repairs allows rows that an earlier heartbeat covered, because reconcile finds what polls do not see.
 	repairs bool
 }
 
@@ -70,7 +69,7 @@ func follow(t *testing.T, nc *nats.Conn, rel table) *follower {
 	return f
 }
 
-// followAll follows a stream, and keeps every version of every row.
+// followAll is follow, and keeps every version of every row.
 func followAll(t *testing.T, nats string, rel table) *follower {
 	t.Helper()
 	f := newFollower(t, testenv.NATSConn(t, nats), rel)
@@ -79,6 +78,7 @@ func followAll(t *testing.T, nats string, rel table) *follower {
 	return f
 }
 
+// newFollower returns a follower that does not read yet.
 func newFollower(t *testing.T, nc *nats.Conn, rel table) *follower {
 	t.Helper()
 	js, err := jetstream.New(nc)
@@ -88,6 +88,7 @@ func newFollower(t *testing.T, nc *nats.Conn, rel table) *follower {
 	return &follower{t: t, rel: rel, layout: rel.layout(), js: js, rows: map[string]lockstep.Row{}}
 }
 
+// begin waits until the stream exists, and starts to read it.
 func (f *follower) begin() {
 	f.t.Helper()
 	t := f.t
@@ -113,7 +114,7 @@ func (f *follower) begin() {
 	})
 }
 
-// take notes one message and checks what is true of every stream.
+// take notes one message, and checks the rules that hold in every stream.
 func (f *follower) take(msg jetstream.Msg) {
 	s := seen{kind: f.layout.KindOf(msg.Subject()), at: time.Now()}
 	md, err := msg.Metadata()
@@ -133,7 +134,7 @@ func (f *follower) take(msg jetstream.Msg) {
 	switch s.kind {
 	case stream.KindFence:
 		inc := msg.Headers().Get(stream.IncarnationHeader)
-		if f.incarnation != "" && inc != f.incarnation { // the first may stand behind rows: older ones have gone
+		if f.incarnation != "" && inc != f.incarnation { // the first fence may come after rows: older fences are gone
 			f.rows, f.high, f.since, f.heartbeats = map[string]lockstep.Row{}, 0, 0, relation.Snapshot{}
 		}
 		f.incarnation = inc
@@ -167,10 +168,10 @@ func (f *follower) take(msg jetstream.Msg) {
 		if s.since > s.high {
 			fault("I3: since %d of a row is above its High %d", s.since, s.high)
 		}
-		// What a heartbeat's snapshot shows stands before it; behind it are
-		// only repeats, and what a crash of Postgres undid.
+		// The rows that a heartbeat's snapshot shows come before the heartbeat. After it they are only repeats, deletes,
+		// or allowed (see crashes and repairs).
 		if old := f.rows[s.key]; f.heartbeats.Xmax > 0 && f.heartbeats.Visible(s.row.Txid) && old.Txid != s.row.Txid && !s.row.Deleted && !f.crashes && !f.repairs {
-			fault("I2: a row of transaction %d comes behind a heartbeat with the snapshot %s", s.row.Txid, f.heartbeats)
+			fault("I2: a row of transaction %d comes after a heartbeat whose snapshot shows it: %s", s.row.Txid, f.heartbeats)
 		}
 		if f.rows[s.key] = s.row; s.row.Deleted {
 			delete(f.rows, s.key)
@@ -178,7 +179,7 @@ func (f *follower) take(msg jetstream.Msg) {
 		if f.keep {
 			f.kept = append(f.kept, s.row)
 		}
-		s.row.Data = nil // kept in rows; all may be long
+		s.row.Data = nil // rows has it, and all may be long
 	}
 	if s.high < f.high {
 		fault("I3: High falls from %d to %d", f.high, s.high)
@@ -187,15 +188,15 @@ func (f *follower) take(msg jetstream.Msg) {
 	f.all = append(f.all, s)
 }
 
-// durable is D, or the xmax of one that is a whole snapshot.
+// durable parses capture.Heartbeat.Durable. If that is a whole snapshot, durable returns its xmax.
 func durable(text string) uint64 {
 	parts := strings.Split(text, ":")
 	n, _ := strconv.ParseUint(parts[min(1, len(parts)-1)], 10, 64)
 	return n
 }
 
-// wantEpochs fails the test unless the stream holds want fences. There may be one more for each epoch that a slow machine
-// has ended.
+// wantEpochs fails the test unless the stream has want fences. There may be one more for each epoch that a slow machine
+// ended.
 func (f *follower) wantEpochs(want int, by ...*bridge) {
 	f.t.Helper()
 	most := want
@@ -203,11 +204,11 @@ func (f *follower) wantEpochs(want int, by ...*bridge) {
 		most += b.endedBySlowness()
 	}
 	if n := len(f.messages(stream.KindFence, 0)); n < want || n > most {
-		f.t.Errorf("%d epochs, want %d, and at most %d for what a slow machine has ended", n, want, most)
+		f.t.Errorf("the stream has %d epochs, want %d; a slow machine explains up to %d", n, want, most)
 	}
 }
 
-// messages returns those of one kind at or behind a sequence.
+// messages returns the messages of one kind from a sequence on.
 func (f *follower) messages(kind stream.Kind, from uint64) []seen {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -215,7 +216,7 @@ func (f *follower) messages(kind stream.Kind, from uint64) []seen {
 	return slices.DeleteFunc(slices.Clone(f.all[i:]), func(s seen) bool { return s.kind != kind })
 }
 
-// repeats is how many more rows were sent, from a sequence on, than there are.
+// repeats returns how many row messages, from a sequence on, there are beyond the given number of rows.
 func (f *follower) repeats(rows int, from uint64) int {
 	return len(f.messages(stream.KindRow, from)) - rows
 }
@@ -237,7 +238,7 @@ func (f *follower) last() uint64 {
 	return f.all[len(f.all)-1].seq
 }
 
-// caughtUp waits until everything stored now is read.
+// caughtUp waits until the follower has read everything that is stored now. It returns the last sequence.
 func (f *follower) caughtUp() uint64 {
 	f.t.Helper()
 	last := f.end()
@@ -250,18 +251,19 @@ func (f *follower) caughtUp() uint64 {
 	return last
 }
 
-// await waits for a message that pleases, at or behind a sequence.
+// await waits for a message, from a sequence on, for which ok returns true. what names it if it does not come.
 func (f *follower) await(what string, from uint64, ok func(seen) bool) seen {
 	f.t.Helper()
 	return f.awaitWithin(long, what, from, ok)
 }
 
-// heartbeatFrom waits for a heartbeat at or behind a sequence.
+// heartbeatFrom waits for a heartbeat, from a sequence on.
 func (f *follower) heartbeatFrom(from uint64) seen {
 	f.t.Helper()
 	return f.await("heartbeat", from, func(s seen) bool { return s.kind == stream.KindHeartbeat })
 }
 
+// awaitWithin is await with another limit of time.
 func (f *follower) awaitWithin(within time.Duration, what string, from uint64, ok func(seen) bool) seen {
 	f.t.Helper()
 	var found seen
@@ -280,7 +282,7 @@ func (f *follower) awaitWithin(within time.Duration, what string, from uint64, o
 	return found
 }
 
-// heartbeat waits for one under which all is visible that is visible now.
+// heartbeat waits for a heartbeat whose snapshot shows everything that is visible now.
 func (f *follower) heartbeat(conn *pgx.Conn) seen {
 	f.t.Helper()
 	now := snapshot(f.t, conn)
@@ -289,7 +291,7 @@ func (f *follower) heartbeat(conn *pgx.Conn) seen {
 	})
 }
 
-// state returns what a subscriber holds: txid and document of each row.
+// state returns what a subscriber holds, sorted: the txid and the document of each row.
 func (f *follower) state() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -305,8 +307,7 @@ func (f *follower) state() []string {
 	return list
 }
 
-// versions returns the documents of every version whose document holds the
-// text.
+// versions returns the documents of all versions that contain the text.
 func (f *follower) versions(text string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -334,9 +335,8 @@ func (f *follower) awaitKept(n int) []lockstep.Row {
 	return kept
 }
 
-// converge waits until a heartbeat covers what is visible now, and then
-// until the subscriber's state is the relation (I1). Nobody may write
-// meanwhile.
+// converge waits for a heartbeat that covers what is visible now. Then the subscriber's state must become equal to the
+// relation (I1), within 5 s. Nobody may write meanwhile.
 func (f *follower) converge(conn *pgx.Conn) seen {
 	f.t.Helper()
 	hb := f.heartbeat(conn)
@@ -344,16 +344,15 @@ func (f *follower) converge(conn *pgx.Conn) seen {
 	return hb
 }
 
-// convergeLate is converge where a heartbeat of before may cover what is visible
-// now: one from before a crash of Postgres, or from a bridge that could not see
-// what has changed.
+// convergeLate is converge for when an earlier heartbeat may already seem to cover what is visible now: one from before
+// a crash of Postgres, or from a bridge that could not see a change.
 func (f *follower) convergeLate(conn *pgx.Conn) seen {
 	f.t.Helper()
 	testenv.Eventually(f.t, long, func() error { return f.differs(conn) })
 	return f.converge(conn)
 }
 
-// differs compares the subscriber's state with the relation.
+// differs returns an error if the subscriber's state is not the relation.
 func (f *follower) differs(conn *pgx.Conn) error {
 	f.t.Helper()
 	got, want := f.state(), f.rel.rows(f.t, conn)

@@ -26,9 +26,8 @@ func (f *follower) end() uint64 {
 	return last
 }
 
-// killAt kills a bridge as soon as the stream's end is n messages behind from,
-// and returns when the stream has been read to its end. The stream itself is
-// asked: a subscriber is behind.
+// killAt kills a bridge as soon as the stream ends n messages after from. It asks the stream, because a subscriber lags.
+// It returns the last sequence when the follower has read the stream to its end.
 func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {
 	f.t.Helper()
 	testenv.Eventually(f.t, long, func() error {
@@ -41,7 +40,7 @@ func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {
 	return f.caughtUp()
 }
 
-// meta is what the stream's configuration says.
+// meta returns what the stream's configuration says: its incarnation, floor and source.
 func (f *follower) meta() stream.Meta {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -57,7 +56,7 @@ func (f *follower) meta() stream.Meta {
 	return m
 }
 
-// floor is the oldest since that the stream honours.
+// floor returns the oldest since that the stream can honour.
 func (f *follower) floor() uint64 {
 	f.t.Helper()
 	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)
@@ -71,7 +70,7 @@ func (f *follower) floor() uint64 {
 	return meta.Floor
 }
 
-// epochs returns the list in the newest heartbeat.
+// epochs returns the list of epochs in the newest heartbeat.
 func (f *follower) epochs() stream.Epochs {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -87,7 +86,7 @@ func (f *follower) epochs() stream.Epochs {
 	return list
 }
 
-// forget removes a key's row from the stream, as no bridge does.
+// forget removes a key's row from the stream. No bridge does that.
 func (f *follower) forget(key string) {
 	f.t.Helper()
 	s, err := f.js.Stream(f.t.Context(), f.layout.Stream)

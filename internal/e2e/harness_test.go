@@ -16,8 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TestMain lets more tests run at once than there are processors: most wait
-// for a lease or a standby.
+// TestMain lets eight tests run at the same time, on however few processors: most of the time they wait, for a lease or
+// a standby. With the race detector it is four.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 	testenv.Main(m)
 }
 
+// needServers marks a test that needs Postgres or NATS: it runs in parallel, and -short skips it.
 func needServers(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -34,12 +35,11 @@ func needServers(t *testing.T) {
 	t.Parallel()
 }
 
-// stampSQL makes the trigger function of the tables that tableSQL makes.
+// stampSQL creates the trigger function that the tables of tableSQL use.
 const stampSQL = `CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$`
 
-// tableSQL makes a table (id, v) that can be polled, with rows 1 to n of one
-// transaction.
+// tableSQL creates a table (id, v) that can be polled. One transaction writes its rows 1 to n.
 func tableSQL(name string, n int) []string {
 	return []string{
 		fmt.Sprintf("CREATE TABLE %s (id bigint PRIMARY KEY, v text, txid bigint NOT NULL DEFAULT txid_current())", name),
@@ -49,13 +49,13 @@ func tableSQL(name string, n int) []string {
 	}
 }
 
-// newTable makes the function and one table.
+// newTable creates the trigger function and one table that can be polled.
 func newTable(t *testing.T, db, name string, n int) {
 	t.Helper()
 	testenv.Exec(t, db, append([]string{stampSQL}, tableSQL(name, n)...)...)
 }
 
-// newBare makes a table (id, v) to which nothing was added for the bridge.
+// newBare creates a table (id, v) without anything for the bridge: it has no txid and no trigger.
 func newBare(t *testing.T, db, name string, n int) {
 	t.Helper()
 	testenv.Exec(t, db,
@@ -63,10 +63,10 @@ func newBare(t *testing.T, db, name string, n int) {
 		fmt.Sprintf("INSERT INTO %s SELECT g, 'row ' || g FROM generate_series(1, %d) g", name, n))
 }
 
-// big is a table that takes a second or so to load.
+// big is the number of rows of a table that takes about a second to load.
 const big = 60_000 / scale
 
-// bigTable makes a table whose rows all share one txid.
+// bigTable creates a table of n rows, which all have the same txid.
 func bigTable(t *testing.T, n int) (db string, broker *testenv.ExternalNATS, conn *pgx.Conn) {
 	t.Helper()
 	db, broker = testenv.Postgres(t), testenv.NATSProcess(t)
@@ -81,7 +81,7 @@ func bigTable(t *testing.T, n int) (db string, broker *testenv.ExternalNATS, con
 // resent is how many rows may be sent again after a kill.
 const resent = 5000
 
-// unstamped runs statements whose rows keep their txid.
+// unstamped runs statements without triggers, so that the rows keep their txid.
 func unstamped(t *testing.T, conn *pgx.Conn, statements ...string) {
 	t.Helper()
 	run(t, conn, "SET session_replication_role = replica")
@@ -89,7 +89,7 @@ func unstamped(t *testing.T, conn *pgx.Conn, statements ...string) {
 	run(t, conn, "RESET session_replication_role")
 }
 
-// psql feeds a script to psql, as users do, and fails at its first error.
+// psql feeds a script to psql, as users do. The test fails at the script's first error.
 func psql(t *testing.T, db, script string) {
 	t.Helper()
 	cmd := exec.Command("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", db)
@@ -99,8 +99,7 @@ func psql(t *testing.T, db, script string) {
 	}
 }
 
-// connect opens a connection on which Postgres writes values as the bridge's
-// documents have them.
+// connect opens a connection on which Postgres prints values as they are in the bridge's documents.
 func connect(t *testing.T, db string) *pgx.Conn {
 	t.Helper()
 	conn := testenv.Conn(t, db)
@@ -112,6 +111,7 @@ func connect(t *testing.T, db string) *pgx.Conn {
 	return conn
 }
 
+// query returns the only value that a query gives.
 func query[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) T {
 	t.Helper()
 	var v T
@@ -121,6 +121,7 @@ func query[T any](t *testing.T, conn *pgx.Conn, sql string, args ...any) T {
 	return v
 }
 
+// run executes statements, one by one.
 func run(t *testing.T, conn *pgx.Conn, statements ...string) {
 	t.Helper()
 	for _, s := range statements {
@@ -130,19 +131,20 @@ func run(t *testing.T, conn *pgx.Conn, statements ...string) {
 	}
 }
 
+// snapshot returns the current snapshot of Postgres.
 func snapshot(t *testing.T, conn *pgx.Conn) relation.Snapshot {
 	t.Helper()
 	s, err := relation.ParseSnapshot(query[string](t, conn, "SELECT pg_current_snapshot()::text"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if query[bool](t, conn, "SELECT pg_is_in_recovery()") { // its snapshots have no xip
+	if query[bool](t, conn, "SELECT pg_is_in_recovery()") { // a standby's snapshots do not list who was running
 		return relation.Snapshot{Xmin: s.Xmin, Xmax: s.Xmin}
 	}
 	return s
 }
 
-// covers says that everything visible in b is visible in a.
+// covers reports whether everything that is visible in b is visible in a.
 func covers(a, b relation.Snapshot) bool {
 	if a.Xmax < b.Xmax {
 		return false
@@ -150,8 +152,8 @@ func covers(a, b relation.Snapshot) bool {
 	return !slices.ContainsFunc(a.Xip, b.Visible)
 }
 
-// table is a relation as the tests compare it; the zero values of the columns
-// are txid, and no deleted column.
+// table is a relation as the tests compare it. Where the name of the txid column or of the deleted column is empty, the
+// relation has no such column.
 type table struct {
 	schema, name  string
 	txid, deleted string
@@ -165,10 +167,10 @@ func (r table) layout() stream.Layout {
 // bare returns a table of schema public without a txid column.
 func bare(name string) table { return table{schema: "public", name: name} }
 
-// named returns a table of schema public.
+// named returns a table of schema public whose txid column is named txid.
 func named(name string) table { return table{schema: "public", name: name, txid: "txid"} }
 
-// rows returns the relation's rows as Postgres says them: txid and document.
+// rows returns the relation's rows as Postgres has them, sorted: the txid and the document of each.
 func (r table) rows(t *testing.T, conn *pgx.Conn) []string {
 	t.Helper()
 	columns := query[[]string](t, conn, `SELECT COALESCE(array_agg(quote_ident(attname) ORDER BY attnum), '{}') FROM pg_attribute

@@ -14,32 +14,32 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// startWAL starts a bridge whose slot no other test has.
+// startWAL starts a bridge with a slot of its own, so that other tests of the cluster do not use it.
 func startWAL(t *testing.T, db, nats, tables string, env ...string) *bridge {
 	t.Helper()
 	return startBridge(t, db, nats, tables, append([]string{"BRIDGE_NAME=" + slotOf(db)}, env...)...)
 }
 
-// slotOf names a slot after the database, which is the test's own.
+// slotOf returns the name of a bridge and of its slot, made of the database's name. Each test has a database of its own.
 func slotOf(db string) string { return "slot_" + databaseOf(db) }
 
+// databaseOf returns the name of the database in a URL.
 func databaseOf(db string) string {
 	return db[strings.LastIndex(db, "/")+1 : strings.IndexByte(db, '?')]
 }
 
-// scene is a bridge that captures tables of the test's own from the WAL, and a
-// follower of one of them.
+// scene is a bridge that captures a test's tables from the WAL, and a follower of one of them.
 type scene struct {
 	t        *testing.T
 	db, nats string
-	// broker is nil but in a scene of newScene's.
+	// Only newScene sets broker; it is nil otherwise.
 	broker *testenv.ExternalNATS
 	conn   *pgx.Conn
 	b      *bridge
 	f      *follower
 }
 
-// newScene captures a table t(id, v) to a broker that can be killed.
+// newScene captures a table t(id, v). Its broker can be killed.
 func newScene(t *testing.T, rows int) *scene {
 	t.Helper()
 	needServers(t)
@@ -51,7 +51,7 @@ func newScene(t *testing.T, rows int) *scene {
 	return s
 }
 
-// newSceneOf captures tables that the statements make, and follows rel.
+// newSceneOf captures the tables that the setup creates, and follows rel.
 func newSceneOf(t *testing.T, tables string, rel table, setup ...string) *scene {
 	t.Helper()
 	needServers(t)
@@ -61,6 +61,7 @@ func newSceneOf(t *testing.T, tables string, rel table, setup ...string) *scene 
 	return s
 }
 
+// begin starts the bridge and the follower.
 func (s *scene) begin(tables string, rel table) {
 	s.t.Helper()
 	s.conn = connect(s.t, s.db)
@@ -68,14 +69,13 @@ func (s *scene) begin(tables string, rel table) {
 	s.f = followAll(s.t, s.nats, rel)
 }
 
-// run runs statements of the application.
+// run executes statements of the application.
 func (s *scene) run(statements ...string) {
 	s.t.Helper()
 	run(s.t, s.conn, statements...)
 }
 
-// whileAway kills the bridge, lets the application run statements, and starts the
-// bridge again.
+// whileAway kills the bridge, executes statements of the application, and starts the bridge again.
 func (s *scene) whileAway(statements ...string) {
 	s.t.Helper()
 	s.b.Kill()
@@ -83,6 +83,7 @@ func (s *scene) whileAway(statements ...string) {
 	s.b.start()
 }
 
+// stop sends SIGTERM, and waits until the bridge has ended.
 func (s *scene) stop() {
 	s.t.Helper()
 	s.b.Signal(syscall.SIGTERM)
@@ -91,14 +92,13 @@ func (s *scene) stop() {
 	}
 }
 
-// converge waits until the follower has what the relation has; it may take the
-// bridge a while to notice that it does not.
+// converge waits until the follower has what the relation has. The bridge may take a while to notice that they differ.
 func (s *scene) converge() {
 	s.t.Helper()
 	s.f.convergeLate(s.conn)
 }
 
-// dropSlot drops the bridge's slot as soon as nobody reads it.
+// dropSlot drops the bridge's slot as soon as no session reads it.
 func dropSlot(t *testing.T, conn *pgx.Conn, db string) {
 	t.Helper()
 	testenv.Eventually(t, long, func() error {
@@ -107,13 +107,14 @@ func dropSlot(t *testing.T, conn *pgx.Conn, db string) {
 	})
 }
 
+// confirmed returns the WAL position up to which the slot is confirmed, or 0 if there is no slot.
 func confirmed(t *testing.T, conn *pgx.Conn, db string) uint64 {
 	t.Helper()
 	return uint64(query[int64](t, conn, "SELECT COALESCE((SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = $1), 0)", slotOf(db)))
 }
 
-// writeOn changes rows of t(id, v) without pause until stop is called: it
-// inserts, changes and deletes keys of the lower half and new ones.
+// writeOn changes t(id, v) without pause until stop is called. It updates, deletes and inserts again the keys from 1 to
+// n, and inserts new ones.
 func writeOn(t *testing.T, db string, n int) (stop func()) {
 	t.Helper()
 	conn := connect(t, db)
@@ -144,11 +145,10 @@ func writeOn(t *testing.T, db string, n int) (stop func()) {
 	}
 }
 
-// wide is a text of 8000 bytes that Postgres stores out of line.
+// wide is SQL for a text of 8000 bytes, which Postgres stores out of line.
 const wide = "(SELECT string_agg(md5(%d::text || i::text), '') FROM generate_series(1, 250) i)"
 
-// odderSQL makes a type whose JSON only the server knows: what has it is looked
-// at by SQL.
+// odderSQL creates a type that only the server can turn into JSON. The bridge must read rows that have it by SQL.
 func odderSQL() []string {
 	return []string{
 		"CREATE TYPE odder AS ENUM ('a', 'b')",
