@@ -11,7 +11,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Twenty relations share fewer connections, and all are live, busy or idle.
+// Twenty relations share at most twelve connections. All are live, while rows come and while nothing happens.
 func TestBridge_MoreRelationsThanConnections_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -42,13 +42,13 @@ func TestBridge_MoreRelationsThanConnections_I10(t *testing.T) {
 		f.heartbeatFrom(f.last() + 1)
 	}
 	if n := query[int](t, conn, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lockstep bridge'"); n > 12 {
-		t.Errorf("the bridge has %d connections: %s", n, query[string](t, conn, "SELECT string_agg(concat(pid, ' ', backend_start, ' ', state, ' ', left(query, 60)), E'\n') FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lockstep bridge'"))
+		t.Errorf("the bridge has %d connections, want at most 12: %s", n, query[string](t, conn, "SELECT string_agg(concat(pid, ' ', backend_start, ' ', state, ' ', left(query, 60)), E'\n') FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lockstep bridge'"))
 	}
 	b.stop()
 }
 
-// Relations that others have locked, more than there are connections, keep
-// nothing from the rest, and say what they wait for.
+// More relations are locked than the bridge has connections. They do not hold the others back, and no connection waits for
+// a lock. /readyz says that they are locked.
 func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -80,12 +80,12 @@ func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 			waiting += query[int](t, conn, waits)
 		}
 		if waiting > 0 {
-			t.Errorf("I10: a connection of the bridge's was found to wait for a lock %d times", waiting)
+			t.Errorf("I10: connections of the bridge were seen waiting for a lock %d times", waiting)
 		}
 	}
 	run(t, holder, "BEGIN", "LOCK TABLE "+strings.Join(locked, ", ")+" IN ACCESS EXCLUSIVE MODE")
 	b.awaitReason("t3", "locked")
-	// New connections have nothing prepared, and a new bridge has looked at nothing.
+	// The same on new connections, without prepared statements, and after a restart, before the bridge knows the relations.
 	run(t, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database()")
 	updates()
 	b.restart()
@@ -96,8 +96,8 @@ func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 	b.awaitReady()
 }
 
-// A lock that can only be waited for, because LOCK TABLE does not ask for it, as
-// that of an index, is not waited for long.
+// REINDEX locks indexes, which LOCK TABLE ... NOWAIT does not test. The bridge must wait for such a lock, but not for
+// long: updates of another table take at most four times as long, plus 5 s.
 func TestBridge_IndexesLocked_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -121,7 +121,7 @@ func TestBridge_IndexesLocked_I10(t *testing.T) {
 		}
 		return time.Since(begun)
 	}
-	// A machine that is busy at the wrong time slows one round, and a bridge that waits for locks slows each.
+	// A busy machine may slow one round. A bridge that waits for locks slows every round.
 	for round := 1; ; round++ {
 		before := updates()
 		run(t, holder, reindex...)
@@ -134,13 +134,13 @@ func TestBridge_IndexesLocked_I10(t *testing.T) {
 			return
 		}
 		if round == 3 {
-			t.Fatalf("I10: updates of a free table took %s and %s, and %s while others' indexes were locked", before, after, during)
+			t.Fatalf("I10: updates of a free table took %s before, %s after, and %s while indexes of others were locked", before, after, during)
 		}
 	}
 }
 
-// A relation that is dropped stops alone, and says so; made again it comes
-// back by itself, with a floor above whatever was shown.
+// A relation that is dropped stops alone, and says so. When it is made again, it comes back by itself, in a new
+// incarnation with a floor above everything that was shown.
 func TestBridge_DroppedRelationStopsAloneAndComesBack_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -171,13 +171,13 @@ func TestBridge_DroppedRelationStopsAloneAndComesBack_I10(t *testing.T) {
 	b.awaitReady()
 	after := f.meta()
 	if last := high[len(high)-1]; after.Incarnation == before.Incarnation || after.Floor <= last.high || after.Floor <= last.since {
-		t.Errorf("got incarnation %s with floor %d, was %s and showed %d", after.Incarnation, after.Floor, before.Incarnation, last.high)
+		t.Errorf("got incarnation %s with floor %d, want another one than %s, and a floor above %d", after.Incarnation, after.Floor, before.Incarnation, last.high)
 	}
 	run(t, conn, "INSERT INTO t VALUES (6)")
 	f.converge(conn)
 }
 
-// What makes a relation unusable stops it until it is mended.
+// A relation that becomes unusable stops, alone, until it is mended. Then it comes back by itself.
 func TestBridge_UnusableRelationComesBackWhenMended_I10(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t)
@@ -203,7 +203,7 @@ func TestBridge_UnusableRelationComesBackWhenMended_I10(t *testing.T) {
 		{"ALTER TABLE t DROP COLUMN txid", "ALTER TABLE t ADD COLUMN txid bigint NOT NULL DEFAULT txid_current()", "txid"},
 	} {
 		run(t, conn, broken.harm)
-		if broken.reason != "key" { // a primary key that goes is seen at the next look at the catalog
+		if broken.reason != "key" { // a running bridge notices that within a minute
 			b.awaitReason("t", broken.reason)
 		}
 		run(t, conn, "INSERT INTO u SELECT max(id) + 1 FROM u")

@@ -7,9 +7,9 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A row of a join has several writers, and its txid is the highest of theirs:
-// a transaction with a lower one that commits later changes the row without
-// changing that. Views are therefore read from xmin on.
+// A row of a join has several writers, and its txid is the highest of theirs. So a transaction with a lower txid that
+// commits later changes the row, but not its txid. That is why views are read from xmin on. Rows that did not change are
+// not sent again.
 func TestBridge_JoinMissesNoLateWrite_I1(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t)
@@ -27,7 +27,7 @@ func TestBridge_JoinMissesNoLateWrite_I1(t *testing.T) {
 	f.converge(conn)
 	run(t, early, "COMMIT")
 	f.converge(conn)
-	// What every look reads again while a transaction is open is sent once.
+	// While a transaction is open, every poll reads this row again. The bridge sends it once.
 	run(t, early, "BEGIN", "UPDATE b SET v = 'open' WHERE id = 2")
 	run(t, conn, "BEGIN", "UPDATE a SET v = 'once' WHERE id = 3")
 	xid := query[uint64](t, conn, "SELECT txid_current()")
@@ -44,7 +44,7 @@ func TestBridge_JoinMissesNoLateWrite_I1(t *testing.T) {
 		}
 	}
 	if once != 1 {
-		t.Errorf("a row that did not change was sent %d times", once)
+		t.Errorf("a row that changed once was sent %d times", once)
 	}
 	run(t, early, "ROLLBACK")
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A first load, then changes; a heartbeat behind each batch, and, where
-// nothing happens, heartbeats that move on with Postgres.
+// A first load arrives, and then changes. A heartbeat follows each batch. The heartbeats of a quiet relation move on with
+// Postgres' transactions, and send no row again.
 func TestBridge_LoadsThenFollows_I1(t *testing.T) {
 	needServers(t)
-	// Others' transactions would hold xmin back in a cluster that is shared.
+	// In a shared cluster, transactions of other tests would hold xmin back.
 	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
 	newTable(t, db, "t", 2500)
 	conn := connect(t, db)
@@ -24,32 +24,33 @@ func TestBridge_LoadsThenFollows_I1(t *testing.T) {
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	first := f.converge(conn)
 	if rows := f.messages(stream.KindRow, 0); len(rows) != 2500 || rows[2499].seq > first.seq {
-		t.Errorf("got %d rows before the first heartbeat, want 2500", len(rows))
+		t.Errorf("got %d rows, want 2500, all before the first heartbeat", len(rows))
 	}
 	b.awaitReady()
 	for i := range 5 {
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'changed %d' WHERE id <= 3", i), "INSERT INTO t (id) SELECT max(id) + 1 FROM t")
 		xmin := snapshot(t, conn).Xmin
 		if hb := f.converge(conn); hb.since < xmin {
-			t.Errorf("heartbeat's since is %d, xmin was %d", hb.since, xmin)
+			t.Errorf("the heartbeat's since is %d, want at least %d, xmin before it", hb.since, xmin)
 		}
 	}
-	// Each heartbeat closes its batch: a row behind the last one has its own.
+	// Each batch ends with a heartbeat: after every row comes one that covers it.
 	rows := f.messages(stream.KindRow, first.seq)
 	for _, r := range rows {
-		f.await("heartbeat behind a row", r.seq, func(s seen) bool { return s.kind == stream.KindHeartbeat && s.snapshot.Visible(r.row.Txid) })
+		f.await("heartbeat after a row", r.seq, func(s seen) bool { return s.kind == stream.KindHeartbeat && s.snapshot.Visible(r.row.Txid) })
 	}
 	end := f.caughtUp()
 	run(t, conn, "SELECT txid_current()")
 	if hb := f.heartbeat(conn); hb.seq <= end || hb.since <= first.since {
-		t.Errorf("heartbeat of the quiet relation at %d says %d, want it behind %d and above %d", hb.seq, hb.since, end, first.since)
+		t.Errorf("the quiet relation's heartbeat at %d has since %d, want it after %d and above %d", hb.seq, hb.since, end, first.since)
 	}
 	if rows := f.messages(stream.KindRow, end+1); len(rows) != 0 {
 		t.Errorf("%d rows of a quiet relation were sent again", len(rows))
 	}
 }
 
-// A history=log stream keeps every version.
+// A stream with history=log keeps every version of a row. A reader that comes late, after a restart of the bridge too,
+// finds them all.
 func TestBridge_LogKeepsEveryVersion_I4(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -68,15 +69,15 @@ func TestBridge_LogKeepsEveryVersion_I4(t *testing.T) {
 	b.restart()
 	run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 3")
 	f.converge(conn)
-	late := follow(t, nc, rel) // from the start, when all has happened
+	late := follow(t, nc, rel) // from the start, after all of it
 	late.converge(conn)
 	if n := late.repeats(10, 0); n < 6 {
-		t.Errorf("the log holds %d versions more than the first load's, want 6", n)
+		t.Errorf("the log has %d versions more than the first load, want 6", n)
 	}
 	late.wantEpochs(2, b)
 }
 
-// A notification brings a row far sooner than the timer.
+// With the trigger of bridge sql, a notification brings a row within 5 s, though the bridge polls once a minute.
 func TestBridge_NotificationWakes(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -102,7 +103,7 @@ func TestBridge_NotificationWakes(t *testing.T) {
 	f.converge(conn)
 }
 
-// listens says whether the bridge's listener has come up.
+// listens returns an error until the bridge listens for notifications.
 func listens(t *testing.T, conn *pgx.Conn) error {
 	t.Helper()
 	if !query[bool](t, conn, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN lockstep')") {
@@ -111,8 +112,8 @@ func listens(t *testing.T, conn *pgx.Conn) error {
 	return nil
 }
 
-// A query that takes longer than the 10 s after which the server drops a
-// silent batch does not end the epoch.
+// The server drops a batch that is silent for 10 s. A query that takes longer does not end the epoch, because the bridge
+// sends signs of life.
 func TestBridge_SlowQueryKeepsTheEpoch_I6(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -128,7 +129,7 @@ func TestBridge_SlowQueryKeepsTheEpoch_I6(t *testing.T) {
 	begun := first.at
 	hb := f.converge(conn)
 	if took := hb.at.Sub(begun).Seconds(); took < 11 {
-		t.Fatalf("the query took %.1f s", took)
+		t.Fatalf("the query took %.1f s, want at least 11: the test shows nothing", took)
 	}
 	f.wantEpochs(1, b)
 	b.awaitReady()

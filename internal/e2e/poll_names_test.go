@@ -6,8 +6,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Names and keys of every kind arrive, change, are deleted, and survive a
-// restart in which the bridge reads keys back from the stream.
+// Rows with names and keys of every kind arrive, change and are deleted. After a restart the bridge reads the keys back
+// from the stream.
 func TestBridge_NamesAndKeysOfEveryKind_I1(t *testing.T) {
 	needServers(t)
 	const values = `(VALUES ('a.b'), (' '), (''), (E'line\nbreak'), ('ümlaut 💡'), ('*'), ('>'), ('='), ('it''s "quoted" \ {,}'),

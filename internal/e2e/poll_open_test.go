@@ -8,9 +8,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A transaction that writes and stays open holds since back, not the rows of
-// others; its own come when it commits. A bridge that begins anew meanwhile
-// goes on all the same.
+// A transaction that has written and stays open holds since back, but not the rows of others. Its own rows come when it
+// commits. A restart of the bridge meanwhile changes nothing.
 func TestBridge_OpenTransactionHoldsSinceNotRows_I3(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t)
@@ -29,12 +28,12 @@ func TestBridge_OpenTransactionHoldsSinceNotRows_I3(t *testing.T) {
 		}
 		hb := f.converge(conn)
 		if hb.since != xid {
-			t.Errorf("heartbeat's since is %d, want %d, which is still open", hb.since, xid)
+			t.Errorf("the heartbeat's since is %d, want %d, the transaction that is still open", hb.since, xid)
 		}
 		return hb
 	}
 	insert(1, 5)
-	if n := f.repeats(4*300, first.seq); n > 1200 { // the first look of a session reads from D on
+	if n := f.repeats(4*300, first.seq); n > 1200 { // a session's first poll reads from the durable snapshot on
 		t.Errorf("%d rows were sent again", n)
 	}
 	insert(5, 10)
@@ -48,14 +47,16 @@ func TestBridge_OpenTransactionHoldsSinceNotRows_I3(t *testing.T) {
 	run(t, open, "COMMIT")
 	hb := f.converge(conn)
 	if hb.since <= xid {
-		t.Errorf("heartbeat's since is %d after the commit of %d", hb.since, xid)
+		t.Errorf("the heartbeat's since is %d after the commit of %d, want it above", hb.since, xid)
 	}
 	late := f.await("row of the open transaction", again.seq, func(s seen) bool { return s.kind == stream.KindRow && s.row.Txid == xid })
 	if late.seq > hb.seq {
-		t.Errorf("I2: the row stands at %d, behind the heartbeat at %d that covers it", late.seq, hb.seq)
+		t.Errorf("I2: the row is at %d, after the heartbeat at %d that covers it", late.seq, hb.seq)
 	}
 }
 
+// Prepared transactions hold since back, also over a restart of Postgres. Their rows come after COMMIT PREPARED, and
+// never after ROLLBACK PREPARED.
 func TestBridge_PreparedTransactionsComeWhenTheyCommit_I3(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t)
@@ -70,13 +71,13 @@ func TestBridge_PreparedTransactionsComeWhenTheyCommit_I3(t *testing.T) {
 	run(t, conn, "PREPARE TRANSACTION 'one'", "BEGIN", "UPDATE t SET v = 'undone' WHERE id = 2", "PREPARE TRANSACTION 'two'")
 	run(t, conn, "UPDATE t SET v = 'flows' WHERE id = 3")
 	if hb := f.converge(conn); hb.since != xid {
-		t.Errorf("heartbeat's since is %d, want %d, which is prepared", hb.since, xid)
+		t.Errorf("the heartbeat's since is %d, want %d, the transaction that is prepared", hb.since, xid)
 	}
 	c.Restart() // prepared transactions stay
 	conn = connect(t, db)
 	run(t, conn, "COMMIT PREPARED 'one'", "ROLLBACK PREPARED 'two'")
 	if hb := f.converge(conn); hb.since <= xid+1 {
-		t.Errorf("heartbeat's since is %d after both have ended", hb.since)
+		t.Errorf("the heartbeat's since is %d after both transactions have ended, want it above %d", hb.since, xid+1)
 	}
 	b.running()
 }

@@ -25,8 +25,8 @@ func reconciled(t *testing.T, nats, rel, want string) {
 	}
 }
 
-// What polls don't see is found and repaired: hard deletes, changed keys, rows
-// that were not stamped, rows that left a view, what is missing in the stream.
+// bridge reconcile finds and repairs what polls do not see: hard deletes, changed keys, rows without a new txid, rows that
+// left a view, and rows that are missing in the stream. A second run finds nothing and publishes nothing.
 func TestBridge_ReconcileFindsHardDeletes_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -44,7 +44,7 @@ func TestBridge_ReconcileFindsHardDeletes_I1(t *testing.T) {
 	unstamped(t, conn, "UPDATE t SET id = 5000 WHERE id = 5", "UPDATE t SET v = 'unstamped' WHERE id IN (6, 7)", "INSERT INTO t VALUES (8000, 'old stamp', 3)")
 	f.heartbeat(conn)
 	if err := f.differs(conn); err == nil {
-		t.Fatal("polls see all of it: the test shows nothing")
+		t.Fatal("polls have seen all changes: the test shows nothing")
 	}
 	f.forget("9")
 	reconciled(t, broker.URL(), "t", "999 rows compared: 3 missing, 2 stale, 3 zombies, repaired")
@@ -54,12 +54,12 @@ func TestBridge_ReconcileFindsHardDeletes_I1(t *testing.T) {
 	view.converge(conn)
 	b.logged(`"level":"warn"`, `"table":"t"`, `"missing":3`, `"zombie":3`)
 
-	// Nothing differs any more, and nothing is published.
+	// Now nothing differs, and nothing is published.
 	end := f.caughtUp()
 	reconciled(t, broker.URL(), "t", "999 rows compared: 0 missing, 0 stale, 0 zombies")
 	f.heartbeatFrom(end + 1)
 	if rows := f.messages(stream.KindRow, end+1); len(rows) != 0 {
-		t.Errorf("%d rows were published, and nothing differed", len(rows))
+		t.Errorf("%d rows were published, although nothing differed", len(rows))
 	}
 	for _, m := range []string{
 		`reconcile_missing_total{relation="public.t"} 3`, `reconcile_stale_total{relation="public.t"} 2`, `reconcile_zombie_total{relation="public.t"} 3`,
@@ -71,9 +71,8 @@ func TestBridge_ReconcileFindsHardDeletes_I1(t *testing.T) {
 	}
 }
 
-// Twenty comparisons while every row is inserted, changed and deleted without
-// end. No version comes behind a newer one, and in the end all is as it is in
-// Postgres.
+// Twenty comparisons run while two writers insert, change and delete all rows without pause. No version of a row comes
+// after a newer one. In the end the stream has what Postgres has.
 func TestBridge_ReconcileIsSafeWhileWritesGoOn_I4(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -100,23 +99,22 @@ func TestBridge_ReconcileIsSafeWhileWritesGoOn_I4(t *testing.T) {
 	close(stop)
 	writers.Wait()
 	t.Logf("found: %v", counts)
-	command(t, []string{"NATS_URL=" + broker.URL()}, "reconcile", "t") // what was deleted since the last
+	command(t, []string{"NATS_URL=" + broker.URL()}, "reconcile", "t") // repairs what was deleted after the last one
 	f.converge(conn)
 	newest := map[string]uint64{}
 	for _, m := range f.messages(stream.KindRow, 0) {
 		if m.row.Deleted {
-			continue // its txid is the xmin of who looked
+			continue // its txid is the xmin of the snapshot that found it
 		}
-		if m.row.Txid < newest[m.key] { // one session writes a key: its txids only rise
-			t.Errorf("message %d: %s of transaction %d comes behind that of %d", m.seq, m.key, m.row.Txid, newest[m.key])
+		if m.row.Txid < newest[m.key] { // one session writes a key, so its txids only rise
+			t.Errorf("message %d: %s of transaction %d comes after that of %d", m.seq, m.key, m.row.Txid, newest[m.key])
 		}
 		newest[m.key] = m.row.Txid
 	}
 	reconciled(t, broker.URL(), "t", fmt.Sprintf("%d rows compared: 0 missing, 0 stale, 0 zombies", query[int](t, conn, "SELECT count(*) FROM t")))
 }
 
-// hammer inserts, changes and deletes the ten rows from first on until stop is
-// closed, and leaves some of them.
+// hammer inserts, changes and deletes the ten rows after first until stop is closed. Some of them remain.
 func hammer(t *testing.T, conn *pgx.Conn, first int, stop chan struct{}) {
 	for i := 0; ; i++ {
 		select {
@@ -137,7 +135,7 @@ func hammer(t *testing.T, conn *pgx.Conn, first int, stop chan struct{}) {
 	}
 }
 
-// A row that was too large and shrank, unseen by polls, comes back.
+// A row was too large for the broker. It becomes small, and polls do not see it. bridge reconcile brings it back.
 func TestBridge_ReconcileBringsBackWhatShrank_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -149,7 +147,7 @@ func TestBridge_ReconcileBringsBackWhatShrank_I1(t *testing.T) {
 	b.logged("too large")
 	unstamped(t, conn, "UPDATE t SET v = 'small' WHERE id = 5")
 	reconciled(t, broker.URL(), "t", "10 rows compared: 0 missing, 1 stale, 0 zombies, repaired")
-	// Only now, because the mark that it replaces is no row to a follower.
+	// The follower starts only now: for it, the oversize control row, which the row replaces, would be a fault.
 	nc := testenv.NATSConn(t, broker.URL())
 	testenv.Eventually(t, long, func() error {
 		msg, _, err := stream.Last(t.Context(), nc, named("t").layout().Stream, named("t").layout().Rows())
@@ -159,12 +157,12 @@ func TestBridge_ReconcileBringsBackWhatShrank_I1(t *testing.T) {
 		return err
 	})
 	f := newFollower(t, nc, named("t"))
-	f.repairs = true // the heartbeat of before may still be there
+	f.repairs = true // the heartbeat from before the repair may still be there
 	f.begin()
 	f.converge(conn)
 }
 
-// Without being asked, too.
+// The bridge also compares by itself, every BRIDGE_RECONCILE_INTERVAL.
 func TestBridge_ReconcilesFromTimeToTime_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -179,8 +177,8 @@ func TestBridge_ReconcilesFromTimeToTime_I1(t *testing.T) {
 	b.logged(`"level":"warn"`, "stream compared with the relation", `"rows":99`, `"zombie":1`)
 }
 
-// Of two bridges that which captures the relation answers; where none does, the
-// command says so within seconds, and why.
+// Of two bridges, the one that captures the relation answers bridge reconcile. If no bridge captures it, the command says
+// so within 10 s, and says why.
 func TestBridge_ReconcileIsAnsweredByWhoCaptures(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -197,7 +195,7 @@ func TestBridge_ReconcileIsAnsweredByWhoCaptures(t *testing.T) {
 			}
 		}
 		if took := time.Since(begun); took > 10*time.Second {
-			t.Errorf("it took %s", took)
+			t.Errorf("bridge reconcile %s took %s, want at most 10 s", rel, took)
 		}
 	}
 	refused("t", "no stream for t")

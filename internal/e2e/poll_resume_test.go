@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A first load killed between its announcement and its first row.
+// The bridge is killed after it announced its first load, and before the first row. The next one continues that batch.
 func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {
 	needServers(t)
 	db, broker, conn := bigTable(t, big)
@@ -20,8 +20,7 @@ func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {
 	f.await("announcement", 0, func(s seen) bool { return s.kind == stream.KindBatch })
 	b.restart()
 	b.logged("standing by") // until the dead one's lease ends
-	// What was stored in the moment before the kill goes, so that this is
-	// the crash right behind the announcement, whatever the timing.
+	// The kill may have come after some rows. The test removes them, so that the announcement is the end.
 	s, err := f.js.Stream(t.Context(), f.layout.Stream)
 	if err == nil {
 		err = s.Purge(t.Context(), jetstream.WithPurgeSubject(f.layout.Rows()))
@@ -34,8 +33,8 @@ func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {
 	b.logged(`"whole":true`, `"begun":false`, "continuing the batch")
 }
 
-// A first load whose rows all share one txid, killed twice in its middle: it
-// goes on behind the last row that was stored.
+// The bridge is killed twice in the middle of a first load whose rows all have one txid. Each time the load goes on after
+// the last row that was stored, and sends few rows again.
 func TestBridge_AnnouncedBatchKilledInItsMiddleTwice_I7(t *testing.T) {
 	needServers(t)
 	const rows = 200_000 / scale
@@ -45,12 +44,12 @@ func TestBridge_AnnouncedBatchKilledInItsMiddleTwice_I7(t *testing.T) {
 	for range 2 {
 		f.killAt(b, f.end(), rows/4)
 		if hb := f.messages(stream.KindHeartbeat, 0); len(hb) > 0 {
-			t.Fatalf("a heartbeat stands at %d, before the first load is complete", hb[0].seq)
+			t.Fatalf("there is a heartbeat at %d, before the first load is complete", hb[0].seq)
 		}
 		if got := len(f.state()); got >= rows {
-			t.Fatalf("all %d rows were stored before the kill", got)
+			t.Fatalf("all %d rows were stored before the kill: the test shows nothing", got)
 		}
-		// A change of a row that was sent, and of one that was not.
+		// One of these rows was sent, the other was not.
 		run(t, conn, "UPDATE t SET v = v || '!' WHERE id IN (1, 39999)")
 		b.start()
 		b.logged(`"whole":true`, `"begun":true`, "continuing the batch")
@@ -64,8 +63,8 @@ func TestBridge_AnnouncedBatchKilledInItsMiddleTwice_I7(t *testing.T) {
 	}
 }
 
-// A delta of one transaction that updates 50,000 rows, killed in its middle
-// while a transaction of before holds xmin back.
+// The bridge is killed in the middle of a batch, in which one transaction updates 50,000 rows. An older transaction holds
+// xmin back. The batch is continued.
 func TestBridge_AnnouncedDeltaKilledInItsMiddle_I7(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t)
@@ -79,22 +78,22 @@ func TestBridge_AnnouncedDeltaKilledInItsMiddle_I7(t *testing.T) {
 	f.heartbeatFrom(f.heartbeatFrom(first.seq+1).seq + 1)
 	first.seq = f.caughtUp()
 	if n := f.repeats(big, 0); n > resent {
-		t.Errorf("%d rows of the first load were sent again", n)
+		t.Errorf("%d rows of the first load were sent again, want at most %d", n, resent)
 	}
 	const updated = 50_000 / scale
 	run(t, conn, fmt.Sprintf("UPDATE t SET v = 'new' WHERE id <= %d", updated))
 	f.killAt(b, first.seq, updated/10)
 	if n := len(f.messages(stream.KindRow, first.seq)); n >= updated {
-		t.Fatalf("all %d rows were stored before the kill", n)
+		t.Fatalf("all %d rows were stored before the kill: the test shows nothing", n)
 	}
 	run(t, conn, fmt.Sprintf("UPDATE t SET v = 'newer' WHERE id IN (1, %d, %d)", updated, big))
 	run(t, open, "COMMIT")
 	b.start()
 	b.logged(`"whole":false`, `"begun":true`, "continuing the batch")
 	f.converge(conn)
-	// The rows from the oldest open transaction on are read again after any
-	// connect; what was read under the announcement is not.
+	// After each connect the bridge reads the rows again from the oldest open transaction on, but not those of the
+	// announced batch.
 	if n := f.repeats(updated, first.seq); n > 2*updated+resent {
-		t.Errorf("%d rows were sent again", n)
+		t.Errorf("%d rows were sent again, want at most %d", n, 2*updated+resent)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A changed shape is seen without a restart, and the whole relation is
-// published again in the same incarnation, though no txid has changed.
+// The bridge notices changed columns without a restart. It publishes the whole relation again in the same incarnation,
+// although no txid has changed.
 func TestBridge_ChangedColumnsArePublishedAnew_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -31,7 +31,7 @@ func TestBridge_ChangedColumnsArePublishedAnew_I1(t *testing.T) {
 		run(t, conn, change)
 		f.converge(conn)
 		if n := f.repeats(2000, end+1); n < 0 || n > resent {
-			t.Errorf("%s: %d rows more than the relation has were sent", change, n)
+			t.Errorf("%s: %d rows more than the relation has were sent, want 0 to %d", change, n, resent)
 		}
 		if len(f.messages(stream.KindSchema, end+1)) == 0 {
 			t.Errorf("%s: no schema was stored", change)
@@ -44,9 +44,8 @@ func TestBridge_ChangedColumnsArePublishedAnew_I1(t *testing.T) {
 	}
 }
 
-// What is committed before ALTER TABLE writes the table anew arrives, though the
-// poll that should find it waits for the change to end: a snapshot from before
-// sees the new table empty.
+// A row is committed before ALTER TABLE rewrites the table, and the poll that should find it meets the ALTER TABLE. The
+// row arrives. It would be lost under a snapshot from before the rewrite, which sees the new table empty.
 func TestBridge_RewrittenTableLosesNothing_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -63,7 +62,7 @@ func TestBridge_RewrittenTableLosesNothing_I1(t *testing.T) {
 		testenv.Eventually(t, long, func() error {
 			const polls = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database() AND query_start > $1"
 			if query[int](t, watcher, polls, changed) == 0 {
-				return errors.New("no poll meets the change")
+				return errors.New("no poll has met the change")
 			}
 			return nil
 		})
@@ -72,8 +71,8 @@ func TestBridge_RewrittenTableLosesNothing_I1(t *testing.T) {
 	}
 }
 
-// A view that is replaced by one with the same columns is another: rows that
-// come with it have old txids.
+// A view's definition changes, and its columns stay. The bridge publishes the view again, because rows that are new in it
+// have old txids.
 func TestBridge_ReplacedViewIsPublishedAnew_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -83,16 +82,15 @@ func TestBridge_ReplacedViewIsPublishedAnew_I1(t *testing.T) {
 	b := startBridge(t, db, broker.URL(), "v(key=id)")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("v"))
 	f.converge(conn)
-	f.set(func() { f.crashes = true }) // rows of old transactions come behind heartbeats
-	// A running bridge looks at the catalog every minute.
+	f.set(func() { f.crashes = true }) // rows of old transactions come after heartbeats that cover them
+	// A running bridge would notice within a minute, at its start it does so immediately.
 	b.Kill()
 	run(t, conn, "CREATE OR REPLACE VIEW below AS SELECT * FROM t")
 	b.start()
 	f.converge(conn)
 }
 
-// Another key begins another incarnation: the stream has the rows under the
-// old one.
+// Another key begins another incarnation, because the stream has the rows under the old key.
 func TestBridge_ChangedKeyBeginsAnew_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -111,12 +109,13 @@ func TestBridge_ChangedKeyBeginsAnew_I1(t *testing.T) {
 	b.start()
 	f.converge(conn)
 	if now := f.meta(); now.Incarnation == life.Incarnation || now.Floor <= life.Floor {
-		t.Errorf("incarnation %s with floor %d, was %s with %d", now.Incarnation, now.Floor, life.Incarnation, life.Floor)
+		t.Errorf("got incarnation %s with floor %d, want another one than %s, and a floor above %d", now.Incarnation, now.Floor, life.Incarnation, life.Floor)
 	}
 	b.awaitReady()
 }
 
-// Rows that row level security hid for a while are not passed over.
+// Row level security hides rows from the bridge, and they change meanwhile. The bridge says so, and publishes them when it
+// may see them again.
 func TestBridge_HiddenRowsComeWhenTheyMay_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -141,8 +140,8 @@ func TestBridge_HiddenRowsComeWhenTheyMay_I1(t *testing.T) {
 	b.awaitReady()
 }
 
-// A changed shape is seen although the next poll runs on a new connection,
-// where no statement was prepared for the old one.
+// The bridge notices changed columns also if its next poll uses a new connection, on which it has prepared no statement
+// for the old columns.
 func TestBridge_ChangedColumnsBehindANewConnection_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -151,7 +150,7 @@ func TestBridge_ChangedColumnsBehindANewConnection_I1(t *testing.T) {
 	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=3s")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	f.converge(conn)
-	f.heartbeatFrom(f.last() + 1) // a poll has just been; the next comes in 3 s
+	f.heartbeatFrom(f.last() + 1) // a poll has just ended; the next comes in 3 s
 	const ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database() AND state = 'idle'"
 	run(t, conn, "BEGIN", "ALTER TABLE t ADD COLUMN c int DEFAULT 7, DROP COLUMN v")
 	if n := query[int](t, conn, ended); n == 0 {
@@ -161,9 +160,9 @@ func TestBridge_ChangedColumnsBehindANewConnection_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// What changes rows and leaves columns' names and types as they are is seen,
-// too: by a running bridge where it reads rows, and at its start. New labels
-// are stored before rows that have them, and leave the other rows alone.
+// Rows can change while the names and types of the columns stay: a column is made again, an attribute or a label changes.
+// The bridge notices at its start, and while it runs, when it reads rows. Then it publishes all rows again. If only labels
+// were added, it stores them before the rows that have them, and sends no other row.
 func TestBridge_ChangedTypesArePublishedAnew_I1(t *testing.T) {
 	needServers(t)
 	const n = 2000
@@ -179,7 +178,7 @@ func TestBridge_ChangedTypesArePublishedAnew_I1(t *testing.T) {
 	const update = "UPDATE t SET id = id WHERE id = 5"
 	for _, c := range []struct {
 		changes []string
-		away    bool // the bridge does not run meanwhile
+		away    bool // the bridge is stopped meanwhile
 		labels  bool // only labels are added
 	}{
 		{changes: []string{"BEGIN", "ALTER TABLE t DROP c", "ALTER TABLE t ADD c int DEFAULT 8", "COMMIT"}},
@@ -204,10 +203,10 @@ func TestBridge_ChangedTypesArePublishedAnew_I1(t *testing.T) {
 		f.converge(conn)
 		rows := f.messages(stream.KindRow, end+1)
 		if c.labels && (len(rows) > n/2 || rows[0].seq < schema.seq) {
-			t.Errorf("%s: %d rows were sent, the first at %d; want the one that changed, behind the schema at %d", c.changes, len(rows), rows[0].seq, schema.seq)
+			t.Errorf("%s: %d rows were sent, the first at %d; want the one that changed, after the schema at %d", c.changes, len(rows), rows[0].seq, schema.seq)
 		}
 		if !c.labels && (len(rows) < n || len(rows) > n+resent) {
-			t.Errorf("%s: %d rows were sent, want the relation's %d", c.changes, len(rows), n)
+			t.Errorf("%s: %d rows were sent, want all %d of the relation, and at most %d more", c.changes, len(rows), n, resent)
 		}
 	}
 	if got := f.meta().Incarnation; got != life {

@@ -8,8 +8,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Rows without a txid are reported with their number and what to run, and
-// come once they are stamped.
+// If rows have no txid, the bridge logs how many, and which UPDATE to run. The rows come after that UPDATE.
 func TestBridge_RowsWithoutTxidAreReported_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -21,17 +20,17 @@ func TestBridge_RowsWithoutTxidAreReported_I1(t *testing.T) {
 	b.logged(`"level":"warn"`, `"rows":3`, "UPDATE", "txid IS NULL")
 	f.heartbeat(conn)
 	if got := f.state(); len(got) != 1 {
-		t.Errorf("got %q, want the stamped row", got)
+		t.Errorf("got %q, want only the row that has a txid", got)
 	}
 	run(t, conn, "UPDATE t SET txid = txid_current() WHERE txid IS NULL")
 	f.converge(conn)
 }
 
-// Rows of a restored dump have txids ahead of the cluster's: they come once,
-// raise no position, and are not sent again at every look or start.
+// Rows of a restored dump have txids above the cluster's own. They arrive once and raise no position. Later polls and
+// starts do not send them again.
 func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
 	needServers(t)
-	// xmin is cluster-wide: other tests' transactions would hold D back.
+	// In a shared cluster, transactions of other tests would hold the durable snapshot back.
 	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
 	newTable(t, db, "t", 10)
 	conn := connect(t, db)
@@ -45,13 +44,13 @@ func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
 		run(t, conn, "UPDATE t SET v = v || '!' WHERE id = 1")
 		hb := f.converge(conn)
 		if hb.high >= ahead || hb.since >= ahead {
-			t.Errorf("the restored rows raised High to %d, since to %d", hb.high, hb.since)
+			t.Errorf("the restored rows raised High to %d, and since to %d", hb.high, hb.since)
 		}
 		b.stop()
 		b.start()
 		f.heartbeatFrom(f.await("fence", hb.seq, func(s seen) bool { return s.kind == stream.KindFence }).seq)
 	}
-	run(t, conn, "UPDATE t SET v = 'stamped anew' WHERE id = 100")
+	run(t, conn, "UPDATE t SET v = 'stamped again' WHERE id = 100")
 	f.converge(conn)
 	if n := f.repeats(10+restored, 0); n > 100 {
 		t.Errorf("%d rows were sent again", n)
