@@ -26,13 +26,13 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// start runs the edge and returns where it listens.
+// start starts the edge, and returns the address where it listens.
 func start(t *testing.T, natsURL string, env ...string) (*testenv.Process, string) {
 	t.Helper()
 	return startEdge(t, testenv.Build(t, "./cmd/httpedge"), natsURL, env...)
 }
 
-// startEdge is start for an edge that was built in another way.
+// startEdge is start for a program that was built in another way.
 func startEdge(t *testing.T, program, natsURL string, env ...string) (*testenv.Process, string) {
 	t.Helper()
 	p := testenv.Start(t, program, append([]string{"NATS_URL=" + natsURL, "HTTPEDGE_LISTEN=127.0.0.1:0"}, env...))
@@ -45,20 +45,18 @@ func startEdge(t *testing.T, program, natsURL string, env ...string) (*testenv.P
 				return nil
 			}
 		}
-		return errors.New("it does not listen")
+		return errors.New("the edge does not listen")
 	})
 	return p, addr
 }
 
-// write fills the relation t with n rows and a heartbeat, and goes on with
-// heartbeats until the test ends.
+// write fills the relation t with n rows and a heartbeat. Then it writes heartbeats until the test ends.
 func write(t *testing.T, url string, n int) {
 	t.Helper()
 	writeTable(t, url, "t", time.Second, n)
 }
 
-// writeTable is write for any table, and for a writer that promises a heartbeat
-// at least at the interval. It returns what stops them.
+// writeTable is write for any table, by a writer that promises a heartbeat in each interval. stop ends the heartbeats.
 func writeTable(t *testing.T, url, table string, interval time.Duration, n int) (stop func()) {
 	t.Helper()
 	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
@@ -108,7 +106,7 @@ func writeTable(t *testing.T, url, table string, interval time.Duration, n int) 
 	return stop
 }
 
-// get returns a whole answer.
+// get sends a request and reads the whole answer.
 func get(t *testing.T, url string) (status int, header http.Header, body string) {
 	t.Helper()
 	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -119,13 +117,12 @@ func get(t *testing.T, url string) (status int, header http.Header, body string)
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("GET %s: %v behind %q", url, err, b)
+		t.Fatalf("GET %s: %v after %q", url, err, b)
 	}
 	return resp.StatusCode, resp.Header, string(b)
 }
 
-// TestHTTPEdge_CommandLine: help names every setting, the version comes, and
-// what it does not know ends with status 2.
+// --help prints settings, examples and commands, --version the version. An unknown command ends with status 2.
 func TestHTTPEdge_CommandLine(t *testing.T) {
 	needServers(t)
 	prog := testenv.Build(t, "./cmd/httpedge")
@@ -141,7 +138,7 @@ func TestHTTPEdge_CommandLine(t *testing.T) {
 		p := testenv.Start(t, prog, nil, c.args...)
 		status, err := p.Wait(20 * time.Second)
 		if err != nil || status != c.status {
-			t.Errorf("%v: status %d, %v, want %d", c.args, status, err, c.status)
+			t.Errorf("%v: exit status %d, %v, want %d", c.args, status, err, c.status)
 		}
 		for _, want := range c.out {
 			if !strings.Contains(p.Stdout()+p.Stderr(), want) {
@@ -151,8 +148,7 @@ func TestHTTPEdge_CommandLine(t *testing.T) {
 	}
 }
 
-// TestHTTPEdge_BadConfiguration: everything that is wrong in one message, with
-// the variable's name and without a secret, and status 2.
+// If settings are bad, one message names each of them once, without a secret. The exit status is 2.
 func TestHTTPEdge_BadConfiguration(t *testing.T) {
 	needServers(t)
 	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), []string{
@@ -161,42 +157,41 @@ func TestHTTPEdge_BadConfiguration(t *testing.T) {
 	})
 	status, err := p.Wait(20 * time.Second)
 	if err != nil || status != 2 {
-		t.Errorf("status %d, %v, want 2", status, err)
+		t.Errorf("exit status %d, %v, want 2", status, err)
 	}
 	for _, name := range []string{"NATS_URL", "HTTPEDGE_LISTEN", "HTTPEDGE_CACHE_BYTES", "HTTPEDGE_WRITE_TIMEOUT", "HTTPEDGE_KEEPALIVE_INTERVAL", "HTTPEDGE_STREAM_PREFIX", "LOG_LEVEL", "NATS_CREDS"} {
 		if strings.Count(p.Stderr(), name+": ") != 1 {
-			t.Errorf("%s is not named once in\n%s", name, p.Stderr())
+			t.Errorf("want %s once in\n%s", name, p.Stderr())
 		}
 	}
 	if strings.Contains(p.Stderr(), "sesame") {
-		t.Errorf("a secret is shown:\n%s", p.Stderr())
+		t.Errorf("the message contains a secret:\n%s", p.Stderr())
 	}
 }
 
-// TestHTTPEdge_BrokerComesLater: without a broker the edge runs, says so, and
-// tells clients to come back after 10 s; once the broker is there they are
-// served.
+// Without a broker the edge runs, and /readyz says why it is not ready. A request gets 503 and Retry-After after
+// about 10 s. When the broker is there, the edge serves, without a restart.
 func TestHTTPEdge_BrokerComesLater(t *testing.T) {
 	needServers(t)
 	broker := testenv.NATSProcess(t)
 	broker.Stop()
 	_, addr := start(t, broker.URL())
 	if status, _, _ := get(t, "http://"+addr+"/healthz"); status != 200 {
-		t.Errorf("healthz: %d", status)
+		t.Errorf("/healthz without a broker: status %d, want 200", status)
 	}
 	if status, _, body := get(t, "http://"+addr+"/readyz"); status != 503 || !strings.Contains(body, "broker") {
-		t.Errorf("readyz: %d %s", status, body)
+		t.Errorf("/readyz without a broker: status %d %s, want 503", status, body)
 	}
 	begun := time.Now()
 	status, header, body := get(t, "http://"+addr+"/t")
 	if d := time.Since(begun); status != 503 || header.Get("Retry-After") == "" || !strings.Contains(body, `"not_ready"`) || d < 5*time.Second || d > 15*time.Second {
-		t.Errorf("without a broker: %d %s after %s", status, body, d)
+		t.Errorf("a request without a broker: status %d %s after %s, want 503 and Retry-After after 5 to 15 s", status, body, d)
 	}
 	broker.Start()
 	write(t, broker.URL(), 3)
 	testenv.Eventually(t, 20*time.Second, func() error {
 		if status, _, body := get(t, "http://"+addr+"/t?follow=0"); status != 200 || strings.Count(body, "\n") != 5 {
-			return fmt.Errorf("%d %s", status, body)
+			return fmt.Errorf("status %d, want 200 and 5 documents: %s", status, body)
 		}
 		return nil
 	})
@@ -208,17 +203,17 @@ func TestHTTPEdge_BrokerComesLater(t *testing.T) {
 	})
 	testenv.Eventually(t, 20*time.Second, func() error {
 		if _, _, body := get(t, "http://"+addr+"/metrics"); !strings.Contains(body, "lockstep_edge_clients 0") || !strings.Contains(body, "lockstep_edge_sent_rows_total 3") {
-			return fmt.Errorf("metrics:\n%s", body)
+			return fmt.Errorf("want 0 clients and 3 sent rows in the metrics:\n%s", body)
 		}
 		return nil
 	})
 	if _, _, body := get(t, "http://"+addr+"/"); !strings.Contains(body, `"relation": "t"`) {
-		t.Errorf("the list: %s", body)
+		t.Errorf("the list of relations has no t: %s", body)
 	}
 }
 
-// TestHTTPEdge_ReadyByTheBridgesInterval: a relation is live for three of the
-// intervals that its bridge promised, whatever another's are.
+// Each relation is ready for three of the heartbeat intervals that its own writer promised. Heartbeats stop, and only the
+// relation with the short interval is not ready any more.
 func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 	needServers(t)
 	broker := testenv.NATS(t)
@@ -236,17 +231,17 @@ func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, func() error {
 		status, _, body := get(t, "http://"+addr+"/readyz")
 		if strings.Contains(body, "slow") {
-			t.Fatalf("readyz: %d %s", status, body)
+			t.Fatalf("/readyz names a relation whose interval is an hour: status %d %s", status, body)
 		}
 		if status != 503 || !strings.Contains(body, "public.quick: the last heartbeat is") {
-			return fmt.Errorf("readyz: %d %s", status, body)
+			return fmt.Errorf("/readyz: status %d %s, want 503 for public.quick", status, body)
 		}
 		return nil
 	})
 }
 
-// TestHTTPEdge_Drain: SIGTERM cuts every stream between two chunks, and the
-// edge exits with 0 within 5 s, also with clients that take nothing.
+// After SIGTERM the edge cuts every stream between two chunks. It exits with status 0 within 5 s, also with clients that
+// read nothing.
 func TestHTTPEdge_Drain(t *testing.T) {
 	needServers(t)
 	broker := testenv.NATS(t)
@@ -274,33 +269,32 @@ func TestHTTPEdge_Drain(t *testing.T) {
 	p.Signal(syscall.SIGTERM)
 	status, err := p.Wait(10 * time.Second)
 	if d := time.Since(begun); err != nil || status != 0 || d > 5*time.Second {
-		t.Errorf("status %d, %v, after %s", status, err, d)
+		t.Errorf("exit status %d, %v, after %s; want 0 within 5 s", status, err, d)
 	}
 	rest, err := io.ReadAll(r)
 	if err != nil || string(rest) != "\r\n" && !bytes.HasSuffix(rest, []byte("}\n\r\n")) {
-		t.Errorf("the stream ends with %q, %v", rest[max(0, len(rest)-40):], err)
+		t.Errorf("the stream ends with %q, %v; want the end of a chunk", rest[max(0, len(rest)-40):], err)
 	}
 }
 
-// TestHTTPEdge_KillIsHarmless (I7): the edge keeps nothing; another in its
-// place serves a client from where it was.
+// The edge keeps no state of its own. After a kill, another edge serves a client from its since on (I7).
 func TestHTTPEdge_KillIsHarmless(t *testing.T) {
 	needServers(t)
 	broker := testenv.NATS(t)
 	write(t, broker.URL(), 100)
 	p, addr := start(t, broker.URL())
 	if _, _, body := get(t, "http://"+addr+"/t?follow=0"); strings.Count(body, "\n") != 102 {
-		t.Errorf("got %s", body)
+		t.Errorf("before the kill: want 102 documents, got %s", body)
 	}
 	p.Kill()
 	_, addr = start(t, broker.URL())
 	if _, _, body := get(t, "http://"+addr+"/t?follow=0&since=51"); strings.Count(body, "\n") != 52 || !strings.HasPrefix(body, `{"txid":51,`) {
-		t.Errorf("got %s", body)
+		t.Errorf("after the kill: want 52 documents from txid 51 on, got %s", body)
 	}
 }
 
-// TestHTTPEdge_CutAnywhere (I11): a response that is cut at any of its bytes
-// gives a client only whole documents, and is never taken for a whole one.
+// Wherever a response is cut, a client gets only whole documents, and never takes the response for complete (I11). The
+// test cuts one at each of its bytes.
 func TestHTTPEdge_CutAnywhere(t *testing.T) {
 	needServers(t)
 	broker := testenv.NATS(t)
@@ -314,18 +308,18 @@ func TestHTTPEdge_CutAnywhere(t *testing.T) {
 	whole, err := io.ReadAll(c)
 	_ = c.Close()
 	if err != nil || len(whole) < 1500 {
-		t.Fatalf("a response of %d bytes, %v", len(whole), err)
+		t.Fatalf("the response has %d bytes, %v; want at least 1500", len(whole), err)
 	}
 	all, complete := documents(t, whole)
 	if len(all) != 17 || !complete {
-		t.Fatalf("%d documents, complete %v", len(all), complete)
+		t.Fatalf("the response has %d documents, want 17; it is complete: %v", len(all), complete)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	for n := range whole { // n bytes come, through a real connection
+	for n := range whole { // the first n bytes come, through a real connection
 		go func() {
 			conn, err := l.Accept()
 			if err == nil {
@@ -340,22 +334,22 @@ func TestHTTPEdge_CutAnywhere(t *testing.T) {
 		got, err := io.ReadAll(conn)
 		_ = conn.Close()
 		if err != nil || len(got) != n {
-			t.Fatalf("%d bytes of %d came, %v", len(got), n, err)
+			t.Fatalf("%d of %d bytes came, %v", len(got), n, err)
 		}
 		docs, complete := documents(t, got)
 		if complete || len(docs) > len(all) {
-			t.Fatalf("cut at %d of %d bytes: %d documents, complete %v", n, len(whole), len(docs), complete)
+			t.Fatalf("a response cut after %d of %d bytes has %d documents, and is complete: %v", n, len(whole), len(docs), complete)
 		}
 		for i := range docs {
 			if docs[i] != all[i] {
-				t.Fatalf("cut at %d: document %d is %q, want %q", n, i, docs[i], all[i])
+				t.Fatalf("a response cut after %d bytes: document %d is %q, want %q", n, i, docs[i], all[i])
 			}
 		}
 	}
 }
 
-// documents reads a response as a strict client does: each chunk that came
-// whole is one document, and must decode.
+// documents reads a response as a strict client does: each chunk that came whole must be one document. complete says that
+// the final chunk came.
 func documents(t *testing.T, response []byte) (docs []string, complete bool) {
 	t.Helper()
 	_, body, ok := bytes.Cut(response, []byte("\r\n\r\n"))
@@ -366,7 +360,7 @@ func documents(t *testing.T, response []byte) (docs []string, complete bool) {
 			return docs, false
 		}
 		if err != nil || string(rest[size:size+2]) != "\r\n" {
-			t.Fatalf("no chunk: %q", body)
+			t.Fatalf("not a chunk: %q", body)
 		}
 		if size == 0 {
 			return docs, len(rest) == 2

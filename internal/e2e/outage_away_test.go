@@ -8,7 +8,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Postgres away at the start, restarted, and killed.
+// Postgres is away when the bridge starts. Later it is restarted and killed. The bridge stays up, says why it is not
+// ready, and goes on by itself, with few rows sent again.
 func TestBridge_RidesOutPostgres_I7(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t)
@@ -31,14 +32,15 @@ func TestBridge_RidesOutPostgres_I7(t *testing.T) {
 		b.awaitReady()
 	}
 	if n := f.repeats(1500, 0); n > 100 {
-		t.Errorf("%d rows more than the relation has were sent, for some 20 changes", n)
+		t.Errorf("%d rows more than the relation has were sent for some 20 changes, want at most 100", n)
 	}
 	if strings.Contains(b.Stderr(), "sesame") {
-		t.Error("the log holds the password")
+		t.Error("the log contains the password")
 	}
 }
 
-// The broker away at the start, restarted, and killed, while rows change.
+// The broker is away when the bridge starts. Later it is restarted and killed, while rows change. The bridge stays up,
+// says why it is not ready, and goes on by itself.
 func TestBridge_RidesOutTheBroker_I8(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
@@ -56,7 +58,7 @@ func TestBridge_RidesOutTheBroker_I8(t *testing.T) {
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'meanwhile %d' WHERE id BETWEEN 1000 AND 3000", i))
 		b.awaitReason("", "broker")
 		broker.Start()
-		// The server may have lost what it had stored: read from the start.
+		// The broker may have lost what it had stored, so the follower reads from the start.
 		f = follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 		f.converge(conn)
 		b.running()

@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// crashing makes a cluster that writes WAL late, a table and a bridge that
-// follows it.
+// crashing starts a cluster that flushes WAL late, so that a crash loses transactions, and a bridge that captures a table
+// of it.
 func crashing(t *testing.T) (*testenv.Cluster, string, *bridge, *follower) {
 	t.Helper()
 	c := testenv.NewCluster(t, "wal_writer_delay=10s", "fsync=on")
@@ -26,8 +26,8 @@ func crashing(t *testing.T) (*testenv.Cluster, string, *bridge, *follower) {
 	return c, db, b, f
 }
 
-// giveOutAgain crashes Postgres so that a row gets a transaction ID below the
-// since of the heartbeat returned, which was published before the crash.
+// giveOutAgain crashes Postgres so that a row gets a transaction ID below a since that was shown before the crash. It
+// returns the heartbeat with that since, and the row's ID.
 func giveOutAgain(t *testing.T, c *testenv.Cluster, db string, f *follower) (shown seen, row int) {
 	t.Helper()
 	for try := range 5 {
@@ -49,16 +49,15 @@ func giveOutAgain(t *testing.T, c *testenv.Cluster, db string, f *follower) (sho
 	return seen{}, 0
 }
 
-// A crash gives transaction IDs out again that a heartbeat had covered: the
-// rows that then get them are not lost.
+// After a crash, Postgres gives out transaction IDs again that a heartbeat had covered. Rows that get them are not lost.
 func TestBridge_PostgresGivesTxidsOutAgain_I7(t *testing.T) {
 	needServers(t)
 	c, db, _, f := crashing(t)
 	giveOutAgain(t, c, db, f)
 }
 
-// Such a row is also in front of a client that was away since before the
-// crash, and comes back after the broker lost the stream that knew of it.
+// Also the broker loses the stream, and with it the row's place. A client that was away since before the crash still gets
+// the row: it stands at or after the place at which the search for the client's since ends.
 func TestBridge_TxidsGivenOutAgainThenTheStreamIsLost_I3(t *testing.T) {
 	needServers(t)
 	c, db, _, f := crashing(t)
@@ -70,25 +69,24 @@ func TestBridge_TxidsGivenOutAgainThenTheStreamIsLost_I3(t *testing.T) {
 	if err := f.js.DeleteStream(t.Context(), f.layout.Stream); err != nil {
 		t.Fatal(err)
 	}
-	anew := follow(t, f.js.Conn(), f.rel)
-	anew.set(func() { anew.crashes = true })
-	anew.converge(conn)
-	subject := anew.layout.Rows()
+	again := follow(t, f.js.Conn(), f.rel)
+	again.set(func() { again.crashes = true })
+	again.converge(conn)
+	subject := again.layout.Rows()
 	subject = subject[:len(subject)-1] + strconv.Itoa(row)
-	for _, s := range anew.messages(stream.KindRow, 0) {
+	for _, s := range again.messages(stream.KindRow, 0) {
 		switch {
 		case s.high >= shown.since:
 			return // the search begins here, or before
 		case strings.HasPrefix(s.key, subject+" "):
-			t.Fatalf("row %d has High %d: a client that was shown since %d starts behind it", row, s.high, shown.since)
+			t.Fatalf("row %d has High %d: a client that was shown since %d starts after it", row, s.high, shown.since)
 		}
 	}
 	t.Fatalf("no message has a High of at least %d", shown.since)
 }
 
-// lose publishes what a transaction without synchronous commit did, and then
-// crashes Postgres so that it never happened. commit may take several tries,
-// because the WAL is written every 10 s, whenever that is.
+// lose waits until an asynchronous commit is published, and then crashes Postgres, so that the transaction never
+// happened. It may take several tries, because Postgres writes the WAL every 10 s, and the test does not know when.
 func lose(t *testing.T, c *testenv.Cluster, db string, f *follower, commit func(conn *pgx.Conn, id int)) {
 	t.Helper()
 	for try := range 5 {
@@ -109,11 +107,11 @@ func lose(t *testing.T, c *testenv.Cluster, db string, f *follower, commit func(
 			return
 		}
 	}
-	t.Fatal("no transaction was lost")
+	t.Fatal("no transaction was lost: the test shows nothing")
 }
 
-// A row that was committed asynchronously, published, and lost in a crash: the
-// stream gets its old version back, or a delete.
+// Rows were committed asynchronously and published, and a crash of Postgres lost the commit. The stream gets the old
+// version back, or a delete if there is none.
 func TestBridge_LostAsynchronousCommitIsRepaired_I1(t *testing.T) {
 	needServers(t)
 	c, db, b, f := crashing(t)
@@ -124,8 +122,7 @@ func TestBridge_LostAsynchronousCommitIsRepaired_I1(t *testing.T) {
 	b.running()
 }
 
-// The same where the lost transaction had begun before a snapshot that is
-// durable, in which it was still running.
+// The same, but the lost transaction began before a durable snapshot was taken, and was still running in it.
 func TestBridge_LostCommitOfAnOldTransactionIsRepaired_I1(t *testing.T) {
 	needServers(t)
 	c, db, b, f := crashing(t)

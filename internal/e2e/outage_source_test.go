@@ -8,8 +8,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A stream is not filled from another database by mistake; adopt says that it
-// is meant, and a bridge that runs takes it up.
+// A bridge does not fill a stream from another database: it stops and names both. After bridge adopt, the running bridge
+// fills the stream, in a new incarnation with a floor above everything that was shown.
 func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 	needServers(t)
 	db, other, broker := testenv.Postgres(t), testenv.Postgres(t), testenv.NATS(t)
@@ -32,7 +32,7 @@ func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 	const name = "SELECT current_database()"
 	b.awaitReason("t", query[string](t, conn, name), query[string](t, otherConn, name), "bridge adopt")
 	if got := f.caughtUp(); got != end {
-		t.Errorf("the stream of another source grew from %d to %d", end, got)
+		t.Errorf("the stream of the other database grew from %d to %d", end, got)
 	}
 	env = []string{"DATABASE_URL=" + other, "NATS_URL=" + broker.URL()}
 	if code, stdout, stderr := command(t, env, "adopt", "t"); code != 0 || !strings.Contains(stdout, "starts over") {
@@ -41,7 +41,7 @@ func TestBridge_OtherSourceStopsUntilAdopted_I8(t *testing.T) {
 	f.convergeLate(otherConn)
 	after, last := f.meta(), shown[len(shown)-1]
 	if after.Incarnation == before.Incarnation || after.Floor <= last.since || after.Floor <= last.high {
-		t.Errorf("got incarnation %s with floor %d, was %s and showed %d", after.Incarnation, after.Floor, before.Incarnation, last.high)
+		t.Errorf("got incarnation %s with floor %d, want another one than %s, and a floor above %d", after.Incarnation, after.Floor, before.Incarnation, last.high)
 	}
 	b.awaitReady()
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// primaryAndStandby returns a cluster with a table, its standby, and the URLs
-// of the database in both.
+// primaryAndStandby starts a cluster with a table, and its standby. db is the database's URL in the primary, copied its
+// URL in the standby.
 func primaryAndStandby(t *testing.T, rows int) (standby *testenv.Cluster, db, copied string) {
 	t.Helper()
 	c := testenv.NewCluster(t)
@@ -23,20 +23,20 @@ func primaryAndStandby(t *testing.T, rows int) (standby *testenv.Cluster, db, co
 	return standby, db, standby.URL(db[strings.LastIndex(db, "/")+1 : strings.Index(db, "?")])
 }
 
-// replayed waits until a standby shows what its primary does.
+// replayed waits until the standby has replayed everything that the primary has written.
 func replayed(t *testing.T, primary, standby *pgx.Conn) {
 	t.Helper()
 	lsn := query[string](t, primary, "SELECT pg_current_wal_lsn()::text")
 	testenv.Eventually(t, long, func() error {
 		if !query[bool](t, standby, "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn) {
-			return errors.New("the standby is behind")
+			return errors.New("the standby lags")
 		}
 		return nil
 	})
 }
 
-// A standby's snapshots don't say who was running: a row that commits late,
-// with a low txid, comes all the same; what is read twice does no harm.
+// A standby's snapshots do not list the transactions that were running. A row that commits late, with a low txid, arrives
+// all the same. Until then, what is read twice makes nothing wrong.
 func TestBridge_StandbyLosesNoLateRow_I3(t *testing.T) {
 	needServers(t)
 	_, db, copied := primaryAndStandby(t, 1500)
@@ -52,9 +52,9 @@ func TestBridge_StandbyLosesNoLateRow_I3(t *testing.T) {
 	run(t, primary, "UPDATE t SET v = 'early' WHERE id IN (2, 3)", "INSERT INTO t VALUES (2000, 'early')")
 	replayed(t, primary, standby)
 	if hb := f.converge(standby); hb.since > xid {
-		t.Errorf("heartbeat's since is %d, and %d is open", hb.since, xid)
+		t.Errorf("the heartbeat's since is %d, want at most %d, the transaction that is open", hb.since, xid)
 	}
-	// For some time, in which connections come and go, nothing becomes wrong.
+	// For 7 s, in which connections come and go, nothing becomes wrong.
 	begun := time.Now()
 	f.await("heartbeat 7 s from now", f.last(), func(s seen) bool { return s.kind == stream.KindHeartbeat && s.at.Sub(begun) > 7*time.Second })
 	if err := f.differs(standby); err != nil {
@@ -67,8 +67,8 @@ func TestBridge_StandbyLosesNoLateRow_I3(t *testing.T) {
 	b.running()
 }
 
-// From a standby to its primary and back: the same stream goes on, and a
-// standby that lags is not believed before it has caught up.
+// A bridge moves from a standby to its primary and back, and the same stream goes on. While the standby lags, the bridge
+// publishes nothing from it.
 func TestBridge_StandbyThenItsPrimaryAndBack_I3(t *testing.T) {
 	needServers(t)
 	_, db, copied := primaryAndStandby(t, 1500)
@@ -97,10 +97,10 @@ func TestBridge_StandbyThenItsPrimaryAndBack_I3(t *testing.T) {
 	end := f.caughtUp()
 	b = startBridge(t, copied, broker.URL(), "t")
 	f.await("fence of the bridge on the standby", end+1, func(s seen) bool { return s.kind == stream.KindFence })
-	// Its session is past the fence; alive says that it holds on.
+	// A sign of life shows that the bridge's session is past the fence and waits.
 	f.await("sign of life", end+3, func(s seen) bool { return s.kind == stream.KindAlive && s.seq > end+3 })
 	if rows := f.messages(stream.KindRow, end+1); len(rows) > 0 {
-		t.Errorf("%d rows were published from a standby that is behind", len(rows))
+		t.Errorf("%d rows were published from a standby that lags", len(rows))
 	}
 	run(t, primary, "UPDATE t SET v = 'newest' WHERE id = 7")
 	run(t, standby, "SELECT pg_wal_replay_resume()")
@@ -112,8 +112,8 @@ func TestBridge_StandbyThenItsPrimaryAndBack_I3(t *testing.T) {
 	b.running()
 }
 
-// A first load that the primary began and a lagging standby continues: what
-// the standby did not show yet when it was read is not lost.
+// A bridge on the primary is killed in the middle of its first load, and one on a lagging standby continues it. Rows that
+// the standby does not show yet are not lost.
 func TestBridge_LaggingStandbyContinuesABatch_I7(t *testing.T) {
 	needServers(t)
 	_, db, copied := primaryAndStandby(t, big)

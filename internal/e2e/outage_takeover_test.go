@@ -10,9 +10,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Two epochs that die before their first heartbeat stand in the list all the
-// same, so that a place in what they stored, or in a tail that was lost, is
-// told from another.
+// Two epochs end before their first heartbeat. The list of epochs has them all the same. So a cursor into what they
+// stored, or into a tail that the broker lost, can be told from any other.
 func TestBridge_EpochThatDiesBeforeItsFirstHeartbeat_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -33,7 +32,7 @@ func TestBridge_EpochThatDiesBeforeItsFirstHeartbeat_I7(t *testing.T) {
 		b.Kill()
 		run(t, lock, "COMMIT")
 		if hb := f.messages(stream.KindHeartbeat, fence.seq); len(hb) > 0 {
-			t.Fatalf("the epoch published a heartbeat")
+			t.Fatal("the epoch published a heartbeat: the test shows nothing")
 		}
 		fences = append(fences, fence.seq)
 	}
@@ -41,17 +40,19 @@ func TestBridge_EpochThatDiesBeforeItsFirstHeartbeat_I7(t *testing.T) {
 	f.converge(conn)
 	list := f.epochs()
 	if len(list) != 4 || list[1].First != fences[0] || list[2].First != fences[1] {
-		t.Fatalf("got epochs %s, want 4 with the dead ones at %d", list, fences)
+		t.Fatalf("got epochs %s, want 4, and the dead ones at %d", list, fences)
 	}
 	end := f.end()
 	if dead := list[1].ID; !list.Holds(dead, fences[0]+1, end) || list.Holds(dead, fences[1], end) {
-		t.Errorf("epoch %s of %s holds not what it stored, or more", dead, list)
+		t.Errorf("epoch %s of %s: the list must hold what the epoch stored, and no more", dead, list)
 	}
 }
 
-// takeover is how long a standby may take; the race detector slows it.
+// takeover is how long a standby may take to write its first row.
 const takeover = 10 * time.Second
 
+// The bridge that writes is killed. The standby, which said that it stands by, writes the next row within 10 s, in one
+// epoch of its own.
 func TestBridge_StandbyTakesOver_I6(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -64,20 +65,20 @@ func TestBridge_StandbyTakesOver_I6(t *testing.T) {
 	b.logged("standing by")
 	b.awaitReady()
 	if r, err := b.readyz(); err != nil || !strings.Contains(r.Relations["t"].Reason, "another bridge") {
-		t.Errorf("the standby says %+v, %v", r, err)
+		t.Errorf("/readyz of the standby is %+v, %v; want the reason \"another bridge\"", r, err)
 	}
 	a.Kill()
 	run(t, conn, "INSERT INTO t VALUES (101, 'for the standby')")
 	txid := query[uint64](t, conn, "SELECT txid FROM t WHERE id = 101")
 	killed := time.Now()
 	row := f.awaitWithin(takeover, "row from the standby", 0, func(s seen) bool { return s.kind == stream.KindRow && s.row.Txid == txid })
-	t.Logf("taken over after %s", row.at.Sub(killed).Round(time.Millisecond))
+	t.Logf("the standby took over after %s", row.at.Sub(killed).Round(time.Millisecond))
 	f.converge(conn)
 	f.wantEpochs(2, a, b)
 }
 
-// A writer that is paused in the middle of its first load, deposed, and wakes
-// writes nothing more.
+// A writer is paused in the middle of its first load, and another takes over. When the first one wakes, it writes nothing
+// more, and stands by.
 func TestBridge_WokenWriterWritesNothing_I6(t *testing.T) {
 	needServers(t)
 	db, broker, conn := bigTable(t, big)
@@ -103,9 +104,9 @@ func TestBridge_WokenWriterWritesNothing_I6(t *testing.T) {
 	if n := len(f.messages(stream.KindRow, end+1)); n != 2 {
 		t.Errorf("%d rows came after the first writer woke, want 2", n)
 	}
-	f.wantEpochs(2, b) // the woken one may begin none, whatever ended its own
+	f.wantEpochs(2, b) // the one that woke must not begin an epoch, whatever ended its own
 	if n := f.repeats(big+3, 0); n > resent {
-		t.Errorf("%d rows were sent again", n)
+		t.Errorf("%d rows were sent again, want at most %d", n, resent)
 	}
 	b.running()
 }

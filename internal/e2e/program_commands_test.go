@@ -10,6 +10,8 @@ import (
 	"bridge/internal/testenv"
 )
 
+// If settings are bad, one message names each of them, without a password, and the exit status is 2. The same status ends
+// a command that is unknown or has wrong arguments.
 func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	const secret = "hunter2"
@@ -26,11 +28,11 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 		"BRIDGE_STREAM_PREFIX", "BRIDGE_STREAM_REPLICAS", "BRIDGE_RECONCILE_INTERVAL", "BRIDGE_SLOT_MAX_LAG",
 	} {
 		if !strings.Contains(stderr, name+":") {
-			t.Errorf("%s is not named", name)
+			t.Errorf("the message does not name %s", name)
 		}
 	}
 	if strings.Contains(stderr, secret) {
-		t.Error("the message holds a password")
+		t.Error("the message contains a password")
 	}
 	if t.Failed() {
 		t.Log(stderr)
@@ -51,14 +53,14 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 	}
 }
 
-// A limit below what Postgres keeps anyhow, a segment, would have the slot
-// dropped without end.
+// Postgres keeps at least a segment of WAL (16 MiB). With a lower BRIDGE_SLOT_MAX_LAG, the bridge would drop its slot
+// again and again. So it refuses such a value, and says what it accepts.
 func TestBridge_SlotMaxLagIsASegmentOrMore(t *testing.T) {
 	t.Parallel()
 	for value, refused := range map[string]bool{"10": true, "16777215": true, "15MiB": true, "16777216": false, "16MiB": false, "0": false, "10GiB": false} {
 		_, _, stderr := command(t, []string{"DATABASE_URL=", "BRIDGE_TABLES=t", "BRIDGE_SLOT_MAX_LAG=" + value})
 		if got := strings.Contains(stderr, "BRIDGE_SLOT_MAX_LAG: "); got != refused {
-			t.Errorf("%s: refused is %t: %s", value, got, stderr)
+			t.Errorf("%s: refused is %t, want %t: %s", value, got, refused, stderr)
 		}
 		for _, part := range []string{`"` + value + `"`, "16MiB", "without a unit it is bytes", "0 for no limit"} {
 			if refused && !strings.Contains(stderr, part) {
@@ -68,7 +70,8 @@ func TestBridge_SlotMaxLagIsASegmentOrMore(t *testing.T) {
 	}
 }
 
-// BRIDGE_TABLES=* takes every table that qualifies, and leaves out the rest.
+// BRIDGE_TABLES=* takes every table that qualifies, and leaves out those that -name takes out. The log says why a table
+// does not qualify.
 func TestBridge_StarTakesWhatQualifies(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -90,8 +93,8 @@ func TestBridge_StarTakesWhatQualifies(t *testing.T) {
 	b.logged("bare", "no column txid")
 }
 
-// bridge sql of a table that can't be in a publication yet has nothing for psql
-// to run, and says so where the pipe does not hide it.
+// bridge sql of a table that can't be in a publication yet prints only comments, so psql runs nothing. stderr and the exit
+// status say so, too: in a pipe to psql, stdout is not seen.
 func TestBridge_SQLOfAnUnfitTable(t *testing.T) {
 	needServers(t)
 	db := testenv.Postgres(t)
@@ -103,10 +106,12 @@ func TestBridge_SQLOfAnUnfitTable(t *testing.T) {
 	}
 	psql(t, db, sql)
 	if n := query[int](t, conn, "SELECT count(*)::int FROM pg_publication"); n != 0 {
-		t.Errorf("%d publications", n)
+		t.Errorf("the script has created %d publications, want none", n)
 	}
 }
 
+// --help names settings, commands and examples. Each command has a help of its own, by --help and by bridge help.
+// --version prints the version.
 func TestBridge_HelpAndVersion(t *testing.T) {
 	t.Parallel()
 	code, help, _ := command(t, nil, "--help")
@@ -129,15 +134,15 @@ func TestBridge_HelpAndVersion(t *testing.T) {
 		}
 	}
 	if code, _, stderr := command(t, nil, "verify", "--help"); code != 2 || !strings.Contains(stderr, `no command "verify"`) {
-		t.Errorf("help of no command: exit status %d, %q", code, stderr)
+		t.Errorf("help of an unknown command: exit status %d, %q", code, stderr)
 	}
 	if code, version, _ := command(t, nil, "--version"); code != 0 || !strings.HasPrefix(version, "bridge ") {
 		t.Errorf("--version: exit status %d, %q", code, version)
 	}
 }
 
-// What bridge sql prints prepares a bare table, which then is captured with
-// its deletes; bridge tail prints the rows; a misspelt variable is a warning.
+// The script of bridge sql prepares a bare table, and may run twice. With the BRIDGE_TABLES that it prints, the bridge
+// captures the table's changes, deletes too. bridge tail prints the rows. The log warns of a misspelt variable.
 func TestBridge_SQLPreparesATable_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -148,7 +153,7 @@ func TestBridge_SQLPreparesATable_I1(t *testing.T) {
 		t.Fatalf("bridge sql: exit status %d\n%s", code, stderr)
 	}
 	psql(t, db, sql)
-	psql(t, db, sql) // it may be run again
+	psql(t, db, sql) // it may run again
 	_, tables, ok := strings.Cut(sql, "BRIDGE_TABLES=")
 	if !ok {
 		t.Fatalf("no BRIDGE_TABLES in\n%s", sql)
@@ -177,12 +182,11 @@ func TestBridge_SQLPreparesATable_I1(t *testing.T) {
 		return nil
 	})
 	if strings.Contains(b.Stderr()+tail.Stderr(), "sesame") {
-		t.Error("the log holds the password")
+		t.Error("the log contains the password")
 	}
 }
 
-// SIGTERM ends a bridge at once, also in the middle of a load, and where
-// nothing answers.
+// SIGTERM ends a bridge within 5 s, also in the middle of a load, and also if Postgres or the broker does not answer.
 func TestBridge_StopsWithin5s(t *testing.T) {
 	needServers(t)
 	db, broker, conn := bigTable(t, big)
@@ -196,7 +200,7 @@ func TestBridge_StopsWithin5s(t *testing.T) {
 	})
 	b.stop()
 	if n := len(f.messages(2, 0)); n > 0 {
-		t.Error("the load had ended")
+		t.Error("the load had ended: the test shows nothing")
 	}
 	begun := time.Now()
 	b.start()
@@ -211,8 +215,8 @@ func TestBridge_StopsWithin5s(t *testing.T) {
 	}
 }
 
-// A relation that moves has the old options in BRIDGE_TABLES for a while: those
-// of the argument count, also where they are the defaults.
+// A relation that is about to move still has its old options in BRIDGE_TABLES. bridge sql goes by the options of its
+// argument, also if they are the defaults.
 func TestSQL_OptionsOfTheArgument(t *testing.T) {
 	needServers(t)
 	db := testenv.Postgres(t)
@@ -223,7 +227,7 @@ func TestSQL_OptionsOfTheArgument(t *testing.T) {
 	} {
 		code, sql, stderr := command(t, []string{"DATABASE_URL=" + db, "BRIDGE_TABLES=moves(capture=wal)"}, "sql", "-no-tombstones", c.arg)
 		if code != 0 || !strings.HasSuffix(sql, c.want) {
-			t.Errorf("bridge sql %s: exit status %d, %s\n%s\nwant an end of %s", c.arg, code, stderr, sql, c.want)
+			t.Errorf("bridge sql %s: exit status %d, %s\n%s\nwant it to end with %s", c.arg, code, stderr, sql, c.want)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// The embedded server keeps its streams when the bridge is killed.
+// The embedded NATS server keeps its streams when the bridge is killed: the same incarnation goes on.
 func TestBridge_EmbeddedServerSurvivesKill_I7(t *testing.T) {
 	needServers(t)
 	db := testenv.Postgres(t)

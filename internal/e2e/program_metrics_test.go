@@ -10,8 +10,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Every metric that the documents and the dashboard name is there, also before
-// anything went wrong.
+// The bridge has every metric that the documents and the dashboard name, also before anything went wrong.
 func TestBridge_MetricsThatAreNamed(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -30,11 +29,11 @@ func TestBridge_MetricsThatAreNamed(t *testing.T) {
 		}
 		names := regexp.MustCompile(`lockstep_bridge_\w+`).FindAllString(string(text), -1)
 		if len(names) == 0 && file != "README.md" {
-			t.Errorf("%s names no metric", file)
+			t.Errorf("%s names no metric: the test shows nothing", file)
 		}
 		for _, name := range names {
 			if !strings.Contains(metrics, "\n# TYPE "+strings.TrimSuffix(name, "_bucket")+" ") {
-				t.Errorf("%s: there is no metric %s", file, name)
+				t.Errorf("%s names the metric %s, which the bridge does not have", file, name)
 			}
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"bridge/internal/testenv"
 )
 
-// The other tests of this package run plain programs, so that a suite takes minutes. This one has both built with the
-// race detector, and has them load, follow, reconcile, serve several clients, lose the broker and stop: a program in
-// which the detector finds something says so, and ends with status 66.
+// The other tests run the programs without the race detector, so that they take minutes. This test builds both programs
+// with it. They load, follow, reconcile, serve several clients, lose the broker, and stop. A program in which the
+// detector finds a race says so, and ends with status 66.
 func TestPrograms_RaceDetectorFindsNothing(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
