@@ -10,9 +10,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// An UPDATE that leaves an out-of-line value alone does not send it; the row
-// has it all the same, as it is at that place: after an insert, another change
-// of it, a change of the key, and after the bridge came back.
+// Postgres does not send an out-of-line value that an UPDATE leaves alone. The published row has it all the same, never
+// null: after an insert, after another change, after a change of the key, and after a restart of the bridge.
 func TestWAL_UnchangedTOAST_I12(t *testing.T) {
 	needServers(t)
 	for _, identity := range []string{"DEFAULT", "FULL"} {
@@ -31,7 +30,7 @@ func TestWAL_UnchangedTOAST_I12(t *testing.T) {
 				"BEGIN", fmt.Sprintf("INSERT INTO t VALUES ('new', 0, "+wide+", NULL)", 5), "UPDATE t SET n = 1 WHERE id = 'new'", "UPDATE t SET id = 'newer' WHERE id = 'new'", "UPDATE t SET n = 2 WHERE id = 'newer'", "COMMIT",
 				"UPDATE t SET id = 'x' || id WHERE n % 2 = 0", "UPDATE t SET n = n + 1", "UPDATE t SET b = NULL WHERE n % 3 = 0", "UPDATE t SET n = n + 1")
 			f.converge(conn)
-			// Many in one transaction: the first are still on their way.
+			// With many rows in one transaction, the first are not stored yet when the bridge needs them.
 			run(t, conn, "BEGIN", fmt.Sprintf("INSERT INTO t SELECT 'many ' || g, 1000, "+wide+", 'b' FROM generate_series(1, 800) g", 7),
 				fmt.Sprintf("UPDATE t SET a = "+wide+" WHERE n = 1000", 8), "UPDATE t SET n = 1001 WHERE n = 1000", "COMMIT", "DELETE FROM t WHERE n = 1001 AND id > 'many 2'")
 			f.converge(conn)
@@ -39,16 +38,16 @@ func TestWAL_UnchangedTOAST_I12(t *testing.T) {
 			run(t, conn, "UPDATE t SET n = n + 1", fmt.Sprintf("UPDATE t SET a = "+wide+" WHERE n %% 3 = 0", 6), "UPDATE t SET n = n + 1")
 			b.start()
 			f.converge(conn)
-			// Never null in between, where the column never was.
+			// The column was never null, and no version says so.
 			if nulls := f.versions(`"a":null`); len(nulls) > 0 {
-				t.Errorf("%d versions of rows had a null in the place of a value that was unchanged", len(nulls))
+				t.Errorf("%d versions of rows have null instead of a value that did not change", len(nulls))
 			}
 		})
 	}
 }
 
-// What Postgres holds is what arrives, and what polling would say: the rows
-// loaded, and the same rows read from the WAL.
+// Values of every type arrive as to_json gives them. This holds for rows of the first load, and for the same rows from the
+// WAL.
 func TestWAL_Types_I12(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -75,7 +74,7 @@ func TestWAL_Types_I12(t *testing.T) {
 	f.converge(conn)
 }
 
-// A log has each change with its action, and with the row before it.
+// With history=log the stream has each change with its action, and the row before it. A TRUNCATE is one control row.
 func TestWAL_LogHasActionsAndOldRows(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -101,11 +100,11 @@ func TestWAL_LogHasActionsAndOldRows(t *testing.T) {
 	f.awaitKept(6)
 	var n int
 	if f.set(func() { n = f.truncated }); n != 1 {
-		t.Errorf("%d control rows for one TRUNCATE", n)
+		t.Errorf("got %d control rows for one TRUNCATE, want 1", n)
 	}
 }
 
-// Only the actions that are asked for are published.
+// Only the actions named in actions= are published.
 func TestWAL_Actions(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -121,8 +120,8 @@ func TestWAL_Actions(t *testing.T) {
 	}
 }
 
-// Where inserts are not published, a value that an UPDATE leaves alone is not
-// what was last published of the key: that may have been of another row.
+// Inserts are not published. Then the bridge does not take a value that an UPDATE leaves alone from what it last published
+// under the key, because that may have been another row.
 func TestWAL_ActionsAndUnchangedTOAST_I12(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -138,8 +137,8 @@ func TestWAL_ActionsAndUnchangedTOAST_I12(t *testing.T) {
 	f.converge(conn)
 }
 
-// Partitioned tables are captured through their root, and rows that move
-// between partitions stay.
+// A partitioned table is captured through its root. Rows stay when they move between partitions, and rows of a new
+// partition arrive.
 func TestWAL_Partitioned_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -154,8 +153,8 @@ func TestWAL_Partitioned_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// Prepared transactions come at COMMIT PREPARED, subtransactions that were
-// rolled back never, and a transaction that aborts leaves nothing.
+// The rows of a prepared transaction come at COMMIT PREPARED. Those of a subtransaction that was rolled back, or of a
+// transaction that aborts, never come. Of two transactions that write one row, the last to write it wins (I4).
 func TestWAL_TransactionsOfEveryKind_I1(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t), testenv.NATS(t)
@@ -168,22 +167,22 @@ func TestWAL_TransactionsOfEveryKind_I1(t *testing.T) {
 	run(t, conn, "BEGIN", "UPDATE t SET v = 'prepared' WHERE id = 1", "PREPARE TRANSACTION 'a'", "UPDATE t SET v = 'later, and first' WHERE id = 2")
 	testenv.Eventually(t, long, func() error {
 		if !strings.Contains(strings.Join(f.state(), ""), "later, and first") {
-			return errors.New("a prepared transaction holds rows up")
+			return errors.New("a prepared transaction holds back other rows")
 		}
 		return nil
 	})
 	run(t, conn, "COMMIT PREPARED 'a'", "BEGIN", "UPDATE t SET v = 'never'", "PREPARE TRANSACTION 'b'", "ROLLBACK PREPARED 'b'",
 		"BEGIN", "UPDATE t SET v = 'kept' WHERE id = 5", "SAVEPOINT s", "UPDATE t SET v = 'gone' WHERE id = 6", "ROLLBACK TO s", "SAVEPOINT s2", "DELETE FROM t WHERE id = 7", "RELEASE s2", "COMMIT",
 		"BEGIN", "INSERT INTO t SELECT g, 'aborted' FROM generate_series(1000, 30000) g", "ROLLBACK")
-	// T9 begins first and writes last (I4).
+	// The transaction that begins first writes last (I4).
 	run(t, conn, "BEGIN", "SELECT txid_current()")
 	run(t, other, "UPDATE t SET v = 'first' WHERE id = 9")
 	run(t, conn, "UPDATE t SET v = 'second' WHERE id = 9", "COMMIT")
 	f.converge(conn)
 	if n := len(f.messages(stream.KindRow, 0)); n > 110 {
-		t.Errorf("%d rows were sent, for 100 and 6 changes", n)
+		t.Errorf("%d rows were sent for 100 rows and 6 changes, want at most 110", n)
 	}
-	// What the whole relation has to be read for waits, and says for what.
+	// After a changed column the bridge must read the whole relation. It waits for the prepared transaction, and says so.
 	b.Kill()
 	run(t, conn, "ALTER TABLE t ADD COLUMN w int DEFAULT 1", "BEGIN", "UPDATE t SET v = 'held' WHERE id = 1", "PREPARE TRANSACTION 'c'")
 	b.start()
@@ -192,8 +191,8 @@ func TestWAL_TransactionsOfEveryKind_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// The old row of a log holds a value whose JSON only the server knows, and it
-// can't be asked any more: its text is no JSON, and would break the line.
+// The old row in a log has a value that only the server could turn into JSON, and the row is gone. Its text is not JSON
+// and would break the document, so the delete has no old row.
 func TestWAL_OldRowOfAServerType_I11(t *testing.T) {
 	log := bare("t")
 	log.log = true
@@ -202,20 +201,19 @@ func TestWAL_OldRowOfAServerType_I11(t *testing.T) {
 	s.f.awaitKept(1)
 	s.run("DELETE FROM t", "INSERT INTO t VALUES (2, 0, NULL)")
 	if kept := s.f.awaitKept(3); !kept[1].Deleted || kept[1].Old != nil || string(kept[2].Data) != `{"id":2,"n":0,"o":null}` {
-		t.Errorf("got %+v", kept)
+		t.Errorf("want a delete without its old row and then row 2, got %+v", kept[1:])
 	}
 }
 
-// A row without a transaction ID in the column for it is a row all the same:
-// the load would never end.
+// A row whose txid column is NULL is loaded as others are, and the load ends.
 func TestWAL_NullTxid_I10(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal;txid=ver)", table{schema: "public", name: "t", txid: "nothing"}, "CREATE TABLE t (id int PRIMARY KEY, ver bigint)", "INSERT INTO t VALUES (1, 1), (2, NULL)")
 	s.f.awaitKept(2)
 	s.f.heartbeat(s.conn)
 }
 
-// A table is truncated with another that it refers to, and rows come before and
-// behind that in the same transaction.
+// TRUNCATE ... CASCADE empties two tables, and the same transaction writes rows before and after it. Both streams follow,
+// also over a restart.
 func TestWAL_TruncateCascade_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("t"), "CREATE TABLE u (id int PRIMARY KEY, v text)", "CREATE TABLE t (id int PRIMARY KEY, u int REFERENCES u)",
 		"INSERT INTO u SELECT g, 'x' FROM generate_series(1, 500) g", "INSERT INTO t SELECT g, g FROM generate_series(1, 500) g")

@@ -11,8 +11,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A bridge that is killed again and again while it reads a relation that is
-// being written goes on where it was, and misses nothing.
+// A bridge is killed four times in the middle of its first load, while the table is written. Each time it goes on where it
+// was, and misses nothing.
 func TestWAL_KilledInTheMiddleOfItsLoad_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -31,12 +31,12 @@ func TestWAL_KilledInTheMiddleOfItsLoad_I7(t *testing.T) {
 	stop()
 	f.converge(conn)
 	if n := len(f.messages(stream.KindHeartbeat, 0)); n == 0 {
-		t.Error("no heartbeat was seen")
+		t.Error("the stream has no heartbeat")
 	}
 }
 
-// SIGTERM and kill -9 at many points of a transaction of many rows lose
-// nothing: the slot is confirmed only up to what the stream holds.
+// SIGTERM or kill -9 ends the bridge at six places in transactions of many rows. Nothing is lost, because the slot is
+// confirmed only up to what the stream holds.
 func TestWAL_EndedInTheMiddleOfATransaction_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -70,7 +70,8 @@ func TestWAL_EndedInTheMiddleOfATransaction_I7(t *testing.T) {
 	f.converge(conn)
 }
 
-// What the slot was confirmed up to is in the stream, at any moment.
+// At any moment the stream holds everything up to the position to which the slot is confirmed. The slot moves on, also if
+// nothing is written.
 func TestWAL_SlotIsNeverAheadOfTheStream_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -97,12 +98,12 @@ func TestWAL_SlotIsNeverAheadOfTheStream_I7(t *testing.T) {
 		for _, f := range []*follower{f, g} {
 			f.caughtUp()
 			if hb := f.messages(stream.KindHeartbeat, 0); hb[len(hb)-1].lsn < at {
-				t.Fatalf("the slot is at %d, stream %s at %d", at, f.layout.Stream, hb[len(hb)-1].lsn)
+				t.Fatalf("the slot is at %d, stream %s only at %d", at, f.layout.Stream, hb[len(hb)-1].lsn)
 			}
 		}
 	}
 	stop()
-	// It does move, for an idle database too.
+	// The slot moves also in an idle database.
 	end := query[int64](t, conn, "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
 	testenv.Eventually(t, long, func() error {
 		if at := confirmed(t, conn, db); at < uint64(end) {
@@ -113,8 +114,8 @@ func TestWAL_SlotIsNeverAheadOfTheStream_I7(t *testing.T) {
 	b.running()
 }
 
-// Postgres restarted and killed, its walsender terminated, the broker killed:
-// everything heals by itself.
+// Postgres is restarted and killed, its walsender is terminated, the broker and the bridge are killed. After each of these
+// the stream becomes equal to the relation by itself.
 func TestWAL_RidesOutEverything_I7(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t), testenv.NATSProcess(t)
@@ -136,18 +137,18 @@ func TestWAL_RidesOutEverything_I7(t *testing.T) {
 		run(t, connect(t, db), fmt.Sprintf("UPDATE t SET v = 'before %d' WHERE id <= 1000", i), fmt.Sprintf("DELETE FROM t WHERE id = %d", i+1))
 		fault()
 		run(t, connect(t, db), fmt.Sprintf("UPDATE t SET v = 'after %d' WHERE id BETWEEN 500 AND 1500", i), fmt.Sprintf("DELETE FROM t WHERE id = %d", i+1501))
-		if i == 3 { // the broker may have lost what it had stored: read from the start
+		if i == 3 { // the broker may have lost what it had stored, so the follower reads from the start
 			f = follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
 		}
 		f.converge(connect(t, db))
 	}
 	if strings.Contains(b.Stderr(), "sesame") {
-		t.Error("the log holds the password")
+		t.Error("the log contains the password")
 	}
 }
 
-// Two bridges of one name: one reads the slot and writes every stream, the
-// other stands by, says so with the PID, and takes over.
+// Of two bridges with one name, one reads the slot and writes every stream. The other stands by, logs the PID that reads
+// the slot, and takes over when the first is killed.
 func TestWAL_StandbyTakesOver_I6(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -165,8 +166,8 @@ func TestWAL_StandbyTakesOver_I6(t *testing.T) {
 	f.wantEpochs(2, a, b)
 }
 
-// An older copy of the broker's files lacks what clients have seen, deletes
-// among it: the slot is ahead of the stream, and a new incarnation begins.
+// The broker gets an older copy of its files. It lacks changes that clients have seen, deletes too, and the slot is past
+// them. So a new incarnation begins, with a floor above everything that was shown.
 func TestWAL_BrokerGoesBack_I8(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
@@ -202,7 +203,7 @@ func TestWAL_BrokerGoesBack_I8(t *testing.T) {
 	f = follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
 	f.converge(conn)
 	if floor := f.floor(); floor < shown {
-		t.Errorf("the floor is %d, and %d was shown: a client that saw row 2000 would keep it", floor, shown)
+		t.Errorf("the floor is %d, want at least %d, which was shown: a client that saw row 2000 would keep it", floor, shown)
 	}
 	b.logged("new incarnation", "after the stream's end")
 }

@@ -9,8 +9,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Columns that come, go and change type under load, and changes that no row
-// follows, end with the stream equal to the relation.
+// Columns are added, dropped, renamed and change their type while rows change. Each time the stream becomes equal to the
+// relation.
 func TestWAL_ChangedColumns_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -38,7 +38,7 @@ func TestWAL_ChangedColumns_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// A table that is written anew while it is loaded is not seen empty.
+// A table is rewritten several times while the bridge loads it. The bridge does not take it for empty.
 func TestWAL_RewrittenTable_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -53,7 +53,8 @@ func TestWAL_RewrittenTable_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// What came with a partition, or went when one was truncated, is in no WAL.
+// The WAL has no rows of a partition that is attached with data, or truncated by itself. The bridge notices at its start,
+// and compares.
 func TestWAL_PartitionsChangedWhileAway_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)", "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)",
 		"CREATE TABLE t2 (LIKE t INCLUDING ALL)", "INSERT INTO t VALUES (1, 'old')", "INSERT INTO t2 VALUES (11, 'old')")

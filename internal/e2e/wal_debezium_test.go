@@ -11,10 +11,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The ways in which Debezium's connector for Postgres was found to lose rows,
-// named by its own reports. Here each is a scene that must lose none.
+// Debezium's connector for Postgres was found to lose rows in the ways of these tests. They are named by its reports. The
+// bridge must lose no row in any of them.
 
-// DBZ-5739: a slot that was made again begins behind what is missing.
+// DBZ-5739: a slot that was made again begins after what is missing.
 func TestWAL_DBZ5739_SlotMadeAgain_I7(t *testing.T) {
 	s := newScene(t, 100)
 	s.stop()
@@ -26,8 +26,7 @@ func TestWAL_DBZ5739_SlotMadeAgain_I7(t *testing.T) {
 	s.b.logged("after the stream's end")
 }
 
-// DBZ-5915: a position inside of a transaction, of which others committed in the
-// middle, skips the rest of it.
+// DBZ-5915: other transactions commit in the middle of a long one. A restart at such a place skips the rest of it.
 func TestWAL_DBZ5915_RestartsAmongInterleavedTransactions_I7(t *testing.T) {
 	s := newScene(t, 10)
 	other := connect(t, s.db)
@@ -36,7 +35,7 @@ func TestWAL_DBZ5915_RestartsAmongInterleavedTransactions_I7(t *testing.T) {
 		run(t, s.conn, "BEGIN", fmt.Sprintf("INSERT INTO t SELECT g, 'long' FROM generate_series(%d, %d) g", 100_000*(i+1), 100_000*(i+1)+6000))
 		run(t, other, fmt.Sprintf("UPDATE t SET v = 'short %d' WHERE id = 1", i), fmt.Sprintf("DELETE FROM t WHERE id = %d", i+5))
 		run(t, s.conn, fmt.Sprintf("UPDATE t SET v = 'end of the long one %d' WHERE id = 2", i), "COMMIT")
-		run(t, other, fmt.Sprintf("UPDATE t SET v = 'behind it %d' WHERE id = 3", i))
+		run(t, other, fmt.Sprintf("UPDATE t SET v = 'after it %d' WHERE id = 3", i))
 		s.f.await("row in the middle", end+uint64(1000+1500*i), func(m seen) bool { return m.kind == stream.KindRow })
 		s.stop()
 		s.b.start()
@@ -44,7 +43,7 @@ func TestWAL_DBZ5915_RestartsAmongInterleavedTransactions_I7(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// DBZ-7816, DBZ-9149: what was handed over is confirmed before it is stored.
+// DBZ-7816, DBZ-9149: rows are confirmed when they are handed over, before they are stored.
 func TestWAL_DBZ7816_OnlyWhatIsStoredIsConfirmed_I7(t *testing.T) {
 	s := newScene(t, 10)
 	s.broker.Pause()
@@ -53,12 +52,12 @@ func TestWAL_DBZ7816_OnlyWhatIsStoredIsConfirmed_I7(t *testing.T) {
 	// The walsender has sent it all, and waits for more.
 	testenv.Eventually(t, long, func() error {
 		if query[int](t, s.conn, "SELECT count(*)::int FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE s.slot_name = $1 AND r.sent_lsn - '0/0' >= $2", slotOf(s.db), at) == 0 {
-			return fmt.Errorf("not all was sent")
+			return fmt.Errorf("Postgres has not sent everything")
 		}
 		return nil
 	})
 	if got := confirmed(t, s.conn, s.db); got >= at {
-		t.Errorf("the slot is confirmed up to %d, and the broker stands still since before %d", got, at)
+		t.Errorf("the slot is confirmed up to %d, although the broker has stored nothing since before %d", got, at)
 	}
 	s.b.Kill()
 	s.broker.Kill()
@@ -68,7 +67,7 @@ func TestWAL_DBZ7816_OnlyWhatIsStoredIsConfirmed_I7(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// DBZ-8312: rows that come while the connector is being restarted.
+// DBZ-8312: rows come while the connector is being restarted.
 func TestWAL_DBZ8312_RestartsWhileRowsCome_I7(t *testing.T) {
 	s := newScene(t, 100)
 	stop := writeOn(t, s.db, 100)
@@ -85,8 +84,8 @@ func TestWAL_DBZ8312_RestartsWhileRowsCome_I7(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// DBZ-2288: a transaction is open while the slot is made, or the table is added,
-// and commits behind the snapshot of the first load.
+// DBZ-2288: a transaction is open while the slot is made or the table is added. It commits after the snapshot of the first
+// load.
 func TestWAL_DBZ2288_TransactionOpenAtTheHandOver_I1(t *testing.T) {
 	s := newScene(t, 10)
 	newBare(t, s.db, "u", 100)
@@ -101,12 +100,12 @@ func TestWAL_DBZ2288_TransactionOpenAtTheHandOver_I1(t *testing.T) {
 		return nil
 	})
 	run(t, other, "UPDATE u SET v = 'meanwhile' WHERE id = 7")
-	run(t, s.conn, "INSERT INTO u VALUES (1001, 'written behind')", "COMMIT")
+	run(t, s.conn, "INSERT INTO u VALUES (1001, 'written after')", "COMMIT")
 	g := follow(t, testenv.NATSConn(t, s.broker.URL()), bare("u"))
 	g.converge(s.conn)
 }
 
-// DBZ-1730: after a restart the newest transaction is taken for the next.
+// DBZ-1730: after a restart the newest transaction is taken for the next one, and those between are skipped.
 func TestWAL_DBZ1730_NoTransactionIsSkipped_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -137,12 +136,12 @@ func TestWAL_DBZ1730_NoTransactionIsSkipped_I7(t *testing.T) {
 	}
 }
 
-// dbz#2058: a transaction with a message of somebody else's in its middle.
+// dbz#2058: a transaction has a logical message of another program in its middle.
 func TestWAL_DBZ2058_MessagesInsideOfTransactions_I7(t *testing.T) {
 	s := newScene(t, 10)
 	for i := range 3 {
 		run(t, s.conn, "BEGIN", fmt.Sprintf("INSERT INTO t VALUES (%d, 'before the message')", 100+i), "SELECT pg_logical_emit_message(true, 'else', '12 34')",
-			fmt.Sprintf("INSERT INTO t VALUES (%d, 'behind the message')", 200+i), "COMMIT", "SELECT pg_logical_emit_message(false, 'else', 'x')")
+			fmt.Sprintf("INSERT INTO t VALUES (%d, 'after the message')", 200+i), "COMMIT", "SELECT pg_logical_emit_message(false, 'else', 'x')")
 		s.b.restart()
 		run(t, s.conn, fmt.Sprintf("UPDATE t SET v = 'the next %d' WHERE id = %d", i, 200+i))
 		s.f.converge(s.conn)
@@ -167,8 +166,7 @@ func TestWAL_DBZ1554_RowsOfOneCopy_I7(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// dbz#1863: only tables that are not captured change; a restart goes on, without
-// reading anything again, and the slot has moved.
+// dbz#1863: only tables change that are not captured. A restart reads nothing again, and the slot moves.
 func TestWAL_DBZ1863_OnlyOtherTablesChange_I7(t *testing.T) {
 	s := newScene(t, 100)
 	run(t, s.conn, "CREATE TABLE other (id int)")
@@ -180,7 +178,7 @@ func TestWAL_DBZ1863_OnlyOtherTablesChange_I7(t *testing.T) {
 		s.f.converge(s.conn)
 	}
 	if n := len(s.f.messages(stream.KindRow, 0)); n > 110 {
-		t.Errorf("%d rows were sent, for 100 and 3 deletes", n)
+		t.Errorf("%d rows were sent for 100 rows and 3 deletes, want at most 110", n)
 	}
 	testenv.Eventually(t, long, func() error {
 		if confirmed(t, s.conn, s.db) == begun {

@@ -8,8 +8,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A table without a replica identity is refused before it gets into the
-// publication: there its own UPDATE would fail.
+// A table without a replica identity is refused before it is added to the publication, because its own UPDATE would then
+// fail. /readyz says what to run, and after that the table is captured.
 func TestWAL_NoReplicaIdentity_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -34,8 +34,7 @@ func TestWAL_NoReplicaIdentity_I10(t *testing.T) {
 	g.converge(conn)
 }
 
-// A deferrable primary key is no replica identity: taken for one, the table would
-// be published, and the application's own UPDATE refused.
+// A deferrable primary key is no replica identity. The table is refused, so the application's own UPDATE works.
 func TestWAL_DeferrablePrimaryKey_I10(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("u"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, v text)", "INSERT INTO t VALUES (1, 'old')", "CREATE TABLE u (id int PRIMARY KEY)")
 	s.f.converge(s.conn)
@@ -44,8 +43,8 @@ func TestWAL_DeferrablePrimaryKey_I10(t *testing.T) {
 	s.converge()
 }
 
-// The replica identity lacks the key for a while: a key that changed meanwhile
-// did not say so, and its old row would stay.
+// The replica identity lacks the key for a while. An UPDATE of the key then does not tell the old key, and its row would
+// stay in the stream. The bridge compares the relation.
 func TestWAL_IdentityChangedForAWhile_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, o int NOT NULL UNIQUE, v text)", "INSERT INTO t VALUES (1, 1, 'old'), (2, 2, 'old')")
 	s.f.converge(s.conn)
@@ -53,8 +52,8 @@ func TestWAL_IdentityChangedForAWhile_I1(t *testing.T) {
 	s.converge()
 }
 
-// The replica identity of a partition is its own: where only the root has one,
-// the application's own UPDATE would be refused.
+// A partition has a replica identity of its own. If only the root of the table has one, the table is refused, so the
+// application's own UPDATE works.
 func TestWAL_PartitionWithoutIdentity_I10(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal;key=id),u(capture=wal)", bare("u"), "CREATE TABLE t (id int NOT NULL, v text) PARTITION BY RANGE (id)", "ALTER TABLE t REPLICA IDENTITY FULL",
 		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)", "INSERT INTO t VALUES (1, 'old')", "CREATE TABLE u (id int PRIMARY KEY)")
@@ -64,8 +63,8 @@ func TestWAL_PartitionWithoutIdentity_I10(t *testing.T) {
 	s.converge()
 }
 
-// A partition whose replica identity is not the root's would not say which row
-// was changed: it is refused until it does.
+// If a partition's replica identity lacks the key, the WAL does not say which row was changed. The table is refused until
+// the identity has the key.
 func TestWAL_PartitionWithAnotherIdentity_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("u"), "CREATE TABLE t (id int PRIMARY KEY, o int NOT NULL, v text) PARTITION BY RANGE (id)",
 		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)", "CREATE UNIQUE INDEX t1_o ON t1 (o)", "ALTER TABLE t1 REPLICA IDENTITY USING INDEX t1_o",
@@ -79,15 +78,14 @@ func TestWAL_PartitionWithAnotherIdentity_I1(t *testing.T) {
 	s.converge()
 }
 
-// The root of a partitioned table has no replica identity, its partition has, as
-// bridge sql advises: changes come from the WAL, not by one comparison after the
-// other.
+// The root of a partitioned table has no replica identity, and its partition has one, as bridge sql advises. Changes come
+// from the WAL. The relation is not compared again and again.
 func TestWAL_OnlyPartitionsHaveAnIdentity_I9(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int NOT NULL, v text) PARTITION BY RANGE (id)",
 		"CREATE UNIQUE INDEX t_id ON t (id)", "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)",
 		"ALTER TABLE t1 REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 100) g")
 	s.f.converge(s.conn)
-	for i := range 3 { // each with its columns sent again
+	for i := range 3 { // ANALYZE makes Postgres send the columns again
 		s.run("ANALYZE t1", fmt.Sprintf("UPDATE t SET v = 'a%d' WHERE id = 1", i), fmt.Sprintf("UPDATE t SET id = id + 1000 WHERE id = %d", 10+i), fmt.Sprintf("DELETE FROM t WHERE id = %d", 20+i))
 		s.f.converge(s.conn)
 	}
@@ -96,8 +94,8 @@ func TestWAL_OnlyPartitionsHaveAnIdentity_I9(t *testing.T) {
 	}
 }
 
-// A partition's replica identity loses the key while the bridge reads: an UPDATE
-// that changes the key does not say which row it was before.
+// While the bridge runs, a partition's replica identity loses the key. An UPDATE of the key then does not tell the old
+// key. The bridge says so; when the identity has the key again, it finds what it missed.
 func TestWAL_PartitionLosesItsIdentity_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL) PARTITION BY RANGE (id)",
 		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100000)", "CREATE UNIQUE INDEX t1_v ON t1 (v)",

@@ -7,8 +7,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A table that is dropped and made again begins a new incarnation; meanwhile
-// the others go on.
+// A table is missing, and another is dropped and made again. Both are captured when they are there; meanwhile the others
+// go on.
 func TestWAL_TableMadeAgain_I10(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -23,7 +23,7 @@ func TestWAL_TableMadeAgain_I10(t *testing.T) {
 	b.awaitReason("missing", "no such table")
 	run(t, conn, "DROP TABLE t", "UPDATE u SET v = 'meanwhile'")
 	g.converge(conn)
-	b.Kill() // a look at the catalog comes once a minute
+	b.Kill() // a running bridge checks the catalog once a minute
 	newBare(t, db, "t", 5)
 	b.start()
 	f.converge(conn)
@@ -36,7 +36,7 @@ func TestWAL_TableMadeAgain_I10(t *testing.T) {
 	f.converge(conn)
 }
 
-// A relation that is locked keeps neither the others nor the slot of them.
+// A relation is locked when the bridge starts. The others go on.
 func TestWAL_LockedRelationStopsOnlyItself_I10(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t), testenv.NATS(t)
@@ -60,8 +60,8 @@ func TestWAL_LockedRelationStopsOnlyItself_I10(t *testing.T) {
 	g.converge(conn)
 }
 
-// A session begins though a published table is locked: what is published is told
-// without a lock of it, and of one that has a filter only its own is waited for.
+// A published table is locked, and the bridge's session must begin again. It begins, and the other table goes on, also if
+// the publication has a filter for the locked table.
 func TestWAL_LockedPublishedTable_I10(t *testing.T) {
 	needServers(t)
 	for name, publication := range map[string]string{

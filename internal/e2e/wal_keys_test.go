@@ -7,7 +7,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Names that need quotes, in SQL, in subjects and in array literals.
+// Names and keys that need quotes, in SQL, in subjects and in array literals, arrive, change, and are compared after a
+// gap.
 func TestWAL_OddNames_I1(t *testing.T) {
 	s := newSceneOf(t, `"S p.é"."Ta.ble "" x"(capture=wal)`, table{schema: "S p.é", name: `Ta.ble " x`}, `CREATE SCHEMA "S p.é"`,
 		`CREATE TABLE "S p.é"."Ta.ble "" x" ("Key . Col" text, "select" numeric(10,2), "a""b" text, PRIMARY KEY ("Key . Col", "select"))`,
@@ -22,7 +23,7 @@ func TestWAL_OddNames_I1(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// Keys of which Postgres stores the value out of line.
+// Postgres stores long keys out of line. Their rows change, change their keys, and are deleted.
 func TestWAL_LongKeys_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -36,8 +37,8 @@ func TestWAL_LongKeys_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// There are no arrays of arrays: keys of an array type can't be asked for as
-// keys of other types are.
+// A key has an array type. Postgres has no arrays of arrays, so the bridge can't ask for such keys in one array, as it
+// does for others. It finds what changed in a gap all the same.
 func TestWAL_ArrayKey_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (k int[] PRIMARY KEY, v text)", "INSERT INTO t VALUES ('{1,2}', 'old'), ('{3,NULL}', 'old')")
 	s.f.converge(s.conn)
@@ -48,8 +49,8 @@ func TestWAL_ArrayKey_I1(t *testing.T) {
 	s.converge()
 }
 
-// Rows swap their keys within a statement: the second row's new key would be
-// removed as the first row's old one.
+// Under a deferrable key, rows swap their keys in one statement. The stream keeps both: to remove the first row's old key
+// would remove the second row.
 func TestWAL_KeysSwapped_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
 	s.f.converge(s.conn)
@@ -61,8 +62,7 @@ func TestWAL_KeysSwapped_I1(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// The key becomes one that rows can swap, and they do before the next look at the
-// catalog.
+// The key becomes deferrable, and rows swap their keys before the bridge next checks the catalog. The stream keeps both.
 func TestWAL_KeysBecomeDeferrable_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "ALTER TABLE t REPLICA IDENTITY FULL", "INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, 4) g")
 	s.f.converge(s.conn)
@@ -72,13 +72,13 @@ func TestWAL_KeysBecomeDeferrable_I1(t *testing.T) {
 	s.converge()
 }
 
-// Rows take each other's keys and keep long values, which the WAL then does not
-// have: what was published last under a key may be another row's.
+// Rows with long values swap their keys, and the WAL does not have the values. The bridge does not take them from what it
+// last published under the key, because that may be the other row.
 func TestWAL_KeysOfLongRowsSwapped_I12(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal;key=id)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, o int NOT NULL, a text)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
 		"CREATE UNIQUE INDEX t_both ON t (id, o)", "ALTER TABLE t REPLICA IDENTITY USING INDEX t_both", fmt.Sprintf("INSERT INTO t SELECT g, g, "+wide+" || g FROM generate_series(1, 4) g", 1))
 	s.f.converge(s.conn)
-	s.run("UPDATE t SET o = o + 10") // the rows are asked for, and kept
+	s.run("UPDATE t SET o = o + 10") // the bridge asks for the rows, and keeps them
 	s.f.converge(s.conn)
 	s.run("UPDATE t SET id = 3 - id WHERE id < 3")
 	s.f.converge(s.conn)

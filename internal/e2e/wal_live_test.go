@@ -9,6 +9,7 @@ import (
 	"bridge/internal/testenv"
 )
 
+// A first load arrives, and then inserts, updates, deletes, a change of a key, and a TRUNCATE, all in one epoch.
 func TestWAL_LoadsThenFollows_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -26,7 +27,7 @@ func TestWAL_LoadsThenFollows_I1(t *testing.T) {
 	f.wantEpochs(1, b)
 }
 
-// A transaction that stays open keeps since from moving, and shows.
+// A transaction that stays open keeps since from moving. The metric lag_transactions says by how much.
 func TestWAL_OpenTransactionShowsAsLag(t *testing.T) {
 	s := newScene(t, 3)
 	run(t, connect(t, s.db), "BEGIN", "SELECT pg_current_xact_id()")
@@ -36,13 +37,13 @@ func TestWAL_OpenTransactionShowsAsLag(t *testing.T) {
 	}
 	testenv.Eventually(t, long, func() error {
 		if n := s.b.metric(`lockstep_bridge_lag_transactions{relation="public.t"}`); n < others {
-			return fmt.Errorf("%d transactions are missing in since, and it says %d", others, n)
+			return fmt.Errorf("since lags by %d transactions, and the metric says %d", others, n)
 		}
 		return nil
 	})
 }
 
-// A bridge that is told to stop while rows come has nothing to warn of.
+// A bridge is stopped while rows come. It logs no warning about that.
 func TestWAL_StopsWithoutAWarning(t *testing.T) {
 	s := newScene(t, 3)
 	writer, done := connect(t, s.db), make(chan struct{})
@@ -63,6 +64,6 @@ func TestWAL_StopsWithoutAWarning(t *testing.T) {
 	<-done
 	_, after, ok := strings.Cut(s.b.Stderr(), `"stopping"`)
 	if !ok || strings.Contains(after, `"level":"warn"`) {
-		t.Errorf("it stopped with the log %s", after)
+		t.Errorf("want no warning after \"stopping\", got the log %s", after)
 	}
 }

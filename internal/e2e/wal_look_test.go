@@ -12,9 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A type whose JSON only the server knows is looked at by SQL; and what is
-// written between such a look and its place in the WAL is never replaced by
-// what the look saw (I4).
+// Rows with a type that only the server can turn into JSON are read by SQL, in a look. A row that is written after the
+// look's snapshot and before its marker in the WAL is never replaced by what the look saw (I4).
 func TestWAL_LookNeverReplacesWhatIsNewer_I4(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -33,23 +32,22 @@ func TestWAL_LookNeverReplacesWhatIsNewer_I4(t *testing.T) {
 		"DELETE FROM t WHERE id = 4", "INSERT INTO t VALUES (4, 4, NULL)", "UPDATE t SET n = 5 WHERE id = 5")
 	run(t, lock, "SELECT pg_advisory_unlock(7)")
 	f.converge(conn)
-	// Each key's versions come in the order in which they were written.
+	// The newer version is the last, and comes once.
 	ns := f.versions(`"id":1,`)
 	if want := `{"id":1,"n":1,"o":null}`; ns[len(ns)-1] != want || strings.Count(strings.Join(ns, ""), want) != 1 {
-		t.Errorf("row 1 had the versions %s", ns)
+		t.Errorf("row 1 had the versions %s, want %s last, and once", ns, want)
 	}
 	b.running()
 }
 
-// heldSQL makes odderSQL's type, of which a look has its snapshot and then waits
-// while somebody has advisory lock 7: not for the lock itself, which the bridge
-// would give up.
+// heldSQL creates odderSQL's type so that a look of it takes its snapshot and then waits, as long as a session has
+// advisory lock 7. It sleeps instead of waiting for the lock, because the bridge would give up a look that waits for one.
 func heldSQL() []string {
 	return append(odderSQL(), `CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS
 		$$BEGIN WHILE NOT pg_try_advisory_xact_lock_shared(7) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN to_json('odd ' || $1::text); END$$`)
 }
 
-// awaitHeld waits until a look waits.
+// awaitHeld waits until a look has its snapshot and waits.
 func awaitHeld(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
 	testenv.Eventually(t, long, func() error {
@@ -60,8 +58,8 @@ func awaitHeld(t *testing.T, conn *pgx.Conn) {
 	})
 }
 
-// While a row is looked at, the stream has a version before the one that is
-// looked at: what an UPDATE leaves alone is not there.
+// While a look reads a row, the stream has an older version of it. An UPDATE comes that leaves a value alone. The bridge
+// does not take the value from the stream.
 func TestWAL_UnchangedWhileLookedAt_I12(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(heldSQL(), "CREATE TABLE t (id int PRIMARY KEY, a text, o odder)", "ALTER TABLE t ALTER a SET STORAGE EXTERNAL",
 		fmt.Sprintf("INSERT INTO t SELECT 1, "+wide+", NULL", 1))...)
@@ -75,8 +73,8 @@ func TestWAL_UnchangedWhileLookedAt_I12(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// While rows are read again because a column's type changed, the stream has
-// their values in the old type.
+// Rows are read again because a column's type changed, and the stream has their values in the old type. An UPDATE comes
+// that leaves such a value alone. The bridge does not take it from the stream.
 func TestWAL_UnchangedWhileReadAgain_I12(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(heldSQL(), "CREATE TABLE t (id int PRIMARY KEY, n int, a text, o odder)",
 		fmt.Sprintf("INSERT INTO t SELECT g, 0, to_json("+wide+")::text, CASE WHEN g = 2 THEN 'a'::odder END FROM generate_series(1, 2) g", 1))...)
@@ -90,9 +88,8 @@ func TestWAL_UnchangedWhileReadAgain_I12(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// A look begins in the middle of a transaction that its snapshot does not show,
-// because its commit waits for a standby: what the transaction did before was
-// not noted, and the look would bring back the row as it was before.
+// A look begins in the middle of a transaction that its snapshot does not show, because the commit waits for a standby.
+// The look has not noted what the transaction changed before, and would bring the old row back. So it is void.
 func TestWAL_LookInTheMiddleOfACommit_I4(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t, "synchronous_standby_names=nobody", "synchronous_commit=local"), testenv.NATS(t)
@@ -115,9 +112,9 @@ func TestWAL_LookInTheMiddleOfACommit_I4(t *testing.T) {
 		}
 		return nil
 	})
-	testenv.Eventually(t, long, func() error { // void, as it should be, or believed
+	testenv.Eventually(t, long, func() error { // the look is void, as it should be, or the bridge believes it
 		if b.looks("done")+b.looks("again") == before {
-			return errors.New("no look came to its end while the commit waits")
+			return errors.New("no look has ended while the commit waits")
 		}
 		return nil
 	})
@@ -129,14 +126,14 @@ func TestWAL_LookInTheMiddleOfACommit_I4(t *testing.T) {
 	f.converge(conn)
 }
 
-// looks returns how many looks had a result, as the metrics have it.
+// looks returns how many looks ended with a result, by the metrics.
 func (b *bridge) looks(result string) int {
 	b.t.Helper()
 	return b.metric(`lockstep_bridge_wal_looks_total{result="` + result + `"}`)
 }
 
-// Rows that must be looked at come all the time: each look would hold the
-// position for the next, and the slot, and since, would stand still as long.
+// Rows that need a look come without pause. If each look held back the position until the next one, the slot would never
+// move. It moves.
 func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(odderSQL(),
 		// No look ends before the next change has come.
@@ -162,11 +159,11 @@ func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
 			}
 		}()
 	}
-	for i := range 3 { // the first may be what was there before
+	for i := range 3 { // the first move may be from before the writers
 		from := confirmed(t, s.conn, s.db)
 		testenv.Eventually(t, long, func() error {
 			if confirmed(t, s.conn, s.db) == from {
-				return fmt.Errorf("the slot has moved %d times, and stays at %d", i, from)
+				return fmt.Errorf("the slot moved %d times, and now stays at %d", i, from)
 			}
 			return nil
 		})
@@ -180,8 +177,8 @@ func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// Rows behind which a first load is already are looked at when the bridge is
-// killed: what they were looked at for comes again.
+// Keys that a first load has passed become suspect, and the bridge is killed while they wait for a look. What made them
+// suspect comes again, so the next bridge reads them.
 func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 	const n = 100_000 / min(scale, 2)
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL",
@@ -194,7 +191,7 @@ func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 		}
 		return nil
 	})
-	// From here on no look can read the table: the locks follow each other.
+	// From here on no look can read the table: one lock follows the other.
 	s.run("BEGIN", "LOCK TABLE t", "UPDATE t SET id = 3 - id WHERE id < 3")
 	done := make(chan error, 1) // the locker sends once; it may do so when the test has failed
 	go func() {
@@ -203,7 +200,7 @@ func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 	}()
 	testenv.Eventually(t, long, func() error {
 		if query[int](t, s.conn, "SELECT count(*)::int FROM pg_locks WHERE pid = $1 AND NOT granted", pid) == 0 {
-			return errors.New("the second lock is not waited for")
+			return errors.New("no session waits for the second lock")
 		}
 		return nil
 	})
@@ -213,9 +210,9 @@ func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 	}
 	at := s.f.end()
 	if at > n {
-		t.Fatal("the load has ended")
+		t.Fatal("the load has ended: the test shows nothing")
 	}
-	for range 4 { // the first may be of before the swap was read
+	for range 4 { // the first may be from before the bridge read the swap
 		at = s.f.await("announcement", at+1, func(s seen) bool { return s.kind == stream.KindBatch }).seq
 	}
 	s.b.Kill()
@@ -224,10 +221,9 @@ func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 	s.f.converge(s.conn)
 }
 
-// Rows that must be looked at come all the time, from before the first load on:
-// it has its turns all the same. It needs more than one, since the first may come
-// before such a row; and a look at the rows that are written takes so long that it
-// sees their writer stop for no moment of the machine's.
+// Rows that need a look come without pause, from before the first load on. The load still has its turns, and ends. It needs
+// more than one turn, because the first may come before such a row. Looks take so long that the writer, even on a slow
+// machine, has always written the next row.
 func TestWAL_LoadAmongLooksWithoutEnd_I9(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)

@@ -8,10 +8,9 @@ import (
 	"bridge/internal/testenv"
 )
 
-// The publication is dropped, and the slot stays: Postgres looks the publication
-// up as it was at each place in the WAL, and would never get beyond the place
-// from before it was made again. Postgres 18 gets on, and leaves out what came
-// meanwhile: a look at the catalog notices that.
+// The publication is dropped, and the slot stays. Postgres reads each change with the catalog of its moment. Before
+// version 18 it never gets past those without a publication, so the slot must be made again. Version 18 passes over them,
+// and the bridge notices when it checks the catalog. Either way nothing is missing at the end.
 func TestWAL_PublicationDropped_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old')")
 	s.f.converge(s.conn)
@@ -20,8 +19,8 @@ func TestWAL_PublicationDropped_I7(t *testing.T) {
 	s.converge()
 }
 
-// A table is taken out of the publication and put back while the bridge is away:
-// what was written between is not in the WAL, and the slot shows no gap.
+// While the bridge is away, a table is taken out of the publication and put back. Postgres does not send what was written
+// meanwhile, and the slot shows no gap. The bridge finds it all the same.
 func TestWAL_OutOfThePublicationAndBack_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (2, 'old')")
 	s.f.converge(s.conn)
@@ -29,9 +28,8 @@ func TestWAL_OutOfThePublicationAndBack_I7(t *testing.T) {
 	s.converge()
 }
 
-// What is published changes under the bridge, and it ends before it has looked at
-// the catalog: its heartbeats went on, and what was not sent is found all the
-// same.
+// What is published of a table changes while the bridge runs, and changes are not sent. The bridge is killed before it
+// checks the catalog. The next one finds what was not sent.
 func TestWAL_RepublishedThenRestarted_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
 		"CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100)", "CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (100) TO (200)",
@@ -47,7 +45,7 @@ func TestWAL_RepublishedThenRestarted_I7(t *testing.T) {
 		s.run(c...)
 		s.f.heartbeat(s.conn)
 		if err := s.f.differs(s.conn); err == nil {
-			t.Fatalf("%q: all of it was sent: the test shows nothing", c)
+			t.Fatalf("%q: all changes were sent: the test shows nothing", c)
 		}
 		s.b.Kill()
 		s.b.start()
@@ -55,7 +53,7 @@ func TestWAL_RepublishedThenRestarted_I7(t *testing.T) {
 	}
 }
 
-// A table of a schema that is published as a whole is not named itself.
+// The same for a schema that is published as a whole: the publication does not name the table.
 func TestWAL_SchemaOutOfThePublicationAndBack_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (2, 'old')")
 	s.f.converge(s.conn)
@@ -66,8 +64,8 @@ func TestWAL_SchemaOutOfThePublicationAndBack_I7(t *testing.T) {
 	s.converge()
 }
 
-// A publication that the user made, with a row filter and a column list, is
-// kept as it is; a row that leaves the filter is a delete.
+// A publication that the user made, with a row filter, stays as it is. A row that leaves the filter is deleted from the
+// stream.
 func TestWAL_UsersPublication_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -84,13 +82,12 @@ func TestWAL_UsersPublication_I1(t *testing.T) {
 	run(t, conn, "UPDATE t SET open = false WHERE id = 2", "UPDATE t SET open = true WHERE id = 1", "INSERT INTO t VALUES (11, 'w', 's', true), (12, 'w', 's', false)", "DELETE FROM t WHERE id = 4", "UPDATE t SET v = 'x'")
 	f.converge(conn)
 	if n := query[int](t, conn, "SELECT count(*)::int FROM pg_publication_tables WHERE pubname = $1", slotOf(db)); n != 2 {
-		t.Errorf("%d tables are in the user's publication, want 2", n)
+		t.Errorf("the user's publication has %d tables, want 2", n)
 	}
 }
 
-// A row comes back into the publication's filter with a value that Postgres does
-// not send, where deletes are not published: the stream has the row of before it
-// left.
+// A row leaves the publication's row filter, changes, and comes back with a value that Postgres does not send. Deletes are
+// not published, so the stream still has the old row. The bridge does not take the value from that.
 func TestWAL_BackIntoTheFilter_I12(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)

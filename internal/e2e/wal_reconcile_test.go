@@ -13,8 +13,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// bridge reconcile repairs what was done to the stream behind the bridge's back,
-// and publishes nothing where nothing differs, while rows are written.
+// While rows are written, bridge reconcile finds no difference where there is none. It finds and repairs rows that somebody
+// removed from the stream.
 func TestWAL_Reconcile_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -57,16 +57,15 @@ func TestWAL_Reconcile_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// Keys are inserted, changed, moved and deleted between what reconcile reads and
-// its repair: while it reads the relation, and while its look at the keys that
-// differ is open. Of the latter half are in the stream before the look's rows are
-// read, the others come between those and the look's marker. No version comes
-// behind a newer one (I4), and none behind the heartbeat that covers it (I2).
+// Keys are inserted, changed, moved and deleted between the first read of bridge reconcile and its repair: while it reads
+// the relation, and after the snapshot of its look at the keys that differ. The changes of one half of the keys reach the
+// stream before the look's rows are read, those of the other half between that and the look's marker. No version comes
+// after a newer one (I4), and none after the heartbeat that covers it (I2).
 func TestWAL_ReconcileIsSafeWhileWritesGoOn_I4(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), append(turnstileSQL(),
 		"CREATE TABLE t (id int PRIMARY KEY, n int, o odder)",
 		fmt.Sprintf("INSERT INTO t SELECT g + half, 0, NULL FROM generate_series(1, 30) g, unnest(ARRAY[0, %d]) half WHERE g NOT BETWEEN 11 AND 13", half),
-		"INSERT INTO t VALUES (500, 0, 'a')")...) // what reads it is held
+		"INSERT INTO t VALUES (500, 0, 'a')")...) // a query that reads this row is held
 	s.f.set(func() { s.f.repairs = true })
 	s.f.converge(s.conn)
 	for _, id := range []int{1, 2, 3, 4, 5, 21, 22, 23, 24} {
@@ -77,9 +76,9 @@ func TestWAL_ReconcileIsSafeWhileWritesGoOn_I4(t *testing.T) {
 
 	s.letThrough()
 	p := testenv.Start(t, testenv.Build(t, "./cmd/bridge"), []string{"NATS_URL=" + s.nats}, "reconcile", "t")
-	s.awaitHeld() // the relation's fingerprint
+	s.awaitHeld() // it reads the relation's fingerprint
 	s.letThrough()
-	s.awaitHeld() // its keys
+	s.awaitHeld() // it reads the keys
 	s.run(whileKeysAreRead(0)...)
 	s.run(whileKeysAreRead(half)...)
 	s.f.awaitWritten(lastRead + half)
@@ -87,50 +86,49 @@ func TestWAL_ReconcileIsSafeWhileWritesGoOn_I4(t *testing.T) {
 	s.awaitHeld() // the look has its snapshot
 	s.run(whileLookedAt(0)...)
 	s.f.awaitWritten(lastWritten)
-	// The bridge is busy with many rows when the look's come, and reads the other
-	// half behind them.
+	// These rows keep the bridge busy when the look's rows come, so it reads the other half after those.
 	s.run("INSERT INTO t SELECT g, 0, NULL FROM generate_series(1001, 11000) g")
 	s.run(whileLookedAt(half)...)
 	s.run(openSQL)
 	if code, err := p.Wait(long); err != nil || code != 0 {
 		t.Fatalf("bridge reconcile: exit status %d, %v, %s", code, err, p.Stderr())
 	}
-	// Row 1, twice, and the one that held: nobody wrote them meanwhile.
+	// Row 1 of each half, and the row that held the query: nobody wrote them meanwhile.
 	if want := "t: 55 rows compared: 3 missing, 0 stale, 0 zombies, repaired\n"; p.Stdout() != want {
 		t.Errorf("bridge reconcile: %q, want %q", p.Stdout(), want)
 	}
 	hb := s.f.converge(s.conn)
 	s.f.heartbeatFrom(hb.seq + 1)
 	if rows := s.f.messages(stream.KindRow, hb.seq+1); len(rows) > 0 {
-		t.Errorf("%d rows come behind the heartbeat that covers them", len(rows))
+		t.Errorf("%d rows come after the heartbeat that covers them", len(rows))
 	}
 	got := s.f.byID()
 	for id, want := range versionsWritten() {
 		for _, id := range []int{id, id + half} {
 			if !isSome(got[id], want) {
-				t.Errorf("row %d had the versions %s, want some of %s, and the last", id, got[id], want)
+				t.Errorf("row %d had the versions %s, want some of %s in this order, with the last one", id, got[id], want)
 			}
 		}
 	}
 }
 
-// turnstileSQL makes odderSQL's type, of which a query waits, with its snapshot,
-// as long as its transaction began after the moment that openSQL and letThrough
-// set: in a sequence, which is no part of any snapshot.
+// turnstileSQL creates odderSQL's type so that a query of it takes its snapshot and then waits, if its transaction began
+// after the moment that openSQL or letThrough has set. The moment is in a sequence, because a sequence is in no snapshot.
 func turnstileSQL() []string {
 	return append(odderSQL(), "CREATE SEQUENCE opened", openSQL, `CREATE OR REPLACE FUNCTION odd_json(odder) RETURNS json STABLE LANGUAGE plpgsql AS
 		$$BEGIN WHILE extract(epoch FROM now()) * 1000000 > (SELECT last_value FROM opened) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN to_json('odd ' || $1::text); END$$`)
 }
 
+// openSQL lets all queries go on, later ones too.
 const openSQL = "SELECT setval('opened', 9223372036854775807)"
 
-// letThrough lets the queries go on that wait, and no later ones.
+// letThrough lets the queries go on that wait now, and no later ones.
 func (s *scene) letThrough() {
 	s.t.Helper()
 	s.run("SELECT setval('opened', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)")
 }
 
-// awaitHeld waits until a query waits that began after letThrough.
+// awaitHeld waits until a query waits that began after the last letThrough.
 func (s *scene) awaitHeld() {
 	s.t.Helper()
 	testenv.Eventually(s.t, long, func() error {
@@ -143,14 +141,14 @@ func (s *scene) awaitHeld() {
 }
 
 const (
-	// half is how far the keys of the second half are from those of the first.
+	// half is added to a key of the first half to get its key in the second half.
 	half = 100
-	// lastRead and lastWritten are the keys that are written last.
+	// lastRead and lastWritten are the keys that whileKeysAreRead and whileLookedAt write last.
 	lastRead, lastWritten = 40, 41
 )
 
-// whileKeysAreRead are statements that make keys suspect which the stream has, or
-// the relation has not, when the look reads them.
+// whileKeysAreRead returns statements that make keys suspect. When the look reads these keys, the stream has them already,
+// or the relation has them no more.
 func whileKeysAreRead(half int) []string {
 	return ofHalf(half,
 		"UPDATE t SET n = 1 WHERE id BETWEEN %d + 6 AND %[1]d + 8",
@@ -159,8 +157,7 @@ func whileKeysAreRead(half int) []string {
 		fmt.Sprintf("INSERT INTO t VALUES (%%d + %d, 1, NULL)", lastRead))
 }
 
-// whileLookedAt are statements for each fate that a key can have behind the look's
-// snapshot.
+// whileLookedAt returns statements for each thing that can happen to a key after the look's snapshot.
 func whileLookedAt(half int) []string {
 	return ofHalf(half,
 		"UPDATE t SET n = 2 WHERE id - %d IN (2, 6, 12)",                              // seen, and changed
@@ -173,6 +170,7 @@ func whileLookedAt(half int) []string {
 		fmt.Sprintf("INSERT INTO t VALUES (%%d + %d, 2, NULL)", lastWritten))
 }
 
+// ofHalf puts the half's offset into statements.
 func ofHalf(half int, statements ...string) []string {
 	for i, s := range statements {
 		statements[i] = fmt.Sprintf(s, half)
@@ -180,8 +178,8 @@ func ofHalf(half int, statements ...string) []string {
 	return statements
 }
 
-// isSome says whether versions are of those written, in their order, and end with
-// the last: what is replaced before it is read is never seen.
+// isSome reports whether versions are some of those written, in their order, with the last one. A version that is replaced
+// before it is read is never seen.
 func isSome(versions, written []string) bool {
 	if len(versions) == 0 || versions[len(versions)-1] != written[len(written)-1] {
 		return false
@@ -196,11 +194,10 @@ func isSome(versions, written []string) bool {
 	return true
 }
 
-// versionsWritten are the versions that the stream is given of each key of a half,
-// by n.
+// versionsWritten returns, for each key of a half, the values of n that are written to the stream.
 func versionsWritten() map[int][]string {
 	return map[int][]string{
-		// Missing in the stream at first; row 1 is what reconcile repairs.
+		// Rows 1 to 5 and 21 to 24 are missing in the stream at first. reconcile repairs row 1.
 		1: {"0", "0"}, 2: {"0", "2"}, 3: {"0", "deleted"}, 4: {"0", "deleted", "2"}, 5: {"0", "deleted"},
 		6: {"0", "1", "2"}, 7: {"0", "1"}, 8: {"0", "1", "deleted"},
 		11: {"1"}, 12: {"1", "2"}, 13: {"1", "deleted"},

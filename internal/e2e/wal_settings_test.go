@@ -10,9 +10,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// Settings of the database that change how values are written, and encodings
-// other than UTF8, change nothing; and a value that is no UTF-8 stops only the
-// relation that has it.
+// Settings of the database that change how values are printed, and encodings other than UTF8, change nothing in the
+// stream. A value that is not UTF-8 stops only the relation that has it.
 func TestWAL_Encodings_I12(t *testing.T) {
 	needServers(t)
 	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
@@ -30,9 +29,9 @@ func TestWAL_Encodings_I12(t *testing.T) {
 				run(t, admin, "ALTER DATABASE "+name+" SET "+set)
 			}
 			conn := connect(t, db)
-			// What they do to the bridge is the question.
+			// The test is about the bridge's sessions, not about this one.
 			run(t, conn, "SET statement_timeout = 0", "SET idle_in_transaction_session_timeout = 0")
-			if encoding != "SQL_ASCII" { // which knows no other
+			if encoding != "SQL_ASCII" { // SQL_ASCII has no other client encoding
 				run(t, conn, "SET client_encoding = UTF8")
 			}
 			run(t, conn, "SET search_path = public", "CREATE TABLE public.t (id text PRIMARY KEY, a timestamptz, b interval, c bytea, f float8, e regclass)", "CREATE TABLE public.u (id int PRIMARY KEY)",
@@ -54,8 +53,8 @@ func TestWAL_Encodings_I12(t *testing.T) {
 	}
 }
 
-// Settings that make a role read-only, and end its connections when they rest,
-// are overridden where the bridge must write, and survived where it rests.
+// Settings make all transactions read-only, and end connections that are idle. The bridge overrides them where it must
+// write, and goes on where Postgres ends its connections.
 func TestWAL_ReadOnlyRole_I1(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t), testenv.NATS(t)
@@ -72,9 +71,9 @@ func TestWAL_ReadOnlyRole_I1(t *testing.T) {
 	run(t, conn, "UPDATE t SET v = 'x'", "DELETE FROM t WHERE id = 3")
 	f.converge(conn)
 	from := f.last()
-	testenv.Eventually(t, long, func() error { // of which there are three a second at most: longer than wal_sender_timeout
+	testenv.Eventually(t, long, func() error { // at most three a second, so this takes longer than wal_sender_timeout
 		if n := len(f.messages(stream.KindHeartbeat, from+1)); n < 11 {
-			return fmt.Errorf("%d heartbeats", n)
+			return fmt.Errorf("%d heartbeats, want 11", n)
 		}
 		return nil
 	})
@@ -82,8 +81,8 @@ func TestWAL_ReadOnlyRole_I1(t *testing.T) {
 	f.converge(conn)
 }
 
-// What bridge sql prints, run by the owner, is all that a role with least rights
-// needs; bridge check says what is missing before, and nothing after.
+// The scripts of bridge sql -role, which the owner runs, are all that a role with few rights needs. Before them bridge
+// check says what is missing, and after them it finds no problem.
 func TestWAL_LeastRights(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t), testenv.NATS(t)
@@ -110,7 +109,7 @@ func TestWAL_LeastRights(t *testing.T) {
 			t.Fatalf("bridge sql: %s", stderr)
 		}
 		psql(t, db, sql)
-		psql(t, db, sql) // it may be run again
+		psql(t, db, sql) // it may run again
 	}
 	if code, out, stderr := command(t, env, "check"); code != 0 || !strings.Contains(out, "0 warnings") {
 		t.Errorf("bridge check: exit status %d\n%s%s", code, out, stderr)

@@ -8,9 +8,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A column comes and goes again while the bridge is away: the WAL has rows of a
-// shape that the catalog does not have any more, and at each restart they would
-// be met again.
+// A column comes and goes while the bridge is away. The WAL has rows of a shape that the catalog does not have any more,
+// and each restart would meet them again. The bridge compares the relation, and goes on.
 func TestWAL_ColumnCameAndWent_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal),u(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'old'), (3, 'old')", "CREATE TABLE u (id int PRIMARY KEY)")
 	s.f.converge(s.conn)
@@ -18,7 +17,7 @@ func TestWAL_ColumnCameAndWent_I7(t *testing.T) {
 	s.converge()
 }
 
-// So it does while the bridge reads, in the same transaction.
+// The same while the bridge runs, in one transaction.
 func TestWAL_ColumnCameAndWentWhileRead_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 2000) g")
 	s.f.converge(s.conn)
@@ -28,8 +27,8 @@ func TestWAL_ColumnCameAndWentWhileRead_I7(t *testing.T) {
 	s.converge()
 }
 
-// A composite type gets an attribute while the bridge is away: the values in the
-// WAL have fewer than the type has, and would be met again and again.
+// A composite type gets an attribute while the bridge is away. The values in the WAL have one attribute less than the
+// type, and each restart would meet them again. The bridge compares the relation, and goes on.
 func TestWAL_CompositeGrew_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE pair AS (a int, b text)", "CREATE TABLE t (id int PRIMARY KEY, p pair)", "INSERT INTO t VALUES (1, (1, 'a')), (2, (2, 'b'))")
 	s.f.converge(s.conn)
@@ -37,8 +36,8 @@ func TestWAL_CompositeGrew_I7(t *testing.T) {
 	s.converge()
 }
 
-// The slot is gone, and a column was added: read again for its new columns, the
-// relation would not show which rows were deleted meanwhile.
+// The slot is gone, a row was deleted, and a column was added. The bridge compares the relation. To only read it again,
+// for its new column, would not show the delete.
 func TestWAL_GapAndAnotherShape_I7(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT g, 'old' FROM generate_series(1, 10) g")
 	s.f.converge(s.conn)
@@ -49,8 +48,8 @@ func TestWAL_GapAndAnotherShape_I7(t *testing.T) {
 	s.converge()
 }
 
-// A row is deleted, and then a column and its type are dropped, while the bridge
-// is away: the delete in the WAL is of a shape whose type is not known any more.
+// While the bridge is away, a row is deleted, and then a column and its type are dropped. The delete in the WAL has a type
+// that does not exist any more. It arrives all the same.
 func TestWAL_TypeDropped_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a')", "CREATE TABLE t (id int PRIMARY KEY, m mood)", "INSERT INTO t SELECT g, 'a' FROM generate_series(1, 10) g")
 	s.f.converge(s.conn)
@@ -58,8 +57,8 @@ func TestWAL_TypeDropped_I1(t *testing.T) {
 	s.converge()
 }
 
-// A label of an enum that is a key gets another name: no row of the WAL says so,
-// and the stream would have each such row under its old key, too.
+// A label of an enum that is a key is renamed while the bridge is away. No row in the WAL says so. Rows under the old key
+// do not stay in the stream.
 func TestWAL_EnumKeyRenamed_I1(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TYPE mood AS ENUM ('a', 'b')", "CREATE TABLE t (k mood PRIMARY KEY, v text)", "INSERT INTO t VALUES ('a', 'x'), ('b', 'y')")
 	s.f.converge(s.conn)
@@ -67,10 +66,9 @@ func TestWAL_EnumKeyRenamed_I1(t *testing.T) {
 	s.converge()
 }
 
-// A key column has another name for a while, or a column comes and goes, while the
-// bridge is away in the middle of its first load: the load goes on behind the keys
-// that it has read, and never comes back to rows that the WAL tells in a shape
-// that can't be published, or not as they are now.
+// The bridge is killed in the middle of its first load. Meanwhile a key column has another name for a while, or a column
+// comes and goes. The load goes on after the keys that it has read. Rows before that changed in a shape that the bridge
+// can't publish; they must arrive all the same.
 func TestWAL_ShapeCameAndWentInALoad_I1(t *testing.T) {
 	needServers(t)
 	for name, changes := range map[string][]string{

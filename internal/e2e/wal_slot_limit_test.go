@@ -8,13 +8,13 @@ import (
 	"bridge/internal/testenv"
 )
 
-// slotLimit is as much as the slots of these tests may keep.
+// slotLimit is how many bytes of WAL the slots of these tests may keep.
 const slotLimit = 16 << 20
 
+// limited sets that limit.
 const limited = "BRIDGE_SLOT_MAX_LAG=16MiB"
 
-// outgrow writes more WAL than the slot may keep, and waits until it does not keep
-// it.
+// outgrow writes more WAL than the slot may keep, and waits until the slot keeps no more than it may.
 func outgrow(s *scene) {
 	s.t.Helper()
 	s.run("INSERT INTO noise SELECT g, repeat('x', 1000) FROM generate_series(1, 40000) g", "TRUNCATE noise")
@@ -27,13 +27,13 @@ func outgrow(s *scene) {
 	s.b.running()
 }
 
-// slots counts the bridge's slot, in a state that the condition names.
+// slots returns 1 if the bridge's slot exists and meets the condition, and 0 otherwise.
 func (s *scene) slots(condition string) int {
 	s.t.Helper()
 	return query[int](s.t, s.conn, "SELECT count(*)::int FROM pg_replication_slots WHERE slot_name = $1 AND "+condition, slotOf(s.db))
 }
 
-// awaitMaking waits until a session makes the slot, and returns its PID.
+// awaitMaking waits until a session has the slot, and returns its PID.
 func awaitMaking(s *scene) int {
 	s.t.Helper()
 	testenv.Eventually(s.t, long, func() error {
@@ -45,12 +45,12 @@ func awaitMaking(s *scene) int {
 	return query[int](s.t, s.conn, "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1", slotOf(s.db))
 }
 
-// newWaiting starts a bridge whose slot waits for a writer, which end ends, and
-// returns the writer's PID.
+// newWaiting starts a bridge whose slot can't be made before a writer ends. It returns the writer's PID, and a function
+// that ends it.
 func newWaiting(t *testing.T) (s *scene, writer int, end func()) {
 	t.Helper()
 	needServers(t)
-	// Other tests' transactions would be waited for, too.
+	// In a shared cluster the slot would wait for transactions of other tests, too.
 	c := testenv.NewCluster(t)
 	s = &scene{t: t, db: c.Database(), nats: testenv.NATS(t).URL()}
 	newBare(t, s.db, "t", 10)
@@ -62,8 +62,8 @@ func newWaiting(t *testing.T) (s *scene, writer int, end func()) {
 	return s, query[int](t, open, "SELECT pg_backend_pid()"), func() { run(t, open, "COMMIT") }
 }
 
-// A slot that can't be made because a writer never ends keeps no more than it
-// may either, at each try; who is waited for is in the log.
+// A slot can't be made because a transaction that has written stays open. The limit holds all the same, at each try. The
+// log names the PID that the slot waits for.
 func TestWAL_SlotThatWaitsForAWriter_I9(t *testing.T) {
 	s, writer, end := newWaiting(t)
 	for range 2 {
@@ -78,7 +78,7 @@ func TestWAL_SlotThatWaitsForAWriter_I9(t *testing.T) {
 	s.converge()
 }
 
-// The transaction that the slot waits for is named where it was prepared, too.
+// If the slot waits for a prepared transaction, the log names that.
 func TestWAL_SlotThatWaitsForAPreparedTransaction_I9(t *testing.T) {
 	needServers(t)
 	c := testenv.NewCluster(t, "max_prepared_transactions=5")
@@ -93,8 +93,8 @@ func TestWAL_SlotThatWaitsForAPreparedTransaction_I9(t *testing.T) {
 	s.converge()
 }
 
-// Postgres goes on making the slot of a bridge that was killed: the next says what
-// holds it, and gives it up at the limit as if it were its own.
+// A bridge is killed while Postgres makes its slot, and Postgres goes on. The next bridge logs who makes the slot and what
+// to run. At the limit it gives the slot up as if it were its own.
 func TestWAL_SlotOfABridgeKilledWhileItMadeIt_I9(t *testing.T) {
 	s, writer, end := newWaiting(t)
 	maker := awaitMaking(s)
@@ -103,7 +103,7 @@ func TestWAL_SlotOfABridgeKilledWhileItMadeIt_I9(t *testing.T) {
 	outgrow(s)
 	testenv.Eventually(t, long, func() error {
 		if pid := awaitMaking(s); pid == maker {
-			return fmt.Errorf("PID %d has the slot yet", maker)
+			return fmt.Errorf("PID %d still has the slot", maker)
 		}
 		return nil
 	})
@@ -112,8 +112,8 @@ func TestWAL_SlotOfABridgeKilledWhileItMadeIt_I9(t *testing.T) {
 	s.converge()
 }
 
-// newReader captures, as a role that may not make publications, a table of one
-// that is there.
+// newReader starts a bridge with a role that may not create publications. The publication is there already, and has the
+// table t.
 func newReader(t *testing.T) *scene {
 	t.Helper()
 	needServers(t)
@@ -134,7 +134,8 @@ func newReader(t *testing.T) *scene {
 	return s
 }
 
-// Where sessions fail before they come to the slot, it is given up all the same.
+// Every session fails before it reads the slot, because the publication is gone. The slot is dropped at the limit all the
+// same.
 func TestWAL_SlotOfSessionsThatFail_I9(t *testing.T) {
 	s := newReader(t)
 	s.whileAway("DROP PUBLICATION " + slotOf(s.db))
@@ -144,8 +145,7 @@ func TestWAL_SlotOfSessionsThatFail_I9(t *testing.T) {
 	s.converge()
 }
 
-// Where none of the relations can be captured nobody reads the slot: it, too, is
-// given up when it keeps more than BRIDGE_SLOT_MAX_LAG.
+// No relation can be captured, so no session reads the slot. The slot is dropped at the limit all the same.
 func TestWAL_SlotOfABridgeThatCapturesNothing_I9(t *testing.T) {
 	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE noise (id int, v text)", "INSERT INTO t VALUES (1, 'old')")
 	s.f.converge(s.conn)
@@ -163,7 +163,7 @@ func TestWAL_SlotOfABridgeThatCapturesNothing_I9(t *testing.T) {
 	s.b.running()
 }
 
-// A slot is made only for a relation that is captured.
+// The bridge makes no slot while it can capture no relation.
 func TestWAL_NoSlotWithoutARelation_I9(t *testing.T) {
 	s := newReader(t)
 	s.b.Kill()
@@ -173,18 +173,18 @@ func TestWAL_NoSlotWithoutARelation_I9(t *testing.T) {
 	s.b.awaitReason("t", "publication")
 	testenv.Eventually(t, long, func() error {
 		if n := s.b.metric(`lockstep_bridge_relation_errors_total{relation="public.t"}`); n < 3 {
-			return fmt.Errorf("tried %d times", n)
+			return fmt.Errorf("the bridge has tried %d times, want 3", n)
 		}
 		return nil
 	})
 	if s.slots("true") != 0 {
-		t.Error("there is a slot, and nobody who needs it")
+		t.Error("there is a slot, although no relation is captured")
 	}
 	s.run("ALTER PUBLICATION "+slotOf(s.db)+" ADD TABLE t", "DELETE FROM t WHERE id = 1")
 	s.converge()
 }
 
-// The limit holds while the bridge has yet to reach the broker.
+// The limit holds also while the bridge has not reached the broker yet.
 func TestWAL_SlotWhileTheBrokerIsAway_I9(t *testing.T) {
 	s := newScene(t, 10)
 	newBare(t, s.db, "noise", 0)

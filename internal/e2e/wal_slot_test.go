@@ -7,9 +7,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// While the bridge is away the slot is dropped, made again, or moved on by hand:
-// what changed meanwhile, deletes among it, reaches the stream all the same, and
-// the log says so (Debezium DBZ-5739, where it is lost in silence).
+// While the bridge is away, the slot is dropped, made again, or moved on by hand. What changed meanwhile, deletes too,
+// reaches the stream all the same, and the log says what happened. (In Debezium's DBZ-5739 it was lost in silence.)
 func TestWAL_SlotIsNotWhatItWas_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -47,16 +46,17 @@ func TestWAL_SlotIsNotWhatItWas_I7(t *testing.T) {
 		f.converge(conn)
 		b.logged(c.says)
 		if now := f.incarnation; (now != incarnation) != c.anew {
-			t.Errorf("%s: incarnation %s became %s", c.name, incarnation, now)
+			t.Errorf("slot %s: incarnation %s became %s; want a new one: %t", c.name, incarnation, now, c.anew)
 		}
 		incarnation = f.incarnation
 		if rows := f.end() - was; !c.anew && rows > 500 {
-			t.Errorf("%s: %d messages for a few rows that differ", c.name, rows)
+			t.Errorf("slot %s: %d messages for a few rows that differ, want at most 500", c.name, rows)
 		}
 	}
 }
 
-// Under the bridge's feet: the slot is dropped while it is read.
+// The slot is dropped, three times, while the bridge reads it and rows are written. The bridge makes it again, and misses
+// nothing.
 func TestWAL_SlotDroppedWhileItIsRead_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -73,7 +73,7 @@ func TestWAL_SlotDroppedWhileItIsRead_I7(t *testing.T) {
 		})
 		testenv.Eventually(t, long, func() error {
 			if query[int](t, conn, "SELECT count(*)::int FROM pg_replication_slots WHERE slot_name = $1 AND active", slotOf(db)) == 0 {
-				return fmt.Errorf("the slot is not read")
+				return fmt.Errorf("no session reads the slot")
 			}
 			return nil
 		})
@@ -83,8 +83,8 @@ func TestWAL_SlotDroppedWhileItIsRead_I7(t *testing.T) {
 	f.converge(conn)
 }
 
-// A slot that Postgres has invalidated, because it may keep only so much WAL, is
-// made anew; one that keeps more than BRIDGE_SLOT_MAX_LAG is given up.
+// Postgres invalidates the slot, because of max_slot_wal_keep_size. Later the slot keeps more than BRIDGE_SLOT_MAX_LAG.
+// Each time the bridge says so, makes a new slot, and misses nothing.
 func TestWAL_SlotLostOrGivenUp_I7(t *testing.T) {
 	needServers(t)
 	c, broker := testenv.NewCluster(t, "max_slot_wal_keep_size=32MB", "max_wal_size=64MB", "min_wal_size=32MB"), testenv.NATS(t)
@@ -111,7 +111,8 @@ func TestWAL_SlotLostOrGivenUp_I7(t *testing.T) {
 	f.converge(conn)
 }
 
-// A slot that another connection reads is waited for, and its PID named.
+// A walsender of a paused bridge still reads the slot. Another bridge logs its PID, and reads the slot when that session
+// has ended.
 func TestWAL_OrphanWalsender(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -131,8 +132,8 @@ func TestWAL_OrphanWalsender(t *testing.T) {
 	f.converge(conn)
 }
 
-// A slot of the bridge's name that another database's bridge reads will never be
-// its own: it does not stand by for it.
+// The slot with the bridge's name belongs to another database. The bridge does not stand by for it: it says whose slot it
+// is, and is not ready. The other bridge goes on.
 func TestWAL_SlotOfAnotherDatabase_I10(t *testing.T) {
 	s := newScene(t, 10)
 	other := testenv.Postgres(t)
@@ -140,7 +141,7 @@ func TestWAL_SlotOfAnotherDatabase_I10(t *testing.T) {
 	b := startBridge(t, other, testenv.NATS(t).URL(), "t(capture=wal)", "BRIDGE_NAME="+slotOf(s.db))
 	b.awaitReason("t", "is of database "+databaseOf(s.db), "another BRIDGE_NAME")
 	if r, err := b.readyz(); err != nil || r.Ready {
-		t.Errorf("it is ready: %+v, %v", r, err)
+		t.Errorf("/readyz is %+v, %v; want not ready", r, err)
 	}
 	s.run("UPDATE t SET v = 'new' WHERE id = 3")
 	s.f.converge(s.conn)

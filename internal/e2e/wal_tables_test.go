@@ -9,7 +9,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A relation joins and leaves BRIDGE_TABLES, and the others are not read again.
+// A relation joins BRIDGE_TABLES, leaves, and joins again, each time over a restart. The publication follows, and the
+// other relation is not read again.
 func TestWAL_TablesComeAndGo(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -40,14 +41,15 @@ func TestWAL_TablesComeAndGo(t *testing.T) {
 		return nil
 	})
 	if n := len(f.messages(stream.KindRow, 0)); n > 110 {
-		t.Errorf("%d rows of t were sent, for 100 rows and 2 deletes", n)
+		t.Errorf("%d rows of t were sent for 100 rows and 2 deletes, want at most 110", n)
 	}
 	run(t, conn, "DELETE FROM u WHERE id < 50", "INSERT INTO u VALUES (1000, 'while it was out')")
 	tables("t(capture=wal),u(capture=wal)")
 	g.converge(conn)
 }
 
-// From polling to the WAL and back: stream, incarnation and every position stay.
+// A relation moves from polling to the WAL and back, several times. Stream and incarnation stay, and only rows that
+// changed are sent. Back at polling, the log says to run bridge reconcile.
 func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -61,7 +63,7 @@ func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 		b.Kill()
 		was := f.caughtUp()
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'away %d' WHERE id <= 10", i), fmt.Sprintf("INSERT INTO t (id, v) VALUES (%d, 'new')", 5000+i))
-		if strings.Contains(tables, "wal") { // which sees what polling does not
+		if strings.Contains(tables, "wal") { // the WAL has what polls do not see
 			run(t, conn, fmt.Sprintf("DELETE FROM t WHERE id = %d", 100+i), fmt.Sprintf("UPDATE t SET id = %d WHERE id = %d", 9000+i, 200+i))
 		}
 		b.setTables(tables)
@@ -70,10 +72,10 @@ func TestWAL_SwitchOfCapture_I3(t *testing.T) {
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'live %d' WHERE id <= 10", i))
 		f.converge(conn)
 		if f.incarnation != incarnation {
-			t.Fatalf("switch %d: another incarnation", i)
+			t.Fatalf("switch %d: another incarnation began", i)
 		}
 		if sent := f.end() - was; sent > 400 {
-			t.Errorf("switch %d: %d messages for some 30 rows that changed", i, sent)
+			t.Errorf("switch %d: %d messages for some 30 rows that changed, want at most 400", i, sent)
 		}
 	}
 	b.logged("captured from the WAL before", "bridge reconcile", `"table":"t"`)
