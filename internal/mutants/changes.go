@@ -14,11 +14,11 @@ import (
 // here is the file that lists the mutants.
 const here = "internal/mutants/mutants.go"
 
-// changes is what differs between the sources as they are and a revision.
+// changes is what changed since a git revision.
 type changes struct {
 	files map[string]bool
-	was   map[string]string // the mutants' entries at the revision, by name
-	is    map[string]string
+	was   map[string]string // the text of each mutant at the revision, by name
+	is    map[string]string // the text of each mutant now, by name
 }
 
 func changesSince(rev string) (*changes, error) {
@@ -45,7 +45,7 @@ func changesSince(rev string) (*changes, error) {
 
 var entryName = regexp.MustCompile(`name: "([^"]+)"`)
 
-// entries are the texts of the mutants in the file that lists them, by name.
+// entries returns the text of each mutant in the source of the file that lists them, by name.
 func entries(src []byte) map[string]string {
 	list := map[string]string{}
 	for text := range strings.SplitSeq(string(src), "\n\t{\n") {
@@ -56,7 +56,7 @@ func entries(src []byte) map[string]string {
 	return list
 }
 
-// touch says whether a mutant must be tried again: it, the file that it breaks, or a file with its test has changed.
+// touch reports whether a mutant must be tried again: it, the file that it breaks, or a file with its test has changed.
 func (c *changes) touch(m mutant) (bool, error) {
 	if c.files[m.file] || c.is[m.name] != c.was[m.name] {
 		return true, nil
@@ -73,7 +73,7 @@ func (c *changes) touch(m mutant) (bool, error) {
 	return false, nil
 }
 
-// testFiles finds the files with the functions of a mutant's test.
+// testFiles returns the files that have a mutant's test.
 func testFiles(m mutant) ([]string, error) {
 	function, err := regexp.Compile(`^func (` + m.test + `)\(`)
 	if err != nil {
@@ -97,7 +97,7 @@ func testFiles(m mutant) ([]string, error) {
 		}
 	}
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%s: no file of %s has a test %s", m.name, m.pkg, m.test)
+		return nil, fmt.Errorf("mutant %s: no file of %s has the test %s", m.name, m.pkg, m.test)
 	}
 	return found, nil
 }

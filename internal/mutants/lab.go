@@ -14,21 +14,21 @@ import (
 	"time"
 )
 
-// endToEnd are the packages whose tests only run programs. Their test binaries are compiled once, from the true sources;
-// only the programs that they build are broken.
+// endToEnd lists the packages whose tests only run programs. Their tests are compiled once, from the true sources. Only
+// the programs that they build are broken.
 var endToEnd = map[string]bool{"./internal/e2e": true}
 
 // lab is the copy of the project in which mutants run.
 type lab struct {
 	// Static after construction.
-	dir     string // the copy: always at the same place, so that go's cache knows it
-	scratch string // overlays and broken files; removed at the end
+	dir     string // the copy, always at the same place, so that Go's build cache knows it
+	scratch string // overlays, broken files and compiled tests; removed at the end
 
 	mu       sync.Mutex
 	binaries map[string]func() (string, error) // compiled tests by package. Guarded by mu.
 }
 
-// newLab copies the project's sources.
+// newLab makes the copy.
 func newLab(ctx context.Context) (*lab, error) {
 	dir, err := filepath.Abs(filepath.Join(".cache", "mutants"))
 	if err != nil {
@@ -45,7 +45,7 @@ func newLab(ctx context.Context) (*lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a folder: %w", err)
 	}
-	// Postgres, which may run as another user, must reach its files in there.
+	// Postgres may run as another user, and must reach its files in there.
 	if err := os.Chmod(scratch, 0o711); err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func newLab(ctx context.Context) (*lab, error) {
 
 func (l *lab) close() { _ = os.RemoveAll(l.scratch) }
 
-// result is what became of a run of tests.
+// result is the outcome of a run of tests.
 type result struct {
 	failed bool
 	out    string // what the tests printed
@@ -91,7 +91,7 @@ func (l *lab) try(ctx context.Context, m mutant) (result, error) {
 	return result{failed: failed, out: out, took: time.Since(begun)}, err
 }
 
-// control runs tests as they are: one that fails without a mutant would call any mutant killed.
+// control runs tests without a mutant. A test that fails without one would call every mutant killed.
 func (l *lab) control(ctx context.Context, pkg string, tests []string) (result, error) {
 	begun := time.Now()
 	binary, err := l.binary(ctx, pkg)
@@ -102,7 +102,7 @@ func (l *lab) control(ctx context.Context, pkg string, tests []string) (result, 
 	return result{failed: failed, out: out, took: time.Since(begun)}, err
 }
 
-// test runs tests of a package until the first of them fails. What that has started ends by itself: see testenv.
+// test runs tests of a package, and kills them when the first fails. What they started ends by itself: see testenv.
 func (l *lab) test(ctx context.Context, pkg, env, binary, pattern string) (failed bool, out string, err error) {
 	ctx, enough := context.WithCancel(ctx)
 	defer enough()
@@ -136,7 +136,7 @@ func (l *lab) test(ctx context.Context, pkg, env, binary, pattern string) (faile
 	return failed, b.String(), nil
 }
 
-// binary compiles the tests of a package, from the true sources, at its first call for that package.
+// binary returns the compiled tests of a package. The first call for the package compiles them, from the true sources.
 func (l *lab) binary(ctx context.Context, pkg string) (string, error) {
 	l.mu.Lock()
 	once := l.binaries[pkg]
@@ -151,6 +151,7 @@ func (l *lab) binary(ctx context.Context, pkg string) (string, error) {
 	return once()
 }
 
+// compile compiles the tests of a package, those of make nightly too.
 func (l *lab) compile(ctx context.Context, pkg, env, file string) error {
 	if out, err := l.command(ctx, "", env, "go", "test", "-vet=off", "-tags=nightly", "-c", "-o", file, pkg).CombinedOutput(); err != nil {
 		return fmt.Errorf("does not compile: %w\n%s", err, out)
@@ -158,8 +159,8 @@ func (l *lab) compile(ctx context.Context, pkg, env, file string) error {
 	return nil
 }
 
-// command runs a program in a folder of the copy, with one more variable in its environment, and with temporary files
-// where close removes them.
+// command returns a command that runs in a folder of the copy. Its environment has one more variable, and its temporary
+// files are in scratch.
 func (l *lab) command(ctx context.Context, folder, env, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = filepath.Join(l.dir, folder)
@@ -170,7 +171,7 @@ func (l *lab) command(ctx context.Context, folder, env, name string, args ...str
 	return cmd
 }
 
-// overlay writes the broken file, and what tells the compiler to take it.
+// overlay writes the broken file, and a JSON file that tells the compiler to take it. It returns the path of the latter.
 func (l *lab) overlay(m mutant) (string, error) {
 	path := filepath.Join(l.dir, m.file)
 	src, err := os.ReadFile(path)
@@ -193,21 +194,21 @@ func (l *lab) overlay(m mutant) (string, error) {
 	return overlay, os.WriteFile(overlay, text, 0o644)
 }
 
-// apply replaces the only place of old in the file's text.
+// apply replaces old by new in the text of the file. It is an error if old does not stand there exactly once.
 func (m mutant) apply(src string) (string, error) {
 	if n := strings.Count(src, m.old); n != 1 {
-		return "", fmt.Errorf("the code to break stands %d times in %s, want once", n, m.file)
+		return "", fmt.Errorf("%s has the code to break %d times, want once", m.file, n)
 	}
 	return strings.Replace(src, m.old, m.new, 1), nil
 }
 
-// copyFiles makes dir a copy of these files, named relative to the current folder. Files that are the same already keep
-// their times, and others that were there before are removed.
+// copyFiles makes dir a copy of these files, which are named relative to the current folder. Files that are the same
+// already keep their times. Other files in dir are removed.
 func copyFiles(files []string, dir string) error {
 	keep := map[string]bool{}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
-		if os.IsNotExist(err) { // deleted, and git does not know yet
+		if os.IsNotExist(err) { // deleted, but still in git's index
 			continue
 		}
 		if err != nil {

@@ -1,10 +1,10 @@
-// Mutants shows that the tests of the invariants can fail: each mutant breaks one mechanism, and the test named beside
-// it must then fail. Run it with `make mutants`; arguments choose mutants by name, and -changed those that a revision
-// did not have in their present form.
+// Mutants shows that the tests of the invariants can fail. Each mutant breaks one mechanism, and the test named with it
+// must then fail. Run it with `make mutants`. Arguments choose mutants by name. The flag -changed REV chooses those that
+// changed since a git revision: the mutant, the file that it breaks, or the file of its test.
 //
-// The compiler is given the broken file in the place of the true one (go build -overlay), so a mutant costs no copy of
-// the project and compiles only what depends on that file. All work is done on one copy of the sources, made at the
-// start: who edits them meanwhile disturbs nothing.
+// The compiler takes the broken file in place of the true one (go build -overlay). So a mutant needs no copy of the
+// project, and only what depends on that file is compiled. All mutants work on one copy of the sources, made at the
+// start, so edits of the sources meanwhile disturb nothing.
 package main
 
 import (
@@ -25,8 +25,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	changed := flag.String("changed", "", "take only mutants whose file or test, or who themselves, changed since this git revision")
-	workers := flag.Int("workers", 6, "how many mutants run at the same time; most of their time is waiting")
+	changed := flag.String("changed", "", "run only mutants that changed since this git `revision`: the mutant, the file that it breaks, or the file of its test")
+	workers := flag.Int("workers", 6, "how many mutants run at the same time; they wait most of the time")
 	flag.Parse()
 	if err := run(ctx, *changed, *workers, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
@@ -34,14 +34,14 @@ func main() {
 	}
 }
 
-// run tries the mutants that were chosen, and prints a line for each as it ends.
+// run tries the chosen mutants, and prints a line for each as it ends. It also runs their tests without a mutant.
 func run(ctx context.Context, since string, workers int, names []string) error {
 	chosen, err := choose(since, names)
 	if err != nil {
 		return err
 	}
 	if len(chosen) == 0 {
-		fmt.Println("no mutant's file or test has changed")
+		fmt.Println("no mutant has changed, nor its file or test")
 		return nil
 	}
 	l, err := newLab(ctx)
@@ -91,15 +91,15 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 	fmt.Printf("%d mutants in %s, %.1f s each; %d survived\n",
 		len(chosen), total.Round(time.Second), total.Seconds()/float64(len(chosen)), survived)
 	if survived > 0 {
-		return errors.New("a test that must fail did not")
+		return errors.New("a mutant survived: its test must fail, and passed")
 	}
 	if sick > 0 {
-		return errors.New("a test fails without a mutant: what it says of mutants proves nothing")
+		return errors.New("a test fails without a mutant, so its failure with one proves nothing")
 	}
 	return nil
 }
 
-// testsOf are the tests of the mutants by package.
+// testsOf returns the tests of the mutants, by package.
 func testsOf(chosen []mutant) map[string][]string {
 	tests := map[string][]string{}
 	for _, m := range chosen {
@@ -110,11 +110,12 @@ func testsOf(chosen []mutant) map[string][]string {
 	return tests
 }
 
-// choose returns the mutants with these names, or all, and of them those that changed since a revision, if one is given.
+// choose returns the mutants with these names, or all if there are no names. If a revision is given, it leaves out those
+// that have not changed since.
 func choose(since string, names []string) ([]mutant, error) {
 	for _, n := range names {
 		if !slices.ContainsFunc(mutants, func(m mutant) bool { return m.name == n }) {
-			return nil, fmt.Errorf("there is no mutant %q", n)
+			return nil, fmt.Errorf("no mutant is named %q", n)
 		}
 	}
 	var changes *changes
@@ -143,7 +144,7 @@ func choose(since string, names []string) ([]mutant, error) {
 	return chosen, nil
 }
 
-// line is what is printed of a mutant.
+// line returns what run prints of a mutant.
 func (m mutant) line(r result) string {
 	verdict, out := "killed", ""
 	if !r.failed {

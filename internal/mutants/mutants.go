@@ -3,10 +3,9 @@ package main
 // mutant is one way to break the project.
 type mutant struct {
 	invariant, name string
-	// In file, the one place of old becomes new.
+	// In file, old stands exactly once, and becomes new.
 	file, old, new string
-	// The test (a regular expression without anchors) of the package that
-	// must fail then.
+	// test must then fail: a regular expression, without anchors, for tests of the package pkg.
 	pkg, test string
 }
 
@@ -390,7 +389,7 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestBridge_ReconcileFindsHardDeletes_I1",
 	},
 	{
-		invariant: "I9", name: "compared-all-at-once",
+		invariant: "I9", name: "compared-all-together",
 		file: "internal/reconcile/compare.go",
 		old:  "p.rows+rows > int64(c.opt.MaxKeys)",
 		new:  "p.rows+rows > int64(c.opt.MaxKeys)<<20",
@@ -495,7 +494,7 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestWAL_LoadsThenFollows_I1",
 	},
 	{
-		invariant: "I7", name: "load-begins-anew-without-looking",
+		invariant: "I7", name: "load-continued-too-far-on",
 		file: "internal/wal/relation.go",
 		old:  "after: pos.Batch.After, reason",
 		new:  "after: [][]byte{[]byte(\"999999999\")}, reason",
@@ -509,7 +508,7 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestWAL_ChangedColumns_I1",
 	},
 	{
-		invariant: "I1", name: "passed-shapes-behind-a-load",
+		invariant: "I1", name: "passed-shapes-of-a-continued-load",
 		file: "internal/wal/shape.go",
 		old:  "return f.task == taskLoad && f.verdict.after == nil && s.tx.commit < f.ahead",
 		new:  "return f.task == taskLoad",
@@ -544,7 +543,7 @@ var mutants = []mutant{
 		pkg:  "./internal/wal", test: "TestCapture_BrokenRelationHoldsTheSlotForAWhile_I10",
 	},
 	{
-		invariant: "I9", name: "failure-begun-anew-with-each-try",
+		invariant: "I9", name: "failure-counted-from-each-try",
 		file: "internal/wal/relation.go",
 		old:  "if r.failing.IsZero() {",
 		new:  "if now != r.failing {",

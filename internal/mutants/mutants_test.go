@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestMutants_Apply: the code that each mutant breaks stands where it says, once, and its test exists. So it is noticed
-// when the code or the test moves on without the mutant.
+// For each mutant, the code that it breaks stands exactly once in its file, and its test exists. So the test fails if code
+// or tests change and the mutant does not.
 func TestMutants_Apply(t *testing.T) {
 	t.Chdir("../..")
 	names := map[string]bool{}
@@ -29,7 +29,8 @@ func TestMutants_Apply(t *testing.T) {
 	}
 }
 
-// What changed since a revision decides which mutants are tried again.
+// A mutant is tried again if it, the file that it breaks, or the file of its test changed since a revision, or if it is
+// new.
 func TestChanges_Touch(t *testing.T) {
 	t.Chdir("../..")
 	src, err := os.ReadFile(here)
@@ -43,7 +44,7 @@ func TestChanges_Touch(t *testing.T) {
 	}
 	same := entries(src)
 	if len(same) != len(mutants) {
-		t.Fatalf("%d entries were found in the source, want %d", len(same), len(mutants))
+		t.Fatalf("the source has %d entries, want %d", len(same), len(mutants))
 	}
 	edited := entries(src)
 	edited[m.name] += "\n"
