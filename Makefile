@@ -1,10 +1,10 @@
-# Everything this project can do from the command line. "make" alone explains.
+# Everything that this project can do from the command line. "make" alone lists it.
 
 SHELL := /bin/bash
 GO ?= go
 # The major versions of Postgres that test-pg takes.
 PG ?= 16 17 18
-# How long each fuzz target runs, how long and from which seed the simulation runs.
+# How long each fuzz target runs, and how long and from which seed the simulation runs.
 FUZZTIME ?= 2m
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
@@ -19,14 +19,14 @@ help: ## show this list
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: deps ## run Postgres, the bridge, the edge and a writer, and show rows arrive (DEMO_SECONDS=20 ends by itself)
+demo: deps ## run Postgres, bridge, edge and a writer, and show rows arrive (DEMO_SECONDS=20: end after 20 s)
 	@mkdir -p .cache && $(GO) build -o .cache/demo ./internal/demo
 	@exec .cache/demo
 
-test: deps ## run all tests but those that take long, in some minutes
+test: deps ## run all tests but the slow ones; takes minutes
 	scripts/test.sh
 
-nightly: deps ## run what takes long, too: races everywhere, fuzzing, simulations, Postgres versions, mutants, stacks
+nightly: deps ## run everything: race detector everywhere, fuzzing, simulations, Postgres versions, mutants, stacks
 	scripts/nightly.sh
 
 test-pg: deps ## run the tests that depend most on Postgres against each version in PG (16 17 18), installing it
@@ -35,7 +35,7 @@ test-pg: deps ## run the tests that depend most on Postgres against each version
 fuzz: deps ## run each fuzz target for FUZZTIME (2m)
 	scripts/fuzz.sh $(FUZZTIME)
 
-check: ## check format, vet, staticcheck, import rules and known vulnerabilities
+check: ## check format and import rules, run vet and staticcheck, look for known vulnerabilities
 	scripts/check.sh
 
 fmt: ## format all Go files
@@ -44,19 +44,19 @@ fmt: ## format all Go files
 docs: ## write the tables of docs/settings.md from the programs, and the numbers of README.md from the bench
 	$(GO) test -p 1 -count 1 -run 'TestSettings_|TestReadme_' ./cmd/bridge ./cmd/httpedge ./bench -update
 
-sim: deps ## run the simulation with faults for SECONDS (60) from SEED, with CAPTURE (poll, or wal)
+sim: deps ## run the simulation with faults: SECONDS (60), SEED (the time), CAPTURE (poll; or wal)
 	$(GO) test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=$(CAPTURE) -seconds=$(SECONDS) -seed=$(SEED)
 
-mutants: deps ## break each mechanism and see its test fail (CHANGED=REV: only where something changed since)
+mutants: deps ## break each mechanism, and see its test fail (CHANGED=REV: only what changed since that revision)
 	$(GO) run ./internal/mutants $(if $(CHANGED),-changed $(CHANGED))
 
-bench: deps ## measure speed, as described in bench/
+bench: deps ## measure speed and memory of bridge and edge (bench/main.go says how; bench/RESULTS.md has the last results)
 	$(GO) run ./bench
 
-stack-test: ## drive the docker-compose stack on a real engine, killing each of its processes
+stack-test: ## start the docker-compose stack, kill each of its processes, and see it heal
 	scripts/stack/test.sh Single
 
-stack-test-cluster: ## the same for its profile cluster: three NATS servers, two bridges, two edges, nginx
+stack-test-cluster: ## the same with the profile cluster: three NATS servers, two bridges, two edges, nginx
 	scripts/stack/test.sh Cluster
 
 up: ## start the docker-compose stack with its sample writer; rows at http://127.0.0.1:8080/products
@@ -65,5 +65,5 @@ up: ## start the docker-compose stack with its sample writer; rows at http://127
 down: ## stop the docker-compose stack and remove its data
 	$(COMPOSE) --profile demo down --volumes
 
-deps: ## install what the tests need and is missing (Debian packages)
+deps: ## install what the tests need, if it is missing (Debian packages)
 	@scripts/deps.sh

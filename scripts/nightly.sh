@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What make nightly runs: all that takes too long for make test. It goes on after a failure, and says at the end what
-# passed, what failed, and how long each took. The log of each part is in .cache/nightly.
+# Runs everything, also what is too slow for make test, for make nightly. It goes on after a failure. At the end it
+# prints which parts passed and which failed, and how many seconds each took. The log of each part is in .cache/nightly.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,7 @@ logs=.cache/nightly
 mkdir -p "$logs"
 table=() failed=0
 
-# part NAME COMMAND... runs one part.
+# part NAME COMMAND... runs one part. If it fails, its most telling lines are printed.
 part() {
 	local name=$1 begun=$SECONDS result=passed
 	shift
@@ -22,7 +22,7 @@ part() {
 	echo "${table[-1]}"
 }
 
-# Everything with the race detector, the programs too, and a million rows in one transaction.
+# All tests, those with the build tag nightly too. The race detector is in them, and in the programs that they start.
 part race go test -race -tags nightly -count=1 -timeout 60m ./...
 part fuzz scripts/fuzz.sh 2m
 part sim-poll go test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=poll -seconds=120

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What make test runs: every test but those that take long, which make nightly runs as well. Packages whose tests run in
-# their own process have the race detector. The others start the programs, and wait for them more than they work: they
-# run at the same time, plain; one of their tests has programs with the race detector.
+# Runs all tests but the slow ones, for make test. Most packages are tested in the test's own process, with the race
+# detector. The end-to-end tests and the simulation start programs, and mostly wait for them. They run at the same time
+# as the others and without the race detector, but for one test, which builds its programs with it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -8,7 +8,8 @@ import (
 	"bridge/internal/publish"
 )
 
-// What tests make shorter by the build tag quick (see timing_quick.go). Zero means the default of the package that waits.
+// The build tag quick makes these times shorter, for tests (see timing_quick.go). Zero means the default of the package
+// that waits.
 var publishTiming publish.Timing
 
 const joinWithin, slotInterval time.Duration = 0, 0
