@@ -22,7 +22,8 @@ part() {
 	echo "${table[-1]}"
 }
 
-# All tests, those with the build tag nightly too. The race detector is in them, and in the programs that they start.
+# All tests, those with the build tag nightly too. The race detector is in them, and in the programs that they start but
+# for those that are built as users build them.
 part race go test -race -tags nightly -count=1 -timeout 60m ./...
 part fuzz scripts/fuzz.sh 2m
 part sim-poll go test ./internal/simtest -run TestSim -count=1 -timeout 0 -v -args -shipped -capture=poll -seconds=120
