@@ -3,6 +3,7 @@ package testenv
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -77,6 +78,9 @@ func buildOnce(what program) (string, error) {
 		return "", err
 	}
 	defer unlock()
+	if err := readSources(filepath.Dir(cache)); err != nil {
+		return "", err
+	}
 	name := strings.NewReplacer("/", "_").Replace(strings.TrimPrefix(path.Clean(what.pkg), "/"))
 	var flags []string
 	if what.quick {
@@ -98,6 +102,23 @@ func buildOnce(what program) (string, error) {
 		}
 	}
 	return own, nil
+}
+
+// readSources reads the folders that programs are built from. A child process builds them, which go test does not see. It
+// does see what the test process reads, and so it does not take a result from its cache after a source has changed.
+func readSources(root string) error {
+	for _, dir := range []string{"cmd", "internal", "lockstep"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(_ string, _ fs.DirEntry, err error) error { return err })
+		if err != nil {
+			return fmt.Errorf("read the sources: %w", err)
+		}
+	}
+	for _, file := range []string{"go.mod", "go.sum"} {
+		if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+			return fmt.Errorf("read the sources: %w", err)
+		}
+	}
+	return nil
 }
 
 // lockCache returns the folder .build at the module's root, which test processes share. It waits for the lock of the
