@@ -16,6 +16,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// long limits every wait for something that must come. Where users are promised a time, the test has a limit of its own.
+var long = testenv.Patience()
+
 // TestMain lets eight tests run at the same time, on however few processors: most of the time they wait, for a lease or
 // a standby. With the race detector it is four.
 func TestMain(m *testing.M) {

@@ -18,6 +18,9 @@ import (
 // the programs that they build are broken.
 var endToEnd = map[string]bool{"./internal/e2e": true}
 
+// patience is how long tests wait for what a mutant keeps from coming. The control run shows that it is enough.
+const patience = "25s"
+
 // lab is the copy of the project in which mutants run.
 type lab struct {
 	// Static after construction.
@@ -164,7 +167,7 @@ func (l *lab) compile(ctx context.Context, pkg, env, file string) error {
 func (l *lab) command(ctx context.Context, folder, env, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = filepath.Join(l.dir, folder)
-	cmd.Env = append(os.Environ(), "TMPDIR="+l.scratch)
+	cmd.Env = append(os.Environ(), "TMPDIR="+l.scratch, "LOCKSTEP_TEST_PATIENCE="+patience)
 	if env != "" {
 		cmd.Env = append(cmd.Env, env)
 	}

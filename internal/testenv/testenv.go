@@ -14,6 +14,19 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
+// Patience is how long a test waits for something that must come, where users are promised no time: one minute, and two
+// with the race detector. A healthy test needs a fraction of it, so that a busy machine fails none. Who waits for tests to
+// fail names less in LOCKSTEP_TEST_PATIENCE, as make mutants does.
+func Patience() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("LOCKSTEP_TEST_PATIENCE")); err == nil {
+		return d
+	}
+	if raceEnabled {
+		return 2 * time.Minute
+	}
+	return time.Minute
+}
+
 // Eventually calls cond every 10 ms until it returns nil. After timeout it fails the test with cond's last error. Only
 // the test's own goroutine may call it.
 func Eventually(t testing.TB, timeout time.Duration, cond func() error) {

@@ -24,7 +24,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-const long = 30 * time.Second
+var long = testenv.Patience()
 
 // memory is a sink that holds what it was given, the last version of each row by
 // the first column of its key, and can be broken.
