@@ -24,7 +24,7 @@ while IFS=: read -r file line; do
 	echo "fuzz $name in $dir for $time"
 	fuzz "$name" "$dir"
 	found=$((found + 1))
-done < <(grep -rE --include='*_test.go' --exclude-dir=.git --exclude-dir=.build '^func Fuzz[A-Za-z0-9_]*\(' .)
+done < <(grep -rE --include='*_test.go' --exclude-dir=.git --exclude-dir=.build --exclude-dir=.cache '^func Fuzz[A-Za-z0-9_]*\(' .)
 if [ "$found" = 0 ]; then
 	echo "this script found no fuzz target, but there are some: fix the script" >&2
 	exit 1

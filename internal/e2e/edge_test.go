@@ -124,7 +124,7 @@ func get(t *testing.T, url string) (status int, header http.Header, body string)
 
 // --help prints settings, examples and commands, --version the version. An unknown command ends with status 2.
 func TestHTTPEdge_CommandLine(t *testing.T) {
-	needServers(t)
+	t.Parallel()
 	prog := testenv.Build(t, "./cmd/httpedge")
 	for _, c := range []struct {
 		args   []string
@@ -150,7 +150,7 @@ func TestHTTPEdge_CommandLine(t *testing.T) {
 
 // If settings are bad, one message names each of them once, without a secret. The exit status is 2.
 func TestHTTPEdge_BadConfiguration(t *testing.T) {
-	needServers(t)
+	t.Parallel()
 	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), []string{
 		"NATS_URL=http://user:sesame@127.0.0.1:4222", "HTTPEDGE_LISTEN=nowhere", "HTTPEDGE_CACHE_BYTES=12", "HTTPEDGE_WRITE_TIMEOUT=fast",
 		"HTTPEDGE_KEEPALIVE_INTERVAL=0s", "HTTPEDGE_STREAM_PREFIX=a.b", "LOG_LEVEL=loud", "NATS_CREDS=/nonexistent/creds",

@@ -50,6 +50,9 @@ type follower struct {
 	high, since uint64
 	heartbeats  relation.Snapshot // of the last heartbeat
 	faults      []string
+	// stop ends the following. A broker that may lose what it has acknowledged gives sequences out again; a follower that
+	// knows no epochs would take those of after for those of before.
+	stop func()
 	// keep says that kept gets every version of every row, with its document.
 	keep      bool
 	kept      []lockstep.Row
@@ -104,8 +107,9 @@ func (f *follower) begin() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.stop = cc.Stop
 	t.Cleanup(func() {
-		cc.Stop()
+		f.stop()
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		for _, fault := range f.faults {

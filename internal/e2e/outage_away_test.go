@@ -54,6 +54,7 @@ func TestBridge_RidesOutTheBroker_I8(t *testing.T) {
 	f.converge(conn)
 	for i, end := range []func(){broker.Kill, broker.Stop, broker.Kill} {
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'before %d' WHERE id <= 2000", i))
+		f.stop()
 		end()
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'meanwhile %d' WHERE id BETWEEN 1000 AND 3000", i))
 		b.awaitReason("", "broker")

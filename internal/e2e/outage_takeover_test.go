@@ -48,20 +48,23 @@ func TestBridge_EpochThatDiesBeforeItsFirstHeartbeat_I7(t *testing.T) {
 	}
 }
 
-// takeover is how long a standby may take to write its first row.
+// takeover is how long a standby may take to write its first row. Users are told 5 s; a busy machine gets twice that.
 const takeover = 10 * time.Second
 
 // The bridge that writes is killed. The standby, which said that it stands by, writes the next row within 10 s, in one
-// epoch of its own.
+// epoch of its own. The bridges are built as users build them: this test holds production's times.
 func TestBridge_StandbyTakesOver_I6(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
 	newTable(t, db, "t", 100)
 	conn := connect(t, db)
-	a := startBridge(t, db, broker.URL(), "t")
+	a, b := newBridge(t, db, broker.URL(), "t"), newBridge(t, db, broker.URL(), "t")
+	a.program = testenv.BuildShipped(t, "./cmd/bridge")
+	b.program = a.program
+	a.start()
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	f.converge(conn)
-	b := startBridge(t, db, broker.URL(), "t")
+	b.start()
 	b.logged("standing by")
 	b.awaitReady()
 	if r, err := b.readyz(); err != nil || !strings.Contains(r.Relations["t"].Reason, "another bridge") {

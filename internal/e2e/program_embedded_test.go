@@ -19,6 +19,7 @@ func TestBridge_EmbeddedServerSurvivesKill_I7(t *testing.T) {
 	life := f.meta().Incarnation
 	for i := range 2 {
 		run(t, conn, fmt.Sprintf("UPDATE t SET v = 'changed %d' WHERE id <= 1500", i))
+		f.stop()
 		b.restart()
 		f = follow(t, testenv.NATSConn(t, b.embeddedURL()), named("t"))
 		f.converge(conn)

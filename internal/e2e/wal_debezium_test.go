@@ -60,6 +60,7 @@ func TestWAL_DBZ7816_OnlyWhatIsStoredIsConfirmed_I7(t *testing.T) {
 		t.Errorf("the slot is confirmed up to %d, although the broker has stored nothing since before %d", got, at)
 	}
 	s.b.Kill()
+	s.f.stop()
 	s.broker.Kill()
 	s.broker.Start()
 	s.b.start()

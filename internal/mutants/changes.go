@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -84,20 +85,27 @@ func testFiles(m mutant) ([]string, error) {
 		return nil, err
 	}
 	var found []string
+	seen := map[string]bool{}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return nil, err
 		}
 		for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-			if function.Match(s.Bytes()) {
-				found = append(found, filepath.ToSlash(f))
-				break
+			name := function.FindSubmatch(s.Bytes())
+			if name == nil {
+				continue
+			}
+			seen[string(name[1])] = true
+			if f := filepath.ToSlash(f); !slices.Contains(found, f) {
+				found = append(found, f)
 			}
 		}
 	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("mutant %s: no file of %s has the test %s", m.name, m.pkg, m.test)
+	for name := range strings.SplitSeq(m.test, "|") {
+		if !seen[name] {
+			return nil, fmt.Errorf("mutant %s: no file of %s has the test %s", m.name, m.pkg, name)
+		}
 	}
 	return found, nil
 }

@@ -75,7 +75,7 @@ func (l *lab) try(ctx context.Context, m mutant) (result, error) {
 	broken := "GOFLAGS=-overlay=" + overlay
 	var binary string
 	if endToEnd[m.pkg] {
-		if out, err := l.command(ctx, "", broken, "go", "build", "./"+filepath.ToSlash(filepath.Dir(m.file))).CombinedOutput(); err != nil {
+		if out, err := l.command(ctx, "", broken, "go", "build", "-o", os.DevNull, "./"+filepath.ToSlash(filepath.Dir(m.file))).CombinedOutput(); err != nil {
 			return result{}, fmt.Errorf("does not compile: %s", out)
 		}
 		binary, err = l.binary(ctx, m.pkg)
@@ -107,9 +107,9 @@ func (l *lab) control(ctx context.Context, pkg string, tests []string) (result, 
 
 // test runs tests of a package, and kills them when the first fails. What they started ends by itself: see testenv.
 func (l *lab) test(ctx context.Context, pkg, env, binary, pattern string) (failed bool, out string, err error) {
-	ctx, enough := context.WithCancel(ctx)
+	running, enough := context.WithCancel(ctx)
 	defer enough()
-	cmd := l.command(ctx, pkg, env, binary, "-test.timeout=10m", "-test.v", "-test.run=^("+pattern+")$")
+	cmd := l.command(running, pkg, env, binary, "-test.timeout=10m", "-test.v", "-test.run=^("+pattern+")$")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return false, "", err
@@ -132,6 +132,9 @@ func (l *lab) test(ctx context.Context, pkg, env, binary, pattern string) (faile
 	}
 	if err := cmd.Wait(); err != nil {
 		failed = true
+	}
+	if ctx.Err() != nil { // it was interrupted, and has not failed
+		return false, "", ctx.Err()
 	}
 	if !strings.Contains(b.String(), "=== RUN") {
 		return false, "", fmt.Errorf("test %s of %s did not run: %s", pattern, pkg, b.String())

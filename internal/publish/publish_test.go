@@ -665,6 +665,9 @@ func TestPublish_TombstonesExpire(t *testing.T) {
 		if _, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.2"); !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return fmt.Errorf("row 2 is there still (%v)", err)
 		}
+		if m, err := stream.ReadMeta(info.Config); err == nil && m.Floor != 7 {
+			t.Fatalf("row 2 is gone, and the floor is %d, want 7", m.Floor)
+		}
 		return nil
 	})
 	if d := calls("STREAM.MSG.DELETE").Sub(calls("STREAM.UPDATE")); d < time.Second {

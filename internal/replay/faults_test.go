@@ -150,7 +150,7 @@ func TestReplay_SlowReaderOfBusyRows(t *testing.T) {
 	client := time.NewTicker(400 * time.Millisecond) // what it takes for one write
 	defer client.Stop()
 	behind := 0
-	testenv.Eventually(t, time.Minute, func() error {
+	testenv.Eventually(t, 2*testenv.Patience(), func() error {
 		<-client.C
 		chunk, err := c.Next(t.Context(), time.Second)
 		if err != nil {

@@ -189,6 +189,7 @@ func TestReplay_LogForgets(t *testing.T) {
 		w.heartbeat(t, uint64(i+2))
 	}
 	w.stored(t, n+1)
+	w.stop() // what keeps a quiet batch open would push out more rows
 	h := newHub(t, url, replay.Options{CacheBytes: 1})
 	c := open(t, h, request(0))
 	c.until(t, n+1)

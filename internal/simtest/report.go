@@ -92,7 +92,12 @@ func (s *Sim) Report() (string, error) {
 
 // Again returns the command that repeats the run.
 func (c Config) Again() string {
-	return fmt.Sprintf("go test ./internal/simtest -run 'TestSim$' -count=1 -timeout 0 -v -args -capture=%s -seconds=%d -seed=%d", c.Capture, c.Seconds, c.Seed)
+	again := fmt.Sprintf("go test ./internal/simtest -run 'TestSim$' -count=1 -timeout 0 -v -args -capture=%s -seconds=%d -seed=%d -kills=%d -writers=%d -clients=%d",
+		c.Capture, c.Seconds, c.Seed, c.Kills, c.Writers, c.Clients)
+	if c.Shipped {
+		again += " -shipped"
+	}
+	return again
 }
 
 // Violations describes the violations: some of each invariant, with the events before them. It also writes all events

@@ -23,6 +23,8 @@ type Config struct {
 	Kills int
 	// Writers and Clients are their numbers; 0 for 5 writers and for 9 clients.
 	Writers, Clients int
+	// Shipped says that the programs are those that users build.
+	Shipped bool
 }
 
 // Sim is one run.

@@ -33,7 +33,7 @@ func needServers(t *testing.T) {
 // decides whether its bridges poll or read the WAL. The schedules and the nightly suite always do both.
 func TestSim(t *testing.T) {
 	needServers(t)
-	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Kills: *kills, Writers: *writers, Clients: *clients}
+	cfg := simtest.Config{Seconds: *seconds, Seed: *seed, Kills: *kills, Writers: *writers, Clients: *clients, Shipped: *shipped}
 	if cfg.Seed == 0 {
 		cfg.Seed = uint64(rand.Uint32())
 	}
@@ -57,7 +57,7 @@ func TestSim(t *testing.T) {
 		}
 	})
 	w := simtest.NewWorld(t, simtest.WorldOptions{
-		Bridges: 2, Edges: 2, Tables: cfg.Capture.Tables(), Shipped: *shipped, Postgres: []string{"log_min_messages=fatal"},
+		Bridges: 2, Edges: 2, Tables: cfg.Capture.Tables(), Shipped: cfg.Shipped, Postgres: []string{"log_min_messages=fatal"},
 	})
 	s, err := simtest.NewSim(w, cfg)
 	if err == nil {
