@@ -26,7 +26,7 @@ demo: deps ## run Postgres, bridge, edge and a writer, and show rows arrive (DEM
 test: deps ## run all tests but the slow ones; takes minutes
 	scripts/test.sh
 
-nightly: deps ## run everything: race detector everywhere, fuzzing, simulations, Postgres versions, mutants, stacks
+nightly: deps ## run what takes long: race detector everywhere, fuzzing, simulations, Postgres versions, mutants, stacks
 	scripts/nightly.sh
 
 test-pg: deps ## run the tests that depend most on Postgres against each version in PG (16 17 18), installing it
