@@ -87,7 +87,8 @@ func (f *follower) read(ctx context.Context, js jetstream.JetStream, stream stri
 	gap := false            // a gap was met, and the end of the stream not yet asked for
 	var end uint64          // heartbeats before it do not count
 	for delivered := uint64(1); ; delivered++ {
-		msg, err := messages.Next(jetstream.NextMaxWait(30 * time.Second))
+		// A bridge that lives sends a heartbeat every 5 s, unless it is told otherwise.
+		msg, err := messages.Next(jetstream.NextMaxWait(15 * time.Second))
 		if err != nil {
 			return err
 		}
