@@ -34,20 +34,24 @@ Example:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES='users,orders(capture=wal)' bridge check
 `},
 		{"sql", "[OPTIONS] RELATION", "print the SQL that prepares a table or view for capture", `
-It only prints: read the SQL, then run it as the owner of the table. If the table
+It only prints: read the SQL, then run it as the owner of the table or as a
+superuser (ADMIN_URL below). The role of the bridge may not run it. If the table
 can't be prepared yet, it prints what to do first, and the exit status is 1.
 RELATION may have options, as in BRIDGE_TABLES; without options, those in
-BRIDGE_TABLES apply.
+BRIDGE_TABLES apply. For a table, the SQL makes a feed view: it shows the rows and
+the keys of deleted rows.
+A column txid that is there already is taken and overwritten: if it means something
+else, name another column, as in 'orders(txid=ls_txid)'.
 
   -role NAME       the role that the bridge logs in as (default lockstep)
-  -no-tombstones   skip delete tracking (only if rows are never deleted)
+  -no-tombstones   skip tombstones and the feed view (only if rows are never deleted)
   -no-notify       skip the trigger that wakes the bridge (it then polls by the clock)
 
 Settings: DATABASE_URL, BRIDGE_TABLES; with capture=wal also BRIDGE_NAME.
 
 Examples:
-  bridge sql orders | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
-  bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
+  DATABASE_URL="$ADMIN_URL" bridge sql orders | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"
+  DATABASE_URL="$ADMIN_URL" bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"
 `},
 		{"tail", "RELATION", "print the rows of a relation's stream, and follow it", `
 It prints what the stream holds, then what comes, until it is interrupted: rows
@@ -136,13 +140,15 @@ double quotes where SQL needs them. Options follow in parentheses, with ; betwee
                  nothing to the table, needs wal_level=logical (see bridge sql)
   actions=a+b    with capture=wal: publish only these of insert, update, delete,
                  truncate
-* is every table of schema public that qualifies; -name leaves one out.
+* is every table of schema public that can be polled: one with a key and a column
+txid. -name leaves one out.
 
 Examples:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge
   BRIDGE_TABLES='users,public.domains_feed(key=name),audit(history=log;max_age=24h)' bridge check
-  bridge sql orders | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
-  bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$DATABASE_URL"
+  # ADMIN_URL names the owner of the table, or a superuser:
+  DATABASE_URL="$ADMIN_URL" bridge sql orders | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"
+  DATABASE_URL="$ADMIN_URL" bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"
 `)
 	return err
 }

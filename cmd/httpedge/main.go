@@ -64,7 +64,8 @@ Requests:
   GET /                  the relations, as JSON
   GET /RELATION          every row, then what changes; RELATION is table or schema.table
   GET /RELATION?since=N  what changed since transaction N, then what changes
-  ... &follow=0          end the answer with the state at the time of the request
+  ... &follow=0          the answer ends when the client has the current state; a row
+                         may come in several versions, the last one counts
   ... &format=flat       the older dialect: columns at the top level
 
 Settings, from the environment:
