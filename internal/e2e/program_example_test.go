@@ -41,13 +41,18 @@ func TestExample_FollowKeepsItsCopyRight_I8(t *testing.T) {
 	run(t, conn, "DELETE FROM t WHERE id <= 50")
 	holds(50, "")
 
+	// While it does not look, rows are deleted in places of the stream that it has read already.
+	example.Pause()
+	said := example.Stderr()
 	b.Kill()
 	broker.Stop()
 	broker.ReplaceStore(older)
-	said := example.Stderr()
 	broker.Start()
 	b.start()
-	holds(50, said)
+	run(t, conn, "DELETE FROM t WHERE id <= 60")
+	follow(t, testenv.NATSConn(t, broker.URL()), bare("t")).converge(conn)
+	example.Resume()
+	holds(40, said)
 	if log := example.Stderr(); strings.HasSuffix(log, ": 100 rows\n") {
 		t.Errorf("the example holds what was deleted:\n%s", log)
 	}
