@@ -38,6 +38,13 @@ func needServers(t *testing.T) {
 	t.Parallel()
 }
 
+// ownDatabase returns a database in a cluster of the test's own. A test that holds a transaction open needs it: in the
+// shared cluster that transaction would hold back xmin, and all first loads from the WAL, for every other test.
+func ownDatabase(t *testing.T) string {
+	t.Helper()
+	return testenv.NewCluster(t).Database()
+}
+
 // stampSQL creates the trigger function that the tables of tableSQL use.
 const stampSQL = `CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
 	$$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$`

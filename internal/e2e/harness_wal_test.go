@@ -44,7 +44,7 @@ func newScene(t *testing.T, rows int) *scene {
 	t.Helper()
 	needServers(t)
 	broker := testenv.NATSProcess(t)
-	s := &scene{t: t, db: testenv.Postgres(t), nats: broker.URL(), broker: broker}
+	s := &scene{t: t, db: ownDatabase(t), nats: broker.URL(), broker: broker}
 	newBare(t, s.db, "t", rows)
 	s.begin("t(capture=wal)", bare("t"))
 	s.f.converge(s.conn)
@@ -55,7 +55,13 @@ func newScene(t *testing.T, rows int) *scene {
 func newSceneOf(t *testing.T, tables string, rel table, setup ...string) *scene {
 	t.Helper()
 	needServers(t)
-	s := &scene{t: t, db: testenv.Postgres(t), nats: testenv.NATS(t).URL()}
+	return newSceneIn(t, testenv.Postgres(t), tables, rel, setup...)
+}
+
+// newSceneIn is newSceneOf in a given database.
+func newSceneIn(t *testing.T, db, tables string, rel table, setup ...string) *scene {
+	t.Helper()
+	s := &scene{t: t, db: db, nats: testenv.NATS(t).URL()}
 	testenv.Exec(t, s.db, setup...)
 	s.begin(tables, rel)
 	return s

@@ -14,7 +14,7 @@ import (
 // stored, or into a tail that the broker lost, can be told from any other.
 func TestBridge_EpochThatDiesBeforeItsFirstHeartbeat_I7(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "t", 100)
 	conn, lock := connect(t, db), connect(t, db)
 	run(t, conn, "ANALYZE t")

@@ -51,7 +51,7 @@ func TestBridge_MoreRelationsThanConnections_I10(t *testing.T) {
 // a lock. /readyz says that they are locked.
 func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "free", 5)
 	tables, locked := "free", []string{}
 	for i := range 10 {
@@ -100,7 +100,7 @@ func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 // long: updates of another table take at most four times as long, plus 5 s.
 func TestBridge_IndexesLocked_I10(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "free", 5)
 	conn, holder := connect(t, db), connect(t, db)
 	tables, reindex := "free", []string{"BEGIN"}

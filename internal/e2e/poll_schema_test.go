@@ -48,7 +48,7 @@ func TestBridge_ChangedColumnsArePublishedAnew_I1(t *testing.T) {
 // row arrives. It would be lost under a snapshot from before the rewrite, which sees the new table empty.
 func TestBridge_RewrittenTableLosesNothing_I1(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "t", 20)
 	conn := connect(t, db)
 	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=500ms")
@@ -144,7 +144,7 @@ func TestBridge_HiddenRowsComeWhenTheyMay_I1(t *testing.T) {
 // for the old columns.
 func TestBridge_ChangedColumnsBehindANewConnection_I1(t *testing.T) {
 	needServers(t)
-	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "t", 100)
 	conn := connect(t, db)
 	startBridge(t, db, broker.URL(), "t", "BRIDGE_POLL_INTERVAL=3s")

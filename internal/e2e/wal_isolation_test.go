@@ -68,7 +68,7 @@ func TestWAL_LockedPublishedTable_I10(t *testing.T) {
 		"Own": "", "Filtered": "CREATE PUBLICATION %s FOR TABLE t WHERE (id > 0), u",
 	} {
 		t.Run(name, func(t *testing.T) {
-			db, broker := testenv.Postgres(t), testenv.NATS(t)
+			db, broker := ownDatabase(t), testenv.NATS(t)
 			newBare(t, db, "t", 10)
 			newBare(t, db, "u", 10)
 			conn, lock := connect(t, db), connect(t, db)

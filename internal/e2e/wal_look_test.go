@@ -181,7 +181,8 @@ func TestWAL_LooksWithoutEnd_I9(t *testing.T) {
 // suspect comes again, so the next bridge reads them.
 func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 	const n = 100_000 / min(scale, 2)
-	s := newSceneOf(t, "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL",
+	needServers(t)
+	s := newSceneIn(t, ownDatabase(t), "t(capture=wal)", bare("t"), "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)", "ALTER TABLE t REPLICA IDENTITY FULL",
 		fmt.Sprintf("INSERT INTO t SELECT g, 'row ' || g FROM generate_series(1, %d) g", n))
 	lock := connect(t, s.db)
 	pid := query[int](t, lock, "SELECT pg_backend_pid()")
