@@ -30,6 +30,7 @@ func databaseOf(db string) string {
 
 // scene is a bridge that captures a test's tables from the WAL, and a follower of one of them.
 type scene struct {
+	cluster  *testenv.Cluster // of a scene of newScene, which has one of its own
 	t        *testing.T
 	db, nats string
 	// Only newScene sets broker; it is nil otherwise.
@@ -44,7 +45,8 @@ func newScene(t *testing.T, rows int) *scene {
 	t.Helper()
 	needServers(t)
 	broker := testenv.NATSProcess(t)
-	s := &scene{t: t, db: ownDatabase(t), nats: broker.URL(), broker: broker}
+	c := testenv.NewCluster(t)
+	s := &scene{t: t, cluster: c, db: c.Database(), nats: broker.URL(), broker: broker}
 	newBare(t, s.db, "t", rows)
 	s.begin("t(capture=wal)", bare("t"))
 	s.f.converge(s.conn)

@@ -136,7 +136,7 @@ func TestWAL_OrphanWalsender(t *testing.T) {
 // is, and is not ready. The other bridge goes on.
 func TestWAL_SlotOfAnotherDatabase_I10(t *testing.T) {
 	s := newScene(t, 10)
-	other := testenv.Postgres(t)
+	other := s.cluster.Database()
 	newBare(t, other, "t", 10)
 	b := startBridge(t, other, testenv.NATS(t).URL(), "t(capture=wal)", "BRIDGE_NAME="+slotOf(s.db))
 	b.awaitReason("t", "is of database "+databaseOf(s.db), "another BRIDGE_NAME")
