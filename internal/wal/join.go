@@ -22,7 +22,7 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	if s.src.InRecovery {
-		return errors.New("Postgres is a standby, but capture=wal needs the primary; to do: name the primary in DATABASE_URL, or poll")
+		return errors.New("the server is a standby, but capture=wal needs the primary; to do: name the primary in DATABASE_URL, or poll")
 	}
 	rows, err := s.c.pool.Query(ctx, "SELECT current_setting('wal_level'), current_setting('server_encoding')")
 	if err != nil {
