@@ -105,7 +105,7 @@ func captureAll(ctx context.Context) error {
 	listener := poller.NewListener(pool, log)
 	published, captured := publish.NewMetrics(nil), health.NewMetrics(nil)
 	fromWAL := wal.New(pool, wal.Options{
-		URL: os.Getenv("DATABASE_URL"), Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
+		Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
 	}, wal.NewMetrics(nil), log)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = listener.Run(ctx) })

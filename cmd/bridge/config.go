@@ -11,9 +11,8 @@ import (
 	"bridge/internal/broker"
 	"bridge/internal/broker/embedded"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/internal/stream"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const prefix = "BRIDGE"
@@ -145,8 +144,8 @@ func (c *Config) validateDatabase(inv *program.Invalid) {
 		inv.Add("DATABASE_URL", "is empty; for example postgres://lockstep@localhost:5432/app")
 		return
 	}
-	if _, err := pgxpool.ParseConfig(c.DatabaseURL); err != nil {
-		inv.Add("DATABASE_URL", "is not a libpq URL or DSN, or names a file that can't be read")
+	if err := source.Check(c.DatabaseURL); err != nil {
+		inv.Add("DATABASE_URL", err.Error())
 	}
 }
 

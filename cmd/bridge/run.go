@@ -68,7 +68,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	}
 	defer pool.Close()
 	fromWAL := wal.New(pool, wal.Options{
-		URL: cfg.DatabaseURL, Name: cfg.Name, HeartbeatInterval: cfg.heartbeatInterval,
+		Name: cfg.Name, HeartbeatInterval: cfg.heartbeatInterval,
 		ReconcileInterval: cfg.reconcileInterval, MaxLag: cfg.slotMaxLag,
 		JoinWithin: joinWithin, SlotInterval: slotInterval,
 	}, wal.NewMetrics(ops.registry), log)

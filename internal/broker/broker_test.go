@@ -18,6 +18,7 @@ import (
 	"bridge/internal/testenv"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
@@ -101,6 +102,81 @@ func TestConfig_ProblemsOfFiles(t *testing.T) {
 			t.Errorf("%+v: problems of %v, want %v", tc.cfg, got, tc.want)
 		}
 	}
+}
+
+// A secret that stands where the path of its file belongs is told by no error.
+func TestConfig_ProblemsHideSecretsInPlaceOfPaths(t *testing.T) {
+	t.Parallel()
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem := "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n"
+	for _, cfg := range []broker.Config{
+		{NKey: string(seed)}, {Creds: string(seed) + "\n"}, {Creds: pem}, {CA: pem}, {Cert: "/cert.pem", Key: pem}, {Cert: pem, Key: "/key.pem"},
+	} {
+		problems := cfg.Problems()
+		if text := fmt.Sprint(problems); len(problems) != 1 || strings.Contains(text, "secret") || strings.Contains(text, string(seed)) {
+			t.Errorf("%+v: got %s", cfg, text)
+		}
+	}
+}
+
+// No spelling of a wrong NATS_URL shows its password, in no error and no line of the log.
+func FuzzConnect_ShowsNoPassword(f *testing.F) {
+	const canary = "Zq9canary"
+	spellings := []string{
+		"nats://u:%s@h:4222", "nats://%s@h", "tls://u:%s@h1,nats://h2", "u:%s@h", "nats://h1:4222,nats://u:%s@h2", "ws://u:%s@h/",
+		"nats://u:%s@h1,nats://u:%[1]s@h2", "http://u:%s@h",
+	}
+	for i := range spellings {
+		for _, p := range []string{
+			"%s", "a@%s", "1#%s", "1/%s", "1?%s", "a%%%s", "a:%s", "1,%s", "1,%s,b", "1,nats://%s,b", "1,%s://b", "a,%s:4,b", "a b%s", "1/%s,", "[%s",
+		} {
+			f.Add(uint(i), fmt.Sprintf(p, canary))
+		}
+	}
+	f.Fuzz(func(t *testing.T, spelling uint, password string) {
+		if !strings.Contains(password, canary) {
+			return
+		}
+		cfg := broker.Config{URL: fmt.Sprintf(spellings[spelling%uint(len(spellings))], password)}
+		told := fmt.Sprint(cfg.Problems())
+		var log logged
+		nc, err := broker.Connect(t.Context(), cfg, zerolog.New(&log), nats.SetCustomDialer(refusing{}), nats.SkipHostLookup())
+		if err == nil {
+			nc.Close()
+			t.Fatalf("%q: connected", cfg.URL)
+		}
+		told += err.Error()
+		nc, err = broker.Connect(t.Context(), cfg, zerolog.New(&log), nats.SetCustomDialer(refusing{}), nats.SkipHostLookup(), nats.RetryOnFailedConnect(true),
+			nats.MaxReconnects(1), nats.CustomReconnectDelay(func(int) time.Duration { return 0 }))
+		if err == nil {
+			testenv.Eventually(t, 10*time.Second, func() error {
+				if !nc.IsClosed() {
+					return errors.New("still connecting")
+				}
+				return nil
+			})
+			told += log.String()
+		} else {
+			told += err.Error()
+		}
+		if strings.Contains(strings.ToLower(told), strings.ToLower(canary)) {
+			t.Errorf("%q is told as: %s", cfg.URL, told)
+		}
+	})
+}
+
+// refusing is a network on which every dial fails with an error that repeats the address.
+type refusing struct{}
+
+func (refusing) Dial(_, address string) (net.Conn, error) {
+	return nil, fmt.Errorf("dial %s: refused", address)
 }
 
 func TestConnect_ErrorsNameTheServerAndNoSecret(t *testing.T) {

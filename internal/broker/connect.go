@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"bridge/internal/redact"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
@@ -60,6 +62,18 @@ func (c Config) Problems() []Problem {
 	}
 	_, err := c.servers()
 	add("URL", err)
+	for _, f := range []struct {
+		field string
+		value *string
+	}{{"Creds", &c.Creds}, {"NKey", &c.NKey}, {"CA", &c.CA}, {"Cert", &c.Cert}, {"Key", &c.Key}} {
+		if isContent(*f.value) { // no error may repeat it
+			add(f.field, errors.New("holds the content of a file; set it to the path of the file"))
+			*f.value = ""
+		}
+	}
+	if n := len(found); n > 0 && found[n-1].Field != "URL" {
+		return found
+	}
 	if c.Creds != "" {
 		add("Creds", credentials(c.Creds))
 	}
@@ -85,6 +99,12 @@ func (c Config) Problems() []Problem {
 	return found
 }
 
+// isContent is true for what stands in a file of keys or certificates.
+func isContent(value string) bool {
+	_, err := nkeys.FromSeed([]byte(strings.TrimSpace(value)))
+	return err == nil || strings.ContainsAny(value, "\n\r") || strings.Contains(value, "-----BEGIN")
+}
+
 func credentials(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -104,9 +124,14 @@ func certificates(file string) error {
 	return err
 }
 
-// servers checks the URL, and returns host:port of each server for messages.
+// servers checks the URL, and returns " at " and host:port of each server for messages. It returns "" where a host may be a piece of
+// a password.
 func (c Config) servers() (string, error) {
 	var hosts []string
+	advice := redact.NATS.Advice(c.URL)
+	if advice != "" {
+		advice = "; " + advice
+	}
 	for i, s := range strings.Split(c.URL, ",") {
 		s = strings.TrimSpace(s)
 		if s == "" && c.URL == "" {
@@ -118,14 +143,20 @@ func (c Config) servers() (string, error) {
 		// The parser's error is not returned: it repeats the URL with its password.
 		u, err := url.Parse(s)
 		switch {
-		case err != nil || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && net.ParseIP(u.Hostname()) == nil:
-			return "", fmt.Errorf("NATS URL: server %d is not of the form nats://host:port", i+1)
+		case err != nil || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") && net.ParseIP(u.Hostname()) == nil,
+			strings.Contains(u.Path+u.RawQuery+u.Fragment, "@"):
+			return "", fmt.Errorf("NATS URL: server %d is not of the form nats://host:port%s", i+1, advice)
+		case u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss" && i > 0 && advice != "":
+			return "", fmt.Errorf("NATS URL: server %d has another scheme than nats, tls, ws or wss%s", i+1, advice)
 		case u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss":
 			return "", fmt.Errorf("NATS URL: server %d has the scheme %q; use nats, tls, ws or wss", i+1, u.Scheme)
 		}
 		hosts = append(hosts, u.Host)
 	}
-	return strings.Join(hosts, ","), nil
+	if advice != "" {
+		return "", nil
+	}
+	return " at " + strings.Join(hosts, ","), nil
 }
 
 // Connect connects to one of the servers. It fails when it has tried each server once, or when ctx ends; the caller
@@ -142,9 +173,26 @@ func Connect(ctx context.Context, cfg Config, log zerolog.Logger, more ...nats.O
 	}
 	nc, err := dial(ctx, cfg.URL, append(opts, more...))
 	if err != nil {
-		return nil, fmt.Errorf("connect to NATS at %s: %w", hosts, err)
+		return nil, fmt.Errorf("connect to NATS%s: %w", hosts, cfg.safe(err))
 	}
 	return nc, nil
+}
+
+// safe is an error of the connection with a text that holds nothing of a password.
+func (c Config) safe(err error) error {
+	if redact.NATS.Advice(c.URL) == "" {
+		return err
+	}
+	for _, known := range []error{
+		nats.ErrNoServers, nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired,
+		nats.ErrSecureConnRequired, nats.ErrSecureConnWanted, nats.ErrTimeout, nats.ErrStaleConnection,
+	} {
+		if errors.Is(err, known) {
+			err = redact.Public(known, err)
+			break
+		}
+	}
+	return redact.NATS.Error(err, c.URL)
 }
 
 // dial is nats.Connect with a context. If ctx ends first, the attempt goes on in the background, for at most
@@ -199,7 +247,7 @@ func (c Config) options(log zerolog.Logger) ([]nats.Option, error) {
 	if c.Cert != "" {
 		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
 	}
-	return append(opts, logging(log.With().Str("component", "broker").Logger())...), nil
+	return append(opts, c.logging(log.With().Str("component", "broker").Logger())...), nil
 }
 
 // delay returns the pause before the next round over the servers: exponential, jittered, capped.
@@ -210,7 +258,7 @@ func delay(attempts int) time.Duration {
 }
 
 // logging returns the handlers that log each change of the connection's state.
-func logging(log zerolog.Logger) []nats.Option {
+func (c Config) logging(log zerolog.Logger) []nats.Option {
 	var away, faults throttle
 	return []nats.Option{
 		nats.ConnectHandler(func(nc *nats.Conn) {
@@ -221,11 +269,11 @@ func logging(log zerolog.Logger) []nats.Option {
 				return
 			}
 			away.ready() // this line is the first about it
-			log.Warn().Err(err).Msg("broker connection lost")
+			log.Warn().Err(c.safe(err)).Msg("broker connection lost")
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
 			if away.ready() {
-				log.Warn().Err(err).Msg("broker still not connected")
+				log.Warn().Err(c.safe(err)).Msg("broker still not connected")
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
@@ -233,7 +281,7 @@ func logging(log zerolog.Logger) []nats.Option {
 		}),
 		nats.ClosedHandler(func(nc *nats.Conn) {
 			if err := nc.LastError(); err != nil {
-				log.Warn().Err(err).Msg("broker connection closed")
+				log.Warn().Err(c.safe(err)).Msg("broker connection closed")
 				return
 			}
 			log.Debug().Msg("broker connection closed")

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"bridge/internal/redact"
 	"bridge/internal/relation"
+	"bridge/internal/source"
 	"bridge/internal/stream"
 
 	"github.com/jackc/pgx/v5"
@@ -29,9 +31,9 @@ func (r *run) postgres(ctx context.Context) {
 	if r.cfg.DatabaseURL == "" {
 		return
 	}
-	conn, err := pgx.Connect(ctx, r.cfg.DatabaseURL)
+	conn, err := source.Connect(ctx, r.cfg.DatabaseURL)
 	if err != nil {
-		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), connectAdvice(err))
+		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), connectAdvice(err, r.cfg.DatabaseURL))
 		return
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
@@ -47,9 +49,11 @@ func (r *run) postgres(ctx context.Context) {
 	}
 }
 
-// connectAdvice says what to do about a connection that failed. The errors of
-// pgx hold no password.
-func connectAdvice(err error) string {
+// connectAdvice says what to do about a connection that failed.
+func connectAdvice(err error, url string) string {
+	if advice := redact.Postgres.Advice(url); advice != "" {
+		return "in DATABASE_URL, " + advice
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {

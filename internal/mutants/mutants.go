@@ -913,4 +913,18 @@ var mutants = []mutant{
 		new:  "if f.rel.Kind == 'p' && f.r.keepsAll() && errors.As(err, &p) {",
 		pkg:  "./internal/e2e", test: "TestWAL_PartitionLosesItsIdentity_I1",
 	},
+	{
+		invariant: "none", name: "password-taken-for-a-name",
+		file: "internal/redact/redact.go",
+		old:  "secret(kv[1]) && i < len(all)-1",
+		new:  "secret(kv[1]) && i > len(all)",
+		pkg:  "./internal/source", test: "FuzzConnect_ShowsNoPassword",
+	},
+	{
+		invariant: "none", name: "broker-url-told",
+		file: "internal/broker/connect.go",
+		old:  "if redact.NATS.Advice(c.URL) == \"\" {",
+		new:  "if c.URL != \"\" {",
+		pkg:  "./internal/broker", test: "FuzzConnect_ShowsNoPassword",
+	},
 }

@@ -35,6 +35,7 @@ const (
 // Pool holds the connections to Postgres that the captures of a process share.
 type Pool struct {
 	pool *pgxpool.Pool
+	url  string
 	// connects counts all connections made. After a new one, Postgres may have
 	// crashed, and lost transactions that were seen before.
 	connects atomic.Int64
@@ -50,11 +51,11 @@ type Pool struct {
 // Open returns a pool for that many relations, 0 if the number is not yet known.
 // The pool connects when it is used.
 func Open(url string, relations int) (*Pool, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := parse(url)
 	if err != nil {
 		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
 	}
-	p := &Pool{}
+	p := &Pool{url: url}
 	cfg.MaxConns = maxConns
 	if relations > 0 {
 		cfg.MaxConns = int32(min(relations+spareConns, maxConns))
@@ -130,7 +131,12 @@ func (p *Pool) Close() { p.pool.Close() }
 
 // Query implements relation.Querier.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return p.pool.Query(ctx, sql, args...)
+	rows, err := p.pool.Query(ctx, sql, args...)
+	if err != nil {
+		err = safe(err, p.url)
+		return failedRows{rows, err}, err
+	}
+	return rows, nil
 }
 
 // Connects returns how many connections were made so far.
@@ -140,7 +146,7 @@ func (p *Pool) Connects() int64 { return p.connects.Load() }
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
+		return nil, fmt.Errorf("connect to Postgres: %w", safe(err, p.url))
 	}
 	return conn, nil
 }

@@ -286,7 +286,7 @@ func capturingTo(t *testing.T, log zerolog.Logger, db string, opt wal.Options, t
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	opt.URL, opt.Name, opt.HeartbeatInterval = db, slotOf(t, db), 100*time.Millisecond
+	opt.Name, opt.HeartbeatInterval = slotOf(t, db), 100*time.Millisecond
 	c := wal.New(pool, opt, wal.NewMetrics(nil), log)
 	metrics := health.NewMetrics(nil)
 	for table, sink := range tables {

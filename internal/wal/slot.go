@@ -11,7 +11,6 @@ import (
 
 	"bridge/internal/health"
 	"bridge/internal/relation"
-	"bridge/internal/source"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -210,21 +209,16 @@ const anyEncoding = "SQL_ASCII"
 
 // connect opens the replication connection and starts reading the slot.
 func (s *session) connect(ctx context.Context) error {
-	cfg, err := pgconn.ParseConfig(s.c.opt.URL)
-	if err != nil {
-		return fmt.Errorf("parse DATABASE_URL: %w", err)
-	}
-	source.Configure(cfg)
-	cfg.RuntimeParams["replication"] = "database"
-	if s.unchecked {
-		// Postgres would refuse to send what is no UTF-8, and the slot would be
-		// stuck; so the relation that has it is taken out here.
-		cfg.RuntimeParams["client_encoding"] = anyEncoding
-	}
-	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(bufio.NewReaderSize(newPacedReader(r), readBytes), w)
-	}
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	conn, err := s.c.pool.ConnectReplication(ctx, func(cfg *pgconn.Config) {
+		if s.unchecked {
+			// Postgres would refuse to send what is no UTF-8, and the slot would be
+			// stuck; so the relation that has it is taken out here.
+			cfg.RuntimeParams["client_encoding"] = anyEncoding
+		}
+		cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+			return pgproto3.NewFrontend(bufio.NewReaderSize(newPacedReader(r), readBytes), w)
+		}
+	})
 	if err != nil {
 		return fmt.Errorf("connect for replication: %w%s", err, remedy(err))
 	}

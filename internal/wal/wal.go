@@ -62,8 +62,6 @@ import (
 
 // Options are those of a bridge's capture.
 type Options struct {
-	// URL is the DATABASE_URL.
-	URL string
 	// Name is the slot's and the publication's.
 	Name string
 	// HeartbeatInterval is the longest time between two heartbeats.
