@@ -154,10 +154,11 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	flags := flag.NewFlagSet("bridge sql", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&opt.Role, "role", "", "")
+	flags.StringVar(&opt.As, "as", "", "")
 	flags.BoolVar(&opt.NoTombstones, "no-tombstones", false, "")
 	flags.BoolVar(&opt.NoNotify, "no-notify", false, "")
 	if err := flags.Parse(args); err != nil {
-		return fmt.Errorf("%w: %w; usage: bridge sql [-role NAME] [-no-tombstones] [-no-notify] RELATION", program.ErrUsage, err)
+		return fmt.Errorf("%w: %w; usage: bridge sql [-role NAME] [-as NAME] [-no-tombstones] [-no-notify] RELATION", program.ErrUsage, err)
 	}
 	spec, err := oneRelation(cfg, flags.Args())
 	if err != nil {
@@ -173,6 +174,9 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	}
 	defer pool.Close()
 	sql, err := relation.SetupSQL(ctx, pool, spec, opt)
+	if errors.Is(err, relation.ErrOption) {
+		return fmt.Errorf("%w: %w", program.ErrUsage, err)
+	}
 	if _, err := io.WriteString(stdout, sql); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}

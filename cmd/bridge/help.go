@@ -36,14 +36,16 @@ Example:
 		{"sql", "[OPTIONS] RELATION", "print the SQL that prepares a table or view for capture", `
 It only prints: read the SQL, then run it as the owner of the table or as a
 superuser (ADMIN_URL below). The role of the bridge may not run it. If the table
-can't be prepared yet, it prints what to do first, and the exit status is 1.
+can't be prepared yet, or if something that is not the bridge's has a name that the
+SQL needs, it prints what to do first, and the exit status is 1.
 RELATION may have options, as in BRIDGE_TABLES; without options, those in
 BRIDGE_TABLES apply. For a table, the SQL makes a feed view: it shows the rows and
 the keys of deleted rows.
-A column txid that is there already is taken and overwritten: if it means something
-else, name another column, as in 'orders(txid=ls_txid)'.
+It never changes a column txid that is the application's: it proposes another
+name, as in 'orders(txid=ls_txid)'.
 
   -role NAME       the role that the bridge logs in as (default lockstep)
+  -as NAME         use NAME in place of lockstep in all other names
   -no-tombstones   skip tombstones and the feed view (only if rows are never deleted)
   -no-notify       skip the trigger that wakes the bridge (it then polls by the clock)
 

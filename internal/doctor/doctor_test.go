@@ -125,6 +125,21 @@ func TestRun_EverythingAtOnce(t *testing.T) {
 	}
 }
 
+// Transaction IDs that this cluster has not given out may be numbers of the
+// application. They are overwritten only where a trigger sets the column.
+func TestRun_OverwritesNoColumnOfTheApplication(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good, "CREATE TABLE payments (id int PRIMARY KEY, txid bigint NOT NULL UNIQUE)", "INSERT INTO payments VALUES (1, 1::bigint << 60)",
+		`ALTER TABLE users DISABLE TRIGGER USER`, `INSERT INTO users VALUES (5000, 1::bigint << 60)`, `CREATE VIEW v AS SELECT id, txid AS t FROM users`)
+	got := text(t, doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "payments,v(key=id;txid=t)"), Prefix: "lockstep"}))
+	contains(t, got, "WARNING payments: it holds transaction IDs", "bridge sql 'payments(txid=ls_txid)'",
+		"WARNING v: it holds transaction IDs", `UPDATE "public"."users" SET "txid" = txid_current() WHERE "txid" >=`)
+	if strings.Contains(got, `UPDATE "public"."payments"`) || strings.Contains(got, `UPDATE "public"."v"`) {
+		t.Error(got)
+	}
+}
+
 // The rows of a view are checked for its key: no constraint promises one.
 func TestRun_KeysOfViews(t *testing.T) {
 	servers(t)

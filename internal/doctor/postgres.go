@@ -166,7 +166,7 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 			for _, i := range rel.Key {
 				entry.Key = append(entry.Key, rel.Columns[i].Name)
 			}
-			if err := r.stamps(ctx, conn, rel); err != nil {
+			if err := r.stamps(ctx, conn, rel, spec); err != nil {
 				return err
 			}
 			if rel.Kind == 'v' {
@@ -205,8 +205,9 @@ func split(joined error) (problems []*relation.Problem, err error) {
 }
 
 // stamps looks for rows with transaction IDs that this cluster has not given
-// out yet, such as those of a restored dump. Without an index it gives up soon.
-func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
+// out yet, such as those of a restored dump. Without an index it gives up soon. It
+// proposes to overwrite them only in columns that nobody else sets.
+func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation, spec relation.Spec) error {
 	if rel.Txid < 0 {
 		return nil
 	}
@@ -215,10 +216,20 @@ func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation
 	if rel.Columns[rel.Txid].Type == "xid8" {
 		next = "pg_snapshot_xmax(pg_current_snapshot())"
 	}
+	do := "see whether the column is the application's own, and what this says: " + relation.SetupCommand(spec)
+	if len(rel.Stamped) > 0 {
+		do = "give these rows a new ID:"
+		for _, c := range rel.Stamped {
+			from := next
+			if c.Now == "pg_current_xact_id()" {
+				from = "pg_snapshot_xmax(pg_current_snapshot())"
+			}
+			do += fmt.Sprintf(" UPDATE %s SET %s = %s WHERE %[2]s >= %s;", c.Table.SQL(), pgx.Identifier{c.Column}.Sanitize(), c.Now, from)
+		}
+	}
 	ahead, err := exists(ctx, conn, fmt.Sprintf("SELECT FROM %s WHERE %s >= %s", rel.Name.SQL(), col, next))
 	if ahead {
-		r.warn(AreaRelation, rel.Name.Quoted(), "it holds transaction IDs that this cluster has not given out yet, as a restored dump does: a change that keeps such an ID is missed",
-			fmt.Sprintf("give these rows a new ID, in each table: UPDATE %s SET %s = DEFAULT WHERE %s >= %s", rel.Name.SQL(), col, col, next))
+		r.warn(AreaRelation, rel.Name.Quoted(), "it holds transaction IDs that this cluster has not given out yet, as a restored dump does: a change that keeps such an ID is missed", do)
 	}
 	return err
 }

@@ -927,4 +927,25 @@ var mutants = []mutant{
 		new:  "if c.URL != \"\" {",
 		pkg:  "./internal/broker", test: "FuzzConnect_ShowsNoPassword",
 	},
+	{
+		invariant: "none", name: "column-taken-over",
+		file: "internal/relation/setup_mine.go",
+		old:  "if c == nil || b.o.owns(c) {",
+		new:  "if c == nil || b.o != nil {",
+		pkg:  "./internal/relation", test: "TestSetupSQL_ChangesNothingOfTheApplication",
+	},
+	{
+		invariant: "none", name: "any-condition-stamps",
+		file: "internal/relation/setup_source.go",
+		old:  `slices.Contains(condition, "distinct")`,
+		new:  `len(condition) > 0`,
+		pkg:  "./internal/relation", test: "TestSetupSQL_ChangesNothingOfTheApplication",
+	},
+	{
+		invariant: "none", name: "script-unguarded",
+		file: "internal/relation/setup_mine.go",
+		old:  "if len(list) == 0 {\n\t\treturn\n\t}",
+		new:  "if len(list) >= 0 {\n\t\treturn\n\t}",
+		pkg:  "./internal/relation", test: "TestSetupSQL_RunLater",
+	},
 }

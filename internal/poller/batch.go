@@ -65,8 +65,11 @@ func (s *session) batchRows(ctx context.Context, conn *pgxpool.Conn, w work) (in
 	}
 	s.p.metrics.Batch(time.Since(b.begun), b.rows)
 	if b.foreign > 0 {
-		s.log.Warn().Int64("rows", b.foreign).
-			Msg("rows have a txid ahead of this cluster's (from a restored dump?), polls don't see them; to correct them: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+		msg := "rows have a txid ahead of this cluster's, polls don't see them; is the column the application's own? See bridge check"
+		if len(s.rel.Stamped) > 0 {
+			msg = "rows have a txid ahead of this cluster's (from a restored dump?), polls don't see them; to correct them: UPDATE … SET txid = txid_current() WHERE txid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+		}
+		s.log.Warn().Int64("rows", b.foreign).Msg(msg)
 	}
 	if w.announced != nil {
 		return b.rows, nil

@@ -162,8 +162,11 @@ func (s *session) countNulls(ctx context.Context) error {
 	}
 	s.p.metrics.Nulls.Set(float64(n))
 	if n > 0 {
-		s.log.Warn().Int64("rows", n).
-			Msg("rows have no txid (NULL) and are not published; to correct them: UPDATE … SET txid = txid_current() WHERE txid IS NULL")
+		msg := "rows have no txid (NULL) and are not published; is the column the application's own? See bridge check"
+		if len(s.rel.Stamped) > 0 {
+			msg = "rows have no txid (NULL) and are not published; to correct them: UPDATE … SET txid = txid_current() WHERE txid IS NULL"
+		}
+		s.log.Warn().Int64("rows", n).Msg(msg)
 	}
 	return nil
 }

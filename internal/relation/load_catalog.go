@@ -34,6 +34,9 @@ SELECT json_build_object(
   'schema', n.nspname, 'table', c.relname, 'oid', c.oid::int8, 'kind', c.relkind,
   'database', current_database(), 'search_path', current_setting('search_path'), 'persistence', c.relpersistence, 'identity', c.relreplident, 'tuples', c.reltuples, 'used', o.used, 'role', current_user,
   'usage', has_schema_privilege(n.oid, 'USAGE'),
+  'tombstones', c.relkind = 'r' AND (coalesce(obj_description(c.oid, 'pg_class'), '') LIKE '` + markTombstones + `%' OR EXISTS (
+    SELECT FROM pg_catalog.pg_proc f WHERE f.pronamespace = c.relnamespace AND f.proname = c.relname AND f.pronargs = 0
+       AND strpos(f.prosrc, E'#variable_conflict use_column\nBEGIN\n  IF TG_OP = ''TRUNCATE'' THEN\n    INSERT INTO ') > 0)),
   'definition', CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END,
   'children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
   'select', has_table_privilege(c.oid, 'SELECT'), 'policies', row_security_active(c.oid),
@@ -49,7 +52,7 @@ SELECT json_build_object(
                SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
                 WHERE co.oid = a.attcollation AND co.collname <> 'default'),
-             'dims', a.attndims, 'not_null', a.attnotnull, 'generated', a.attgenerated <> '',
+             'dims', a.attndims, 'not_null', a.attnotnull, 'generated', a.attgenerated <> '', 'comment', coalesce(col_description(c.oid, a.attnum), ''),
              'select', has_column_privilege(c.oid, a.attnum, 'SELECT')) ORDER BY a.attnum)
       FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL (
         WITH RECURSIVE d(oid, typname, typlen, typtype, typbasetype) AS (
@@ -78,8 +81,10 @@ SELECT json_build_object(
      WHERE lt.isleaf AND lc.relkind = 'r') END,
   'triggers', (
     SELECT json_agg(json_build_object('name', t.tgname, 'type', t.tgtype, 'enabled', t.tgenabled,
-             'all_columns', t.tgattr::text = '', 'source', f.prosrc) ORDER BY t.tgname)
-      FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid
+             'all_columns', t.tgattr::text = '', 'source', f.prosrc,
+             'function', json_build_object('schema', fn.nspname, 'table', f.proname),
+             'condition', CASE WHEN t.tgqual IS NOT NULL THEN substring(pg_get_triggerdef(t.oid) FROM ' WHEN (.*) EXECUTE FUNCTION ') END) ORDER BY t.tgname)
+      FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
   FROM objects o JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  ORDER BY NOT (n.nspname = $1 AND c.relname = $2), n.nspname, c.relname`
@@ -101,6 +106,8 @@ type object struct {
 	Usage bool
 	// Definition identifies a view's query. It is empty for a table.
 	Definition string
+	// Tombstones is true for a table of tombstones that the SQL of SetupSQL made.
+	Tombstones bool
 	// Children is true for a table that others inherit from, not as partitions.
 	Children bool
 	// Select is true if the role may read, and lock, all of it.
@@ -147,6 +154,7 @@ type column struct {
 	// Generated is true if the column is computed from other columns.
 	Generated bool
 	Select    bool
+	Comment   string
 }
 
 type index struct {
@@ -167,7 +175,10 @@ type trigger struct {
 	// AllColumns is false for UPDATE OF.
 	AllColumns bool `json:"all_columns"`
 	// Source is the source of the trigger's function, or its C symbol.
-	Source string
+	Source   string
+	Function Name
+	// Condition is what stands after WHEN, empty if the trigger has none.
+	Condition string
 }
 
 func (o *object) name() Name { return Name{Schema: o.Schema, Table: o.Table} }

@@ -8,9 +8,6 @@ import (
 	"strings"
 )
 
-// helperSchema is the schema for what the SQL of SetupSQL makes.
-const helperSchema = "lockstep"
-
 // Base types by pg_type.oid. They are the same in every Postgres.
 const (
 	oidBool        = 16
@@ -103,6 +100,7 @@ func (l *looked) check() *Relation {
 	} else {
 		rel.Txid = l.checkTxid()
 	}
+	rel.Stamped = l.stamped()
 	rel.Deleted = l.checkDeleted()
 	rel.Key = l.checkKey()
 	rel.Deferrable = l.deferrable(rel.Key)
@@ -195,15 +193,36 @@ func (l *looked) checkTxid() int {
 			do = removeTxid
 		case l.self.Kind == "v":
 			do = "make it bigint or xid8 in the view"
+		case !l.self.owns(&c):
+			do = l.otherColumn(l.self, l.spec)
 		}
 		l.unfit(fmt.Sprintf("its column %s is of type %s; transaction IDs are bigint or xid8", quoteIdent(name), c.Type), do)
 	}
 	if !c.NotNull && l.self.Kind != "v" {
-		l.warn(l.self, fmt.Sprintf("its column %s may be NULL, and rows where it is NULL are not published", quoteIdent(name)), fmt.Sprintf(
-			"UPDATE %[1]s SET %[2]s = txid_current() WHERE %[2]s IS NULL; ALTER TABLE %[1]s ALTER COLUMN %[2]s SET NOT NULL",
-			l.self.name().SQL(), sqlIdent(name)))
+		do := l.otherColumn(l.self, l.spec)
+		if l.self.owns(&c) {
+			do = fmt.Sprintf("UPDATE %[1]s SET %[2]s = %[3]s WHERE %[2]s IS NULL; ALTER TABLE %[1]s ALTER COLUMN %[2]s SET NOT NULL",
+				l.self.name().SQL(), sqlIdent(name), currentID(c.Base))
+		}
+		l.warn(l.self, fmt.Sprintf("its column %s may be NULL, and rows where it is NULL are not published", quoteIdent(name)), do)
 	}
 	return i
+}
+
+// otherColumn says what to do about a column of transaction IDs that may be the
+// application's own: nothing that overwrites it.
+func (l *looked) otherColumn(o *object, spec Spec) string {
+	other := spec
+	other.Txid = freeTxid(append([]*object{o}, l.sources...)...)
+	return fmt.Sprintf("if the column is the application's own, let the bridge add another: %s; else see what this says: %s", SetupCommand(other), SetupCommand(spec))
+}
+
+// currentID returns the expression for the ID of the transaction.
+func currentID(base uint32) string {
+	if base == oidXID8 {
+		return "pg_current_xact_id()"
+	}
+	return "txid_current()"
 }
 
 func (l *looked) checkDeleted() int {
@@ -261,7 +280,7 @@ func (l *looked) checkRights() {
 		do := fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role)
 		if o.Kind != "v" && l.spec.Capture != CaptureWAL {
 			do += "; but if bridge sql has made a feed view for it, which also shows deletes, name the view in BRIDGE_TABLES: " +
-				feedName(o).Quoted() + "(key=…)"
+				Name{Schema: o.Schema, Table: cutName(o.Table, "_"+defaultAs)}.Quoted() + "(key=…)"
 		}
 		l.fail(fmt.Sprintf("role %s may not read %s", o.Role, which), do)
 	}

@@ -51,7 +51,7 @@ func (l *looked) checkSource(o *object) {
 		return
 	}
 	l.checkIndex(o, txid)
-	if o.Schema != helperSchema {
+	if !o.Tombstones {
 		l.checkTrigger(o, txid)
 	}
 }
@@ -66,13 +66,22 @@ func (l *looked) sourceTxid(o *object) *column {
 		}
 		return c
 	}
-	for i, c := range o.Columns {
+	var found *column
+	for i := range o.Columns {
+		c := &o.Columns[i]
 		named := c.Name == l.spec.Txid || c.Name == defaultTxid || c.Base == oidXID8
-		if named && (c.Base == oidInt8 || c.Base == oidXID8) && slices.Contains(o.Used, c.Num) {
-			return &o.Columns[i]
+		if !named || c.Base != oidInt8 && c.Base != oidXID8 || !slices.Contains(o.Used, c.Num) {
+			continue
+		}
+		// Beside the bridge's column there may be one of the application's.
+		if c.Name == l.spec.Txid && (c.Name != defaultTxid || o.owns(c)) {
+			return c
+		}
+		if found == nil || !o.owns(found) && o.owns(c) {
+			found = c
 		}
 	}
-	return nil
+	return found
 }
 
 func (l *looked) checkIndex(o *object, txid *column) {
@@ -100,15 +109,26 @@ func (l *looked) checkTrigger(o *object, txid *column) {
 		for i, name := range st.notAlways {
 			do[i] = fmt.Sprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", o.name().SQL(), sqlIdent(name))
 		}
+		if !o.owns(txid) {
+			do = []string{l.otherColumn(o, l.specOf(o))}
+		}
 		l.warn(o, fmt.Sprintf("the trigger that sets %s is not ENABLE ALWAYS: changes by logical replication and by restores would be missed", quoteIdent(txid.Name)),
 			strings.Join(do, "; "))
 	default:
-		do := "run the SQL that this prints: bridge sql " + shellWord(o.name().Quoted())
-		if o == l.self {
-			do = l.bridgeSQL()
+		do := "run the SQL that this prints: " + SetupCommand(l.specOf(o))
+		if !o.owns(txid) {
+			do = l.otherColumn(o, l.specOf(o))
 		}
 		l.warn(o, fmt.Sprintf("no trigger seems to set %s at INSERT and UPDATE: rows whose writer does not set it would be missed", quoteIdent(txid.Name)), do)
 	}
+}
+
+// specOf returns the entry of BRIDGE_TABLES for a table.
+func (l *looked) specOf(o *object) Spec {
+	if o == l.self {
+		return l.spec
+	}
+	return NewSpec(o.name())
 }
 
 const stampBoth = triggerInsert | triggerUpdate
@@ -116,23 +136,25 @@ const stampBoth = triggerInsert | triggerUpdate
 // stamps says for which commands a trigger sets the transaction ID of the row.
 type stamps struct {
 	// enabled and always have bits of pg_trigger.tgtype: the commands with an
-	// enabled trigger, and those with an ALWAYS trigger.
-	enabled, always int
-	// notAlways names the triggers that are not ALWAYS. byOthers names those that
-	// are ALWAYS and were not made by SetupSQL.
-	notAlways, byOthers []string
+	// enabled trigger, and those with an ALWAYS trigger. sure has the commands with
+	// a trigger, also a disabled one, that certainly sets nothing else.
+	enabled, always, sure int
+	// notAlways names the triggers that are not ALWAYS. alone names those that count
+	// in sure and are ALWAYS, for both commands.
+	notAlways, alone []string
 }
 
-// stampsOf looks for BEFORE row triggers whose function has both the name of the
-// column and that of a function that returns transaction IDs.
+// stampsOf looks for BEFORE row triggers that may set the column to the ID of the
+// transaction, and among them for those that certainly do.
 func stampsOf(o *object, column string) stamps {
 	var st stamps
 	for _, t := range o.Triggers {
-		source := strings.ToLower(t.Source)
-		if !strings.Contains(source, strings.ToLower(column)) ||
-			!strings.Contains(source, "txid_current") && !strings.Contains(source, "pg_current_xact_id") ||
-			t.Type&(triggerRow|triggerBefore) != triggerRow|triggerBefore || !t.AllColumns {
+		if t.Type&(triggerRow|triggerBefore) != triggerRow|triggerBefore || !t.AllColumns || !mayStamp(t.Source, column) {
 			continue
+		}
+		sure := setsID(t.Source, column) && (t.Condition == "" || asksForChange(tokens(t.Condition)))
+		if sure {
+			st.sure |= t.Type & stampBoth
 		}
 		if t.Enabled == "O" || t.Enabled == "A" {
 			st.enabled |= t.Type & stampBoth
@@ -142,8 +164,8 @@ func stampsOf(o *object, column string) stamps {
 			continue
 		}
 		st.always |= t.Type & stampBoth
-		if t.Name != stampTrigger && t.Type&stampBoth == stampBoth {
-			st.byOthers = append(st.byOthers, t.Name)
+		if sure && t.Type&stampBoth == stampBoth {
+			st.alone = append(st.alone, t.Name)
 		}
 	}
 	return st

@@ -61,7 +61,7 @@ func TestLoad(t *testing.T) {
 			{Num: 5, Name: "deleted", Type: "boolean", TypeOID: 16, BaseOID: 16, Nullable: true},
 			{Num: 6, Name: "Gone", Type: "date", TypeOID: 1082, BaseOID: 1082, Nullable: true},
 		},
-		Key: []int{0}, Txid: 2, Deleted: 3, EstimatedRows: 3000,
+		Key: []int{0}, Txid: 2, Stamped: []relation.Stamped{{Table: relation.Name{Schema: "public", Table: "users"}, Column: "txid", Now: "txid_current()"}}, Deleted: 3, EstimatedRows: 3000,
 		Sources: []relation.Name{{Schema: "public", Table: "users"}},
 	}
 	if rel.OID == 0 || !reflect.DeepEqual(rel, want) {
@@ -116,7 +116,8 @@ func TestLoad_Finds(t *testing.T) {
 		{name: "unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users", warns: []string{"it is unlogged"}},
 		{name: "no txid", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a", fails: []string{"it has no column txid for the ID of the transaction that last wrote a row; to do: run the SQL that this prints: bridge sql a"}},
 		{name: "near txid", spec: "users(txid=txd)", fails: []string{"it has no column txd", "did you mean txid=txid?"}},
-		{name: "txid type", sql: `CREATE TABLE a (id int PRIMARY KEY, txid int)`, spec: "a", fails: []string{"its column txid is of type integer", "ALTER COLUMN \"txid\" TYPE bigint"}, warns: []string{"may be NULL"}},
+		{name: "txid type", sql: `CREATE TABLE a (id int PRIMARY KEY, txid int)`, spec: "a", fails: []string{"its column txid is of type integer", "bridge sql 'a(txid=ls_txid)'"}, warns: []string{"may be NULL"}},
+		{name: "txid type, set by a trigger", sql: `CREATE TABLE a (id int PRIMARY KEY, txid int); CREATE TRIGGER s BEFORE INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION stamp()`, spec: "a", fails: []string{"its column txid is of type integer", "ALTER COLUMN \"txid\" TYPE bigint"}, warns: []string{"may be NULL"}},
 		{name: "xid8 and domain", sql: `CREATE DOMAIN d AS xid8; CREATE DOMAIN e AS d; ALTER TABLE users ALTER txid DROP DEFAULT, ALTER txid TYPE e USING txid::text::xid8`, spec: "users"},
 		{name: "null txid", sql: `ALTER TABLE users ALTER txid DROP NOT NULL`, spec: "users", warns: []string{"rows where it is NULL are not published"}},
 		{name: "no key", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey`, spec: "users", fails: []string{"it has no primary key and no unique index; to do: ALTER TABLE"}},

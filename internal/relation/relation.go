@@ -51,6 +51,10 @@ type Relation struct {
 	// Txid is the place of the txid column in Columns, -1 if there is none. Only a
 	// relation with capture=wal may have none.
 	Txid int
+	// Stamped has the columns that the transaction IDs come from: the txid column, or
+	// those of the tables below a view. It is empty unless all of them are known to
+	// hold nothing else: others must not be overwritten.
+	Stamped []Stamped
 	// Deleted is the place of the deleted column in Columns, -1 if there is none.
 	Deleted int
 	// Deferrable is true if two rows may have the same key until their
@@ -70,6 +74,14 @@ type Relation struct {
 	Policies bool
 	// EstimatedRows is how many rows Postgres' planner expects, -1 if unknown.
 	EstimatedRows int64
+}
+
+// Stamped is a column that a trigger sets to the ID of the transaction.
+type Stamped struct {
+	Table  Name
+	Column string
+	// Now is the expression, in SQL, for the ID of the transaction that runs.
+	Now string
 }
 
 // Column is one column of a relation.

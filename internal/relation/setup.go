@@ -6,21 +6,30 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
-// stampTrigger has a name that sorts after other names. The BEFORE triggers of a
-// table fire in the order of their names, and the last one wins.
-const (
-	stampTrigger  = "zzz_lockstep_stamp"
-	notifyTrigger = "zzz_lockstep_notify"
-)
+// defaultAs is the word in the names of all that a script makes.
+const defaultAs = "lockstep"
+
+// maxTries is how many names an index may have, if something else has the first.
+const maxTries = 3
+
+// ErrOption is wrapped in the error of SetupSQL for options that are wrong.
+var ErrOption = errors.New("wrong option")
+
+// asName is short, so that names with it are. (Those that begin with pg_ belong to
+// Postgres.)
+var asName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,19}$`)
 
 // SetupOptions are the options of SetupSQL.
 type SetupOptions struct {
 	// Role is the role that the bridge logs in as, lockstep if empty.
+	// If it is empty and there is such a role, it must look like the bridge's.
 	Role string
 	// Name is the name of publication and slot, lockstep if empty.
 	Name string
@@ -28,6 +37,9 @@ type SetupOptions struct {
 	NoTombstones bool
 	// NoNotify leaves out the trigger that wakes the bridge.
 	NoNotify bool
+	// As takes the place of lockstep in the names of all that the script makes,
+	// except the role.
+	As string
 }
 
 // SetupSQL returns a psql script that prepares the relation for capture. The
@@ -39,7 +51,8 @@ type SetupOptions struct {
 // comments: they say what to do first.
 //
 // The script keeps what it makes in a schema of its own, lockstep, except the
-// column, the triggers, the index and the feed view.
+// column, the triggers, the index and the feed view. It never changes what is not
+// the bridge's: if something has one of these names, the script has only comments.
 func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (string, error) {
 	l, err := look(ctx, q, spec)
 	if err != nil {
@@ -48,14 +61,24 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 	if !l.checkKind() {
 		return "", l.err()
 	}
-	opt.Role, opt.Name = cmp.Or(opt.Role, "lockstep"), cmp.Or(opt.Name, "lockstep")
-	s := &setup{l: l, opt: opt}
+	if opt.As != "" && (!asName.MatchString(opt.As) || strings.HasPrefix(opt.As, "pg_")) {
+		return "", fmt.Errorf("%w: -as %q: use up to 20 of the letters a to z, digits and _, with a letter first, and not pg_", ErrOption, opt.As)
+	}
+	s := &setup{l: l, opt: opt, named: opt.Role != ""}
+	s.opt.Role, s.opt.Name, s.opt.As = cmp.Or(opt.Role, "lockstep"), cmp.Or(opt.Name, "lockstep"), cmp.Or(opt.As, defaultAs)
 	if spec.Capture == CaptureWAL {
 		return s.wal(ctx, q)
 	}
+	bases := s.bases()
+	if err := s.lookMine(ctx, q, bases); err != nil {
+		return "", err
+	}
+	if list := s.obstacles(bases); len(list) > 0 {
+		return s.inTheWay(list)
+	}
 	if l.self.Kind == "v" {
 		s.head()
-		s.view()
+		s.view(bases)
 	} else {
 		key := l.checkKey()
 		if key == nil { // without a key, most of the script would be useless
@@ -102,6 +125,9 @@ type setup struct {
 	b   strings.Builder
 	l   *looked
 	opt SetupOptions
+	// named is true if the options name the role.
+	named bool
+	mine  mine
 	// Set while writing: what the bridge reads, and its entry in BRIDGE_TABLES.
 	read []Name
 	use  Spec
@@ -155,14 +181,24 @@ func (s *setup) table(o *object, key []int) {
 // be.
 func (s *setup) stamp(o *object, name string) column {
 	t, col := o.name().SQL(), sqlIdent(name)
-	fn := sqlIdent(helperSchema) + "." + sqlIdent(stampFunction(name))
+	function := Name{Schema: s.opt.As, Table: stampFunction(name)}
+	fn := function.SQL()
 	txid := column{Name: name, Type: "bigint", BaseType: "bigint", Base: oidInt8, NotNull: true, Fixed: true}
 	s.part("A column for the ID of the transaction that last wrote a row of "+o.name().Quoted()+". Adding it does not rewrite the table:",
 		"existing rows get the ID of this transaction. Column and trigger come in one transaction, so that no write falls between them.")
+	have, by := o.column(name), s.stampedBy(o, name)
+	if have == nil {
+		s.columnNote(o)
+	}
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s'; -- fail rather than make others wait; then run this again")
-	s.p("CREATE SCHEMA IF NOT EXISTS %s;", sqlIdent(helperSchema))
-	have := o.column(name)
+	guards := absentColumn(o, name)
+	if len(by) == 0 {
+		guards = append(guards, s.absentFunction(function, markStamp(name))...)
+		guards = append(guards, s.absentTriggers(o, function, "stamp")...)
+	}
+	s.guard(guards)
+	s.p("CREATE SCHEMA IF NOT EXISTS %s;", sqlIdent(s.opt.As))
 	switch {
 	case have == nil:
 		s.p("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s bigint NOT NULL DEFAULT txid_current();", t, col)
@@ -173,26 +209,54 @@ func (s *setup) stamp(o *object, name string) column {
 	default:
 		txid = *have
 	}
-	s.note("BEFORE triggers fire in the order of their names, and the last one wins: so this name begins with zzz.",
-		"ALWAYS: logical replication and restores (session_replication_role = replica) fire the trigger, too.")
-	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$", fn)
-	s.p("BEGIN NEW.%s := pg_catalog.txid_current(); RETURN NEW; END $lockstep$;", col)
+	comment := ""
+	if have != nil {
+		comment = have.Comment
+	}
+	s.claim("COLUMN", t+"."+col, markTxid, comment)
+	last := s.trig("stamp")
+	if len(by) > 0 {
+		last = by[0]
+		s.note("Trigger " + sqlIdent(by[0]) + " already sets the column.")
+	} else {
+		s.note("BEFORE triggers fire in the order of their names, and the last one wins: so this name begins with zzz.",
+			"ALWAYS: logical replication and restores (session_replication_role = replica) fire the trigger, too.")
+		s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$%s$lockstep$;", fn, stampSource(name))
+		s.claim("FUNCTION", fn+"()", markStamp(name), s.functionComment(function.Table))
+		s.trigger(o, last, "BEFORE INSERT OR UPDATE", "ROW", "", fn)
+	}
 	for _, tr := range o.Triggers {
-		if tr.Name > stampTrigger && tr.Type&(triggerRow|triggerBefore) == triggerRow|triggerBefore {
+		if tr.Name > last && tr.Type&(triggerRow|triggerBefore) == triggerRow|triggerBefore {
 			s.note("Trigger " + sqlIdent(tr.Name) + " fires later: it must not change " + col + ".")
 		}
 	}
-	if by := stampsOf(o, name).byOthers; len(by) > 0 {
-		s.note("Trigger " + sqlIdent(by[0]) + " already sets the column: the trigger below is not needed, and does no harm.")
-	}
-	s.trigger(o, stampTrigger, "BEFORE INSERT OR UPDATE", "ROW", "", fn)
 	if !txid.NotNull {
 		s.note("The bridge never publishes a row without a transaction ID.")
-		s.p("UPDATE %s SET %s = DEFAULT WHERE %s IS NULL;", t, col, col)
+		s.p("UPDATE %s SET %s = %s WHERE %s IS NULL;", t, col, currentID(txid.Base), col)
 		s.p("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;", t, col)
 	}
 	s.p("COMMIT;")
 	return txid
+}
+
+// columnNote says what a column more does to statements that exist.
+func (s *setup) columnNote(o *object) {
+	t := o.name().Quoted()
+	wal := NewSpec(o.name())
+	wal.Capture = CaptureWAL
+	s.note("A new column changes what a few statements do. Look for them before you run this:",
+		"  COPY "+t+" FROM without a list of columns then fails. Name the columns.",
+		"  INSERT INTO other SELECT * FROM "+t+" then fails, or fills one more column of the other table. Name the columns.",
+		"  SELECT * and COPY "+t+" TO then give one more column. NATURAL JOIN of two such tables compares the column, too.")
+	if len(s.mine.Publications) > 0 {
+		s.note("  Publication " + strings.Join(s.mine.Publications, ", ") + " then has the column: add it to the tables of all subscribers first, or their replication stops.")
+	}
+	if o.Kind == "p" {
+		s.note("  A table that you ATTACH as a partition then needs the column.")
+	}
+	s.note("If you can't change such statements, read the WAL instead, which adds no column: "+SetupCommand(wal),
+		"Or rename the table, prepare it under its new name, and put a view with its old name and columns in its place.",
+		"(COPY into the view needs a trigger INSTEAD OF INSERT.)")
 }
 
 func (s *setup) trigger(o *object, name, event, each, when, fn string) {
@@ -220,7 +284,7 @@ func (s *setup) index(o *object, txid column, key []int) {
 			}
 		}
 	}
-	name := sqlIdent(cutName(o.Table, "_lockstep_idx"))
+	name := sqlIdent(s.freeIndex(o, txid))
 	if o.Kind == "p" {
 		s.part("The index that every poll uses. Postgres can't build it CONCURRENTLY on a partitioned table: writers wait meanwhile.",
 			"To avoid that, first build it CONCURRENTLY on each partition; this statement then only joins these indexes.")
@@ -237,19 +301,52 @@ func (s *setup) index(o *object, txid column, key []int) {
 	s.p("CREATE INDEX CONCURRENTLY IF NOT EXISTS %s ON %s (%s);", name, o.name().SQL(), sqlList(columns))
 }
 
+// freeIndex returns a name for the index. An index of that name is only in order if
+// its build failed.
+func (s *setup) freeIndex(o *object, txid column) string {
+	for i := range maxTries {
+		name := s.indexName(o, i)
+		failed := slices.ContainsFunc(o.Indexes, func(ix index) bool {
+			return ix.Name == name && !ix.Valid && ix.Columns[0] == txid.Num
+		})
+		if failed || s.mine.relation(Name{Schema: o.Schema, Table: name}) == nil {
+			return name
+		}
+	}
+	return s.indexName(o, maxTries)
+}
+
+func (s *setup) indexName(o *object, i int) string {
+	return cutName(o.Table, "_"+s.opt.As+"_idx"+number(i))
+}
+
+// number returns the suffix of the name that is tried after i others.
+func number(i int) string {
+	if i == 0 {
+		return ""
+	}
+	return strconv.Itoa(i + 1)
+}
+
 func (s *setup) notify(o *object) {
 	if s.opt.NoNotify {
 		return
 	}
-	fn := sqlIdent(helperSchema) + ".notify"
+	function := Name{Schema: s.opt.As, Table: "notify"}
+	fn := function.SQL()
+	if t := o.trigger(s.trig("notify")); t != nil && t.Function != function {
+		s.part("Trigger " + sqlIdent(t.Name) + " already wakes the bridge.")
+		return
+	}
 	s.part("Optional: a trigger that wakes the bridge at commit. Without it the bridge polls every BRIDGE_POLL_INTERVAL.",
 		"Leave it out (bridge sql -no-notify) if many sessions change "+o.name().Quoted()+" at the same time, because commits that notify",
 		"wait for each other; and if prepared transactions (PREPARE TRANSACTION) change it, because these must not notify.")
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s';")
-	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$", fn)
-	s.p("BEGIN PERFORM pg_catalog.pg_notify('%s', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME); RETURN NULL; END $lockstep$;", NotifyChannel)
-	s.trigger(o, notifyTrigger, "AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE", "STATEMENT", "", fn)
+	s.guard(append(s.absentFunction(function, markNotify), s.absentTriggers(o, function, "notify")...))
+	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$%s$lockstep$;", fn, notifySource)
+	s.claim("FUNCTION", fn+"()", markNotify, s.functionComment("notify"))
+	s.trigger(o, s.trig("notify"), "AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE", "STATEMENT", "", fn)
 	s.p("COMMIT;")
 }
 
@@ -265,7 +362,10 @@ func (s *setup) role() {
 		"GRANT pg_read_all_stats TO "+role+";",
 		"If you may not grant CONNECT and USAGE, Postgres prints a warning below. Usually every role has both already.")
 	s.p("DO $lockstep$ BEGIN")
-	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN CREATE ROLE %s LOGIN; END IF;", sqlLiteral(s.opt.Role), role)
+	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN", sqlLiteral(s.opt.Role))
+	s.p("    CREATE ROLE %s LOGIN;", role)
+	s.p("    COMMENT ON ROLE %s IS %s;", role, sqlLiteral(markRole))
+	s.p("  END IF;")
 	s.p("END $lockstep$;")
 	s.p("GRANT CONNECT ON DATABASE %s TO %s;", sqlIdent(s.l.self.Database), role)
 	s.p("GRANT USAGE ON SCHEMA %s TO %s;", sqlIdent(s.l.self.Schema), role)
@@ -280,9 +380,21 @@ func (s *setup) foot() {
 
 // feedName returns the name of the feed view: the view over a table and its
 // tombstones.
-func feedName(o *object) Name {
-	return Name{Schema: o.Schema, Table: cutName(o.Table, "_lockstep")}
+func (s *setup) feedName(o *object) Name {
+	return Name{Schema: o.Schema, Table: cutName(o.Table, "_"+s.opt.As)}
 }
+
+// trig names a trigger. The name sorts after other names: the BEFORE triggers of a
+// table fire in the order of their names, and the last one wins.
+func (s *setup) trig(what string) string { return "zzz_" + s.opt.As + "_" + what }
+
+// stampSource and notifySource are the sources of trigger functions, the same in
+// all versions.
+func stampSource(column string) string {
+	return "\nBEGIN NEW." + sqlIdent(column) + " := pg_catalog.txid_current(); RETURN NEW; END "
+}
+
+const notifySource = "\nBEGIN PERFORM pg_catalog.pg_notify('" + NotifyChannel + "', TG_TABLE_SCHEMA || '.' || TG_TABLE_NAME); RETURN NULL; END "
 
 // stampFunction names the trigger function. There is one for each name of a txid
 // column.

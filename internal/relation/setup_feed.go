@@ -9,14 +9,12 @@ import (
 // tombstones writes the table of tombstones, which keeps the keys of deleted
 // rows, and the feed view over both tables.
 func (s *setup) tombstones(o *object, txid column, key []int) {
-	tomb := sqlIdent(helperSchema) + "." + sqlIdent(tombName(o.name()))
+	name := Name{Schema: s.opt.As, Table: tombName(o.name())}
+	tomb := name.SQL()
 	var keyNames, defs []string
 	for _, i := range key {
 		c := o.Columns[i]
-		def := sqlIdent(c.Name) + " " + c.BaseType
-		if c.OID == c.Base {
-			def = sqlIdent(c.Name) + " " + c.Type
-		}
+		def := sqlIdent(c.Name) + " " + c.plainType()
 		if c.Collation != "" {
 			def += " COLLATE " + c.Collation
 		}
@@ -30,12 +28,61 @@ func (s *setup) tombstones(o *object, txid column, key []int) {
 	}
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s';")
+	guards := append(s.absentRelation(name, markTombstonesOf(o.name())), s.absentFunction(name, markBury(o.name()))...)
+	guards = append(guards, s.absentTriggers(o, name, buryTriggers...)...)
+	s.guard(append(guards, s.absentRelation(s.feedName(o), markFeed(o.name()))...))
 	s.p("CREATE TABLE IF NOT EXISTS %s (%s, %s %s NOT NULL, PRIMARY KEY (%s));",
 		tomb, strings.Join(defs, ", "), sqlIdent(txid.Name), txid.BaseType, sqlList(keyNames))
-	s.p("CREATE INDEX IF NOT EXISTS %s ON %s (%s);", sqlIdent(cutName(tombName(o.name()), "_txid")), tomb, sqlIdent(txid.Name))
+	s.p("COMMENT ON TABLE %s IS %s;", tomb, sqlLiteral(markTombstonesOf(o.name())))
+	s.p("CREATE INDEX IF NOT EXISTS %s ON %s (%s);", sqlIdent(s.tombIndex(o)), tomb, sqlIdent(txid.Name))
 	s.tombFunction(o, tomb, txid, keyNames)
 	s.feed(o, tomb, txid, keyNames)
 	s.p("COMMIT;")
+}
+
+// buryTriggers are the triggers that write tombstones, as trig names them.
+var buryTriggers = []string{"delete", "rekey", "truncate"}
+
+// plainType returns the type for a column of tombstones. It is no domain: a domain
+// with NOT NULL allows no tombstone.
+func (c *column) plainType() string {
+	if c.OID == c.Base {
+		return c.Type
+	}
+	return c.BaseType
+}
+
+// tombColumns lists the columns that the tombstones need, with their types.
+func (s *setup) tombColumns(b base) []string {
+	var list []string
+	for _, i := range b.key {
+		list = append(list, b.o.Columns[i].Name+" "+b.o.Columns[i].plainType())
+	}
+	txid := "bigint"
+	if c := b.o.column(b.txid); c != nil && c.Base == oidXID8 && c.Dims == 0 {
+		txid = c.BaseType
+	}
+	return append(list, b.txid+" "+txid)
+}
+
+func tombIndexName(o *object, i int) string { return cutName(tombName(o.name()), "_txid"+number(i)) }
+
+// tombIndex names the index of the tombstones. A table may be called as another
+// one's tombstones' index would be.
+func (s *setup) tombIndex(o *object) string {
+	tomb := s.mine.relation(Name{Schema: s.opt.As, Table: tombName(o.name())})
+	for i := range maxTries {
+		name := tombIndexName(o, i)
+		if r := s.mine.relation(Name{Schema: s.opt.As, Table: name}); r == nil || tomb != nil && r.Of == tomb.OID {
+			return name
+		}
+	}
+	return tombIndexName(o, maxTries)
+}
+
+// burySource is how the source of each version of the trigger function begins.
+func burySource(n Name) string {
+	return "\n#variable_conflict use_column\nBEGIN\n  IF TG_OP = 'TRUNCATE' THEN\n    INSERT INTO " + n.SQL() + " ("
 }
 
 func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) {
@@ -63,10 +110,11 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) 
 	s.p("  END IF;")
 	s.p("  RETURN NULL;")
 	s.p("END $lockstep$;")
-	s.trigger(o, "zzz_lockstep_delete", "AFTER DELETE", "ROW", "", tomb)
+	s.claim("FUNCTION", tomb+"()", markBury(o.name()), s.functionComment(tombName(o.name())))
+	s.trigger(o, s.trig("delete"), "AFTER DELETE", "ROW", "", tomb)
 	s.note("An UPDATE of the key deletes the old key. Other updates do not call the function.")
-	s.trigger(o, "zzz_lockstep_rekey", "AFTER UPDATE", "ROW", " WHEN ("+strings.Join(changed, " OR ")+")", tomb)
-	s.trigger(o, "zzz_lockstep_truncate", "BEFORE TRUNCATE", "STATEMENT", "", tomb)
+	s.trigger(o, s.trig("rekey"), "AFTER UPDATE", "ROW", " WHEN ("+strings.Join(changed, " OR ")+")", tomb)
+	s.trigger(o, s.trig("truncate"), "BEFORE TRUNCATE", "STATEMENT", "", tomb)
 }
 
 // feed writes the feed view. The deleted mark is the first column: columns that
@@ -76,7 +124,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) 
 func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 	mark := defaultDeleted
 	if o.column(mark) != nil {
-		mark = "lockstep_deleted"
+		mark = free("lockstep_deleted", func(name string) bool { return o.column(name) != nil })
 		s.use.Deleted = mark
 	}
 	columns := o.Columns
@@ -103,18 +151,43 @@ func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 	for _, k := range key {
 		join = append(join, fmt.Sprintf("t.%[1]s = d.%[1]s", sqlIdent(k)))
 	}
-	feed := feedName(o)
+	feed := s.feedName(o)
 	s.note("The view hides a tombstone while a row has its key again. If columns were dropped or got another type, drop the view first.")
 	s.p("CREATE OR REPLACE VIEW %s AS", feed.SQL())
 	s.p("SELECT false AS %s, %s\n  FROM %s t", sqlIdent(mark), strings.Join(live, ", "), o.name().SQL())
 	s.p("UNION ALL")
 	s.p("SELECT true, %s\n  FROM %s d\n WHERE NOT EXISTS (SELECT FROM %s t WHERE %s);", strings.Join(dead, ", "), tomb, o.name().SQL(), strings.Join(join, " AND "))
+	s.claim("VIEW", feed.SQL(), markFeed(o.name()), s.relationComment(feed))
 	s.read = []Name{feed}
 	s.use.Name, s.use.Key = feed, key
 }
 
+// bases returns the tables that the script prepares: the relation, or those below
+// a view.
+func (s *setup) bases() []base {
+	if s.l.self.Kind != "v" {
+		probe := &looked{spec: s.l.spec, self: s.l.self, sources: s.l.sources}
+		return []base{{s.l.self, s.l.spec.Txid, probe.checkKey(), !s.opt.NoTombstones && probe.checkDeleted() < 0}}
+	}
+	var list []base
+	for _, o := range s.l.sources {
+		if o.Kind != "r" && o.Kind != "p" || o.Tombstones {
+			continue
+		}
+		name := s.l.spec.Txid
+		// Where txid= names another column, because this one is the application's, the
+		// view may still read it.
+		if have := s.l.sourceTxid(o); have != nil && (o.owns(have) || have.Name != defaultTxid) {
+			name = have.Name
+		}
+		probe := &looked{spec: NewSpec(o.name()), self: o, sources: []*object{o}}
+		list = append(list, base{o, name, probe.checkKey(), false})
+	}
+	return list
+}
+
 // view writes what the tables below a view need.
-func (s *setup) view() {
+func (s *setup) view(bases []base) {
 	v := s.l.self
 	s.use, s.read = s.l.spec, []Name{v.name()}
 	s.part("A view needs a txid column with the highest txid of all tables whose changes show in it: greatest(a.txid, b.txid).",
@@ -123,19 +196,11 @@ func (s *setup) view() {
 	if v.column(s.l.spec.Txid) == nil {
 		s.note("The view has no column " + sqlIdent(s.l.spec.Txid) + " yet: add it when the tables have it.")
 	}
-	for _, o := range s.l.sources {
-		if o.Kind != "r" && o.Kind != "p" || o.Schema == helperSchema {
-			continue
-		}
-		name := s.l.spec.Txid
-		if have := s.l.sourceTxid(o); have != nil {
-			name = have.Name
-		}
-		base := &looked{spec: NewSpec(o.name()), self: o, sources: []*object{o}}
-		s.index(o, s.stamp(o, name), base.checkKey())
-		s.notify(o)
+	for _, b := range bases {
+		s.index(b.o, s.stamp(b.o, b.txid), b.key)
+		s.notify(b.o)
 		if len(s.use.Key) == 0 {
-			s.use.Key = viewKey(v, o, base.checkKey())
+			s.use.Key = viewKey(v, b.o, b.key)
 		}
 	}
 	if len(s.use.Key) == 0 {

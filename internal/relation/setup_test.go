@@ -104,7 +104,8 @@ func TestSetupSQL_Feed(t *testing.T) {
 			`"My s"."It""ems"`, `"Id"`, `"My s"."It""ems"`, `"My s"."It""ems_lockstep"(key="Id"+found)`,
 		},
 		{
-			"own txid column, data in deleted", `CREATE TABLE items (id int PRIMARY KEY, k2 int DEFAULT 1, "Tx" xid8, v text, deleted int); INSERT INTO items VALUES (99, 1)`,
+			"own txid column, data in deleted", `CREATE TABLE items (id int PRIMARY KEY, k2 int DEFAULT 1, "Tx" xid8, v text, deleted int); INSERT INTO items VALUES (99, 1);
+			COMMENT ON COLUMN items."Tx" IS 'lockstep bridge: ID of the transaction that last wrote the row'`,
 			`items`, `id`, `items(txid="Tx")`, `items_lockstep(key=id;txid="Tx";deleted=lockstep_deleted)`,
 		},
 		{

@@ -43,6 +43,12 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 		}
 		return s.notYet("The table is not fit for a publication: in one, its own UPDATE and DELETE could fail.", unfit, or...)
 	}
+	if err := s.lookMine(ctx, q, nil); err != nil {
+		return "", err
+	}
+	if list := s.roleObstacle(); len(list) > 0 {
+		return s.inTheWay(list)
+	}
 	s.use, s.read = l.spec, []Name{l.self.name()}
 	s.walHead()
 	for _, w := range l.warnings() {
