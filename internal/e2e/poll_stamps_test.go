@@ -8,12 +8,14 @@ import (
 	"bridge/internal/testenv"
 )
 
-// If rows have no txid, the bridge logs how many, and which UPDATE to run. The rows come after that UPDATE.
+// If rows have no txid, the bridge logs how many; and which UPDATE to run, if the column is
+// the bridge's. The rows come after that UPDATE.
 func TestBridge_RowsWithoutTxidAreReported_I1(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
 	conn := connect(t, db)
 	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text, txid bigint)", "CREATE INDEX ON t (txid)",
+		"COMMENT ON COLUMN t.txid IS 'lockstep bridge: ID of the transaction that last wrote the row'",
 		"INSERT INTO t VALUES (1, 'stamped', txid_current()), (2, 'not', NULL), (3, 'not', NULL), (4, 'not', NULL)")
 	b := startBridge(t, db, broker.URL(), "t")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
