@@ -42,6 +42,7 @@ func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Write
 	if err != nil {
 		return err
 	}
+	defer program.SurviveHangup(log)()
 	for _, w := range warnings {
 		log.Warn().Str("component", "config").Msg(w)
 	}

@@ -31,6 +31,7 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	if err != nil {
 		return err
 	}
+	defer program.SurviveHangup(log)()
 	for _, w := range warnings {
 		log.Warn().Str("component", "config").Msg(w)
 	}

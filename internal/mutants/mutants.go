@@ -921,6 +921,13 @@ var mutants = []mutant{
 		pkg:  "./internal/source", test: "FuzzConnect_ShowsNoPassword",
 	},
 	{
+		invariant: "none", name: "hangup-ends-the-edge",
+		file: "cmd/httpedge/run.go",
+		old:  "\tdefer program.SurviveHangup(log)()\n",
+		new:  "",
+		pkg:  "./internal/e2e", test: "TestPrograms_SurviveSIGHUP",
+	},
+	{
 		invariant: "none", name: "broker-url-told",
 		file: "internal/broker/connect.go",
 		old:  "if redact.NATS.Advice(c.URL) == \"\" {",
