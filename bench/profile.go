@@ -97,7 +97,7 @@ func captureAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pool, err := source.Open(os.Getenv("DATABASE_URL"), len(specs.List))
+	pool, err := source.Open(source.Server{URL: os.Getenv("DATABASE_URL")}, len(specs.List))
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	if cfg.validateDatabase(&inv); inv.Err() != nil {
 		return inv.Err()
 	}
-	pool, err := source.Open(cfg.DatabaseURL, 1)
+	pool, err := source.Open(cfg.server(), 1)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err != nil {
 		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
 	}
-	pool, err := source.Open(cfg.DatabaseURL, 1)
+	pool, err := source.Open(cfg.server(), 1)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 	}
 	invalid := cfg.invalid()
 	dc := doctor.Config{
-		DatabaseURL: cfg.DatabaseURL, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name, MaxLag: cfg.slotMaxLag,
+		DatabaseURL: cfg.DatabaseURL, DatabasePasswordFile: cfg.DatabasePasswordFile, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name, MaxLag: cfg.slotMaxLag,
 		Connect: func(ctx context.Context) (*nats.Conn, error) { return connectOnce(ctx, cfg) },
 	}
 	if cfg.NatsURL == "" {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"bridge/cmd/internal/program"
@@ -20,25 +21,26 @@ const prefix = "BRIDGE"
 // Config holds the settings of the bridge. The exported fields are text, as the
 // environment has them, so that Validate can report every bad one together.
 type Config struct {
-	DatabaseURL       string `envconfig:"DATABASE_URL" desc:"Postgres to capture from: a libpq URL or DSN"`
-	Tables            string `desc:"relations to capture, comma-separated; see below"`
-	NatsURL           string `envconfig:"NATS_URL" desc:"NATS servers, comma-separated; empty: run an embedded JetStream server"`
-	NatsListen        string `split_words:"true" default:"127.0.0.1:4222" desc:"address of the embedded server"`
-	NatsDir           string `split_words:"true" default:"./data/nats" desc:"directory for the files of the embedded server"`
-	NatsCreds         string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
-	NatsNKey          string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
-	NatsCA            string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
-	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
-	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
-	PollInterval      string `split_words:"true" default:"100ms" desc:"how often an idle relation is polled"`
-	HeartbeatInterval string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
-	ReconcileInterval string `split_words:"true" default:"24h" desc:"how often each stream is compared with its relation and repaired; 0: only by bridge reconcile"`
-	Listen            string `default:"127.0.0.1:8081" desc:"address for /healthz, /readyz and /metrics"`
-	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"prefix of the names of streams and subjects"`
-	StreamReplicas    string `split_words:"true" desc:"replicas of each stream, 1 to 5; empty: 3 if the broker has three servers, else 1, and never lowered"`
-	Name              string `default:"lockstep" desc:"name of the slot and the publication for capture=wal; different for each bridge of a Postgres server, the same for a bridge and its standbys"`
-	SlotMaxLag        string `split_words:"true" default:"10GiB" desc:"WAL that Postgres may keep for the slot; with more, the bridge drops the slot and compares every relation with its stream; 0: no limit"`
-	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
+	DatabaseURL          string `envconfig:"DATABASE_URL" desc:"Postgres to capture from: a libpq URL or DSN"`
+	DatabasePasswordFile string `envconfig:"DATABASE_PASSWORD_FILE" desc:"file with the password for DATABASE_URL, and nothing else; read at every connection"`
+	Tables               string `desc:"relations to capture, comma-separated; see below"`
+	NatsURL              string `envconfig:"NATS_URL" desc:"NATS servers, comma-separated; empty: run an embedded JetStream server"`
+	NatsListen           string `split_words:"true" default:"127.0.0.1:4222" desc:"address of the embedded server"`
+	NatsDir              string `split_words:"true" default:"./data/nats" desc:"directory for the files of the embedded server"`
+	NatsCreds            string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
+	NatsNKey             string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
+	NatsCA               string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
+	NatsCert             string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
+	NatsKey              string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
+	PollInterval         string `split_words:"true" default:"100ms" desc:"how often an idle relation is polled"`
+	HeartbeatInterval    string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
+	ReconcileInterval    string `split_words:"true" default:"24h" desc:"how often each stream is compared with its relation and repaired; 0: only by bridge reconcile"`
+	Listen               string `default:"127.0.0.1:8081" desc:"address for /healthz, /readyz and /metrics"`
+	StreamPrefix         string `split_words:"true" default:"lockstep" desc:"prefix of the names of streams and subjects"`
+	StreamReplicas       string `split_words:"true" desc:"replicas of each stream, 1 to 5; empty: 3 if the broker has three servers, else 1, and never lowered"`
+	Name                 string `default:"lockstep" desc:"name of the slot and the publication for capture=wal; different for each bridge of a Postgres server, the same for a bridge and its standbys"`
+	SlotMaxLag           string `split_words:"true" default:"10GiB" desc:"WAL that Postgres may keep for the slot; with more, the bridge drops the slot and compares every relation with its stream; 0: no limit"`
+	LogLevel             string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
 	// Set by Validate.
 	specs             relation.Specs
@@ -144,9 +146,16 @@ func (c *Config) validateDatabase(inv *program.Invalid) {
 		inv.Add("DATABASE_URL", "is empty; for example postgres://lockstep@localhost:5432/app")
 		return
 	}
-	if err := source.Check(c.DatabaseURL); err != nil {
+	if err := c.server().Check(); err != nil {
 		inv.Add("DATABASE_URL", err.Error())
 	}
+	if err := c.server().CheckPassword(); err != nil {
+		inv.Add("DATABASE_PASSWORD_FILE", strings.TrimPrefix(err.Error(), "DATABASE_PASSWORD_FILE: "))
+	}
+}
+
+func (c *Config) server() source.Server {
+	return source.Server{URL: c.DatabaseURL, PasswordFile: c.DatabasePasswordFile}
 }
 
 func (c *Config) broker() broker.Config {

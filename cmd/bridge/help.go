@@ -49,7 +49,8 @@ name, as in 'orders(txid=ls_txid)'.
   -no-tombstones   skip tombstones and the feed view (only if rows are never deleted)
   -no-notify       skip the trigger that wakes the bridge (it then polls by the clock)
 
-Settings: DATABASE_URL, BRIDGE_TABLES; with capture=wal also BRIDGE_NAME.
+Settings: DATABASE_URL, DATABASE_PASSWORD_FILE, BRIDGE_TABLES; with capture=wal
+also BRIDGE_NAME.
 
 Examples:
   DATABASE_URL="$ADMIN_URL" bridge sql orders | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"

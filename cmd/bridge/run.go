@@ -63,7 +63,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	if cfg.specs.All {
 		relations = 0 // any number
 	}
-	pool, err := source.Open(cfg.DatabaseURL, relations)
+	pool, err := source.Open(cfg.server(), relations)
 	if err != nil {
 		return err
 	}

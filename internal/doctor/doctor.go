@@ -23,7 +23,10 @@ type Config struct {
 	// DatabaseURL leads to Postgres, and Specs are the relations to check there.
 	// If DatabaseURL is empty, neither is checked.
 	DatabaseURL string
-	Specs       relation.Specs
+	// DatabasePasswordFile has the password for DatabaseURL, if it is not "". If
+	// it can't be read, Postgres is not checked, and Invalid says why.
+	DatabasePasswordFile string
+	Specs                relation.Specs
 	// Connect connects to the broker. If it is nil, the broker is not checked.
 	Connect func(context.Context) (*nats.Conn, error)
 	// Embedded is set if the bridge runs a server of its own. If Connect fails,

@@ -31,9 +31,13 @@ func (r *run) postgres(ctx context.Context) {
 	if r.cfg.DatabaseURL == "" {
 		return
 	}
-	conn, err := source.Connect(ctx, r.cfg.DatabaseURL)
+	server := source.Server{URL: r.cfg.DatabaseURL, PasswordFile: r.cfg.DatabasePasswordFile}
+	if server.CheckPassword() != nil {
+		return // the caller's problems say so
+	}
+	conn, err := source.Connect(ctx, server)
 	if err != nil {
-		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), connectAdvice(err, r.cfg.DatabaseURL))
+		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), r.connectAdvice(err))
 		return
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
@@ -50,14 +54,17 @@ func (r *run) postgres(ctx context.Context) {
 }
 
 // connectAdvice says what to do about a connection that failed.
-func connectAdvice(err error, url string) string {
-	if advice := redact.Postgres.Advice(url); advice != "" {
+func (r *run) connectAdvice(err error) string {
+	if advice := redact.Postgres.Advice(r.cfg.DatabaseURL); advice != "" {
 		return "in DATABASE_URL, " + advice
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
 		case strings.HasPrefix(pg.Code, "28"):
+			if r.cfg.DatabasePasswordFile != "" {
+				return "correct the user in DATABASE_URL or the password in the file, or allow the role in pg_hba.conf"
+			}
 			return "correct the user and password in DATABASE_URL, or allow the role in pg_hba.conf"
 		case pg.Code == "3D000":
 			return "correct the database's name in DATABASE_URL"

@@ -921,6 +921,20 @@ var mutants = []mutant{
 		pkg:  "./internal/source", test: "FuzzConnect_ShowsNoPassword",
 	},
 	{
+		invariant: "none", name: "password-of-the-pool-kept",
+		file: "internal/source/pool.go",
+		old:  "return server.login(&c.Config)",
+		new:  "return error(nil)",
+		pkg:  "./internal/e2e", test: "TestBridge_PasswordIsRotated",
+	},
+	{
+		invariant: "none", name: "password-file-not-for-replication",
+		file: "internal/source/connect.go",
+		old:  "err = p.server.login(&cfg.ConnConfig.Config)",
+		new:  "err = error(nil)",
+		pkg:  "./internal/e2e", test: "TestBridge_PasswordIsRotated",
+	},
+	{
 		invariant: "none", name: "hangup-ends-the-edge",
 		file: "cmd/httpedge/run.go",
 		old:  "\tdefer program.SurviveHangup(log)()\n",

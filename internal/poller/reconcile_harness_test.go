@@ -134,7 +134,7 @@ func startReconciled(t *testing.T, rows int, opt poller.Options, sink *stored) *
 		"CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.txid := txid_current(); RETURN NEW; END$$",
 		"CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION stamp()",
 		fmt.Sprintf("INSERT INTO t SELECT g, 'v' FROM generate_series(1, %d) g", rows))
-	pool, err := source.Open(db, 1)
+	pool, err := source.Open(source.Server{URL: db}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

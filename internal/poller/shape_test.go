@@ -130,7 +130,7 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	t.Parallel()
 	db := testenv.Postgres(t)
 	testenv.Exec(t, db, append(shapeSQL, "INSERT INTO t (id, m) VALUES (1, '[sad,ok]')")...)
-	pool, err := source.Open(db, 1)
+	pool, err := source.Open(source.Server{URL: db}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

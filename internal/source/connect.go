@@ -16,28 +16,44 @@ import (
 // This file has every connection to Postgres that the programs make, so that
 // no text of an error holds a piece of the password (see package redact).
 
-// Check returns an error unless url can be used, as far as that is known
-// without a connection. Its text holds nothing of a password.
-func Check(url string) error {
-	_, err := parse(url)
+// Check returns an error unless DATABASE_URL can be used, as far as that is
+// known without a connection. Its text holds nothing of a password.
+func (s Server) Check() error {
+	_, err := parse(s.URL)
+	return err
+}
+
+// CheckPassword returns an error unless DATABASE_PASSWORD_FILE is "" or names a
+// file with a password. Its text holds nothing of a password.
+func (s Server) CheckPassword() error {
+	if s.PasswordFile == "" {
+		return nil
+	}
+	_, err := readPassword(s.PasswordFile)
 	return err
 }
 
 // Connect makes a connection of its own, with the settings of the server. The
 // caller closes it.
-func Connect(ctx context.Context, url string) (*pgx.Conn, error) {
-	cfg, err := parse(url)
+func Connect(ctx context.Context, s Server) (*pgx.Conn, error) {
+	cfg, err := parse(s.URL)
+	if err == nil {
+		err = s.login(&cfg.ConnConfig.Config)
+	}
 	if err != nil {
 		return nil, err
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
-	return conn, safe(err, url)
+	return conn, s.safe(err)
 }
 
 // ConnectReplication makes a connection that can read a replication slot. It
 // has the settings of Configure, and what configure adds. The caller closes it.
 func (p *Pool) ConnectReplication(ctx context.Context, configure func(*pgconn.Config)) (*pgconn.PgConn, error) {
-	cfg, err := parse(p.url)
+	cfg, err := parse(p.server.URL)
+	if err == nil {
+		err = p.server.login(&cfg.ConnConfig.Config)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +62,7 @@ func (p *Pool) ConnectReplication(ctx context.Context, configure func(*pgconn.Co
 	c.RuntimeParams["replication"] = "database"
 	configure(c)
 	conn, err := pgconn.ConnectConfig(ctx, c)
-	return conn, safe(err, p.url)
+	return conn, p.server.safe(err)
 }
 
 // parse reads the connection string. It refuses a host that can't be one: with
@@ -80,17 +96,6 @@ func unusable(err error, url string) error {
 		why = errors.New(text[strings.LastIndex(text, "`: ")+len("`: "):])
 	}
 	return redact.Public(why, err)
-}
-
-// safe is the error of a connection, with a text that holds nothing of a
-// password. Other errors are not changed.
-func safe(err error, url string) error {
-	var connect *pgconn.ConnectError
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &connect) || errors.As(err, &parse) {
-		return redact.Postgres.Error(err, url)
-	}
-	return err
 }
 
 // failedRows are the rows of a query that got no connection.

@@ -35,7 +35,8 @@ const (
 // Pool holds the connections to Postgres that the captures of a process share.
 type Pool struct {
 	pool *pgxpool.Pool
-	url  string
+	// server is where the connections lead.
+	server Server
 	// connects counts all connections made. After a new one, Postgres may have
 	// crashed, and lost transactions that were seen before.
 	connects atomic.Int64
@@ -50,12 +51,12 @@ type Pool struct {
 
 // Open returns a pool for that many relations, 0 if the number is not yet known.
 // The pool connects when it is used.
-func Open(url string, relations int) (*Pool, error) {
-	cfg, err := parse(url)
+func Open(server Server, relations int) (*Pool, error) {
+	cfg, err := parse(server.URL)
 	if err != nil {
 		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
 	}
-	p := &Pool{url: url}
+	p := &Pool{server: server}
 	cfg.MaxConns = maxConns
 	if relations > 0 {
 		cfg.MaxConns = int32(min(relations+spareConns, maxConns))
@@ -63,6 +64,7 @@ func Open(url string, relations int) (*Pool, error) {
 	p.Loads = make(chan struct{}, cfg.MaxConns-spareConns)
 	p.Comparisons = make(chan struct{}, maxComparisons)
 	Configure(&cfg.ConnConfig.Config)
+	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error { return server.login(&c.Config) }
 	cfg.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		src, err := relation.LoadSource(ctx, c)
 		if err != nil {
@@ -133,7 +135,7 @@ func (p *Pool) Close() { p.pool.Close() }
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	rows, err := p.pool.Query(ctx, sql, args...)
 	if err != nil {
-		err = safe(err, p.url)
+		err = p.server.safe(err)
 		return failedRows{rows, err}, err
 	}
 	return rows, nil
@@ -146,7 +148,7 @@ func (p *Pool) Connects() int64 { return p.connects.Load() }
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", safe(err, p.url))
+		return nil, fmt.Errorf("connect to Postgres: %w", p.server.safe(err))
 	}
 	return conn, nil
 }

@@ -188,7 +188,7 @@ func cleanEnv() []string {
 		name, _, _ := strings.Cut(v, "=")
 		switch {
 		case strings.HasPrefix(name, "BRIDGE_"), strings.HasPrefix(name, "HTTPEDGE_"), strings.HasPrefix(name, "NATS_"),
-			strings.HasPrefix(name, "PG"), name == "DATABASE_URL", name == "LOG_LEVEL":
+			strings.HasPrefix(name, "PG"), name == "DATABASE_URL", name == "DATABASE_PASSWORD_FILE", name == "LOG_LEVEL":
 		default:
 			env = append(env, v)
 		}

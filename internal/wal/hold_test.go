@@ -281,7 +281,7 @@ func capturing(t *testing.T, db string, opt wal.Options, tables map[string]*memo
 // capturingTo is capturing with a logger.
 func capturingTo(t *testing.T, log zerolog.Logger, db string, opt wal.Options, tables map[string]*memory) (name string) {
 	t.Helper()
-	pool, err := source.Open(db, 2)
+	pool, err := source.Open(source.Server{URL: db}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
