@@ -969,4 +969,11 @@ var mutants = []mutant{
 		new:  "if len(list) >= 0 {\n\t\treturn\n\t}",
 		pkg:  "./internal/relation", test: "TestSetupSQL_RunLater",
 	},
+	{
+		invariant: "I8", name: "lost-store-not-noticed-by-the-example",
+		file: "docs/examples/follow/main.go",
+		old:  "good := incarnation == newest.incarnation && holds(newest.epochs, epoch, start) && start <= info.State.LastSeq",
+		new:  `good := incarnation != "" && epoch != ""`,
+		pkg:  "./internal/e2e", test: "TestExample_FollowNoticesALostStore_I8",
+	},
 }

@@ -49,7 +49,8 @@ func main() {
 	}
 }
 
-// read goes on after the last heartbeat, until something is not as it must be.
+// read goes on after the last heartbeat, until something is not as it must be. It begins with the comparison that rule 6
+// asks for, so whoever starts, reconnects or was left in silence makes it.
 func (f *follower) read(ctx context.Context, js jetstream.JetStream, stream string) error {
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
@@ -87,8 +88,8 @@ func (f *follower) read(ctx context.Context, js jetstream.JetStream, stream stri
 	gap := false            // a gap was met, and the end of the stream not yet asked for
 	var end uint64          // heartbeats before it do not count
 	for delivered := uint64(1); ; delivered++ {
-		// A bridge that lives sends a heartbeat every 5 s, unless it is told otherwise.
-		msg, err := messages.Next(jetstream.NextMaxWait(15 * time.Second))
+		// Silence may mean that this is no longer the stream that was read: then what comes is below start (7).
+		msg, err := messages.Next(jetstream.NextMaxWait(3 * interval(info)))
 		if err != nil {
 			return err
 		}
@@ -225,6 +226,12 @@ func epochAt(list []epoch, seq uint64) (id string) {
 func floor(info *jetstream.StreamInfo) uint64 {
 	n, _ := strconv.ParseUint(info.Config.Metadata["lockstep-floor"], 10, 64)
 	return n
+}
+
+// interval is the longest time between two heartbeats while a bridge writes the stream.
+func interval(info *jetstream.StreamInfo) time.Duration {
+	d, _ := time.ParseDuration(info.Config.Metadata["lockstep-heartbeat"])
+	return cmp.Or(d, 5*time.Second)
 }
 
 // parseCursor reads incarnation.epoch.sequence.
