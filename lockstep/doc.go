@@ -14,16 +14,33 @@
 //	GET /{relation}?since=N HTTP/1.1
 //	GET /{relation}/{N} HTTP/1.1
 //
-// relation is "table", for a table of schema public, or "schema.table". The
-// first dot ends the schema's name. since is a decimal integer from 0 to 2^64-1.
-// A request without since, or with 0, asks for everything. There are two more
-// parameters:
+// relation is the name of a relation, see below, as one escaped segment of a path:
+// a slash in it is %2F. A slash at the path's end changes nothing. since is a
+// decimal integer from 0 to 2^64-1. A request without since, or with 0, asks for
+// everything. There are two more parameters:
 //
 //	follow=0       end after the stream's state as it was at the request
 //	format=flat    use the older, flat dialect, see below
 //
 // A server MUST ignore parameters it does not know. A request MUST NOT have a
 // body.
+//
+// # Names
+//
+// A name stands for one relation at most:
+//
+//	table              a table of schema public; the name has no dot
+//	schema.table       the first dot ends the schema's name; the table's may have more
+//	."schema".table    a schema whose name has a dot; a quote in it is doubled
+//
+// Nothing else in a name is special: capitals, blanks and quotes stand for
+// themselves. These names are reserved, and stand for no relation: healthz, readyz,
+// metrics, _flat, _clients, _ticket. A table of schema public that is called so has
+// the name public.healthz, and so on.
+//
+// A relation has one name that a server MUST show for it: the first form that can
+// name it. A server accepts public.table for a relation of schema public, too.
+// RelationName returns a relation's name, and ParseRelation a name's relation.
 //
 // # Response
 //

@@ -94,7 +94,7 @@ func (f *found) look(ctx context.Context, prefix string, rel relation.Name) erro
 	name := stream.NewLayout(prefix, rel.Schema, rel.Table, false).Stream
 	s, err := f.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("no stream for %s: is the relation in BRIDGE_TABLES, and is the bridge running?", rel)
+		return fmt.Errorf("no stream for %s: is the relation in BRIDGE_TABLES, and is the bridge running?", rel.Quoted())
 	}
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", name, err)
@@ -227,7 +227,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err := p.Adopt(ctx, source.Of(src, rel)); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "the stream of %s starts over with the rows of database %q of system %d; a running bridge continues by itself\n", spec.Name, src.Database, src.SystemID)
+	_, err = fmt.Fprintf(stdout, "the stream of %s starts over with the rows of database %q of system %d; a running bridge continues by itself\n", spec.Name.Quoted(), src.Database, src.SystemID)
 	return err
 }
 

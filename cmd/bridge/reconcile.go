@@ -154,18 +154,18 @@ func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stder
 	if err := f.nc.PublishRequest(f.layout.Reconcile(), inbox, nil); err != nil {
 		return fmt.Errorf("ask the bridge: %w", err)
 	}
-	s, err := awaitReconciled(ctx, sub, spec.Name, stderr)
+	s, err := awaitReconciled(ctx, sub, spec.Name.Quoted(), stderr)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(stdout, s.sentence(spec.Name))
+	_, err = fmt.Fprintln(stdout, s.sentence(spec.Name.Quoted()))
 	return err
 }
 
 // awaitReconciled reads the answers up to the last one. A bridge that fails to
 // capture the relation answers failed immediately. Another bridge may capture
 // it, so that answer counts only if no other comes.
-func awaitReconciled(ctx context.Context, sub *nats.Subscription, rel relation.Name, stderr io.Writer) (reconcileState, error) {
+func awaitReconciled(ctx context.Context, sub *nats.Subscription, rel string, stderr io.Writer) (reconcileState, error) {
 	nobody := fmt.Errorf("no bridge captures %s now: is the relation in BRIDGE_TABLES, and is the bridge running?", rel)
 	var told time.Time
 	running := false
@@ -211,7 +211,7 @@ func nextState(ctx context.Context, sub *nats.Subscription, deadline time.Time) 
 }
 
 // sentence returns the result as the command prints it.
-func (s reconcileState) sentence(rel relation.Name) string {
+func (s reconcileState) sentence(rel string) string {
 	about, zombies, repaired := "", "zombies", ", repaired"
 	if s.Approximate {
 		about = "at most "

@@ -52,6 +52,7 @@ func (s reader) Next(ctx context.Context, wait time.Duration) ([]byte, int, erro
 
 // listed is one relation in the document of GET /.
 type listed struct {
+	// Relation is its name in requests.
 	Relation string          `json:"relation"`
 	History  string          `json:"history"`
 	Schema   json.RawMessage `json:"schema,omitempty"`
@@ -67,10 +68,7 @@ func (s source) List(ctx context.Context) ([]byte, error) {
 	}
 	out := []listed{}
 	for _, r := range relations {
-		l := listed{Relation: r.Table, History: "latest", Schema: r.Columns, Heartbeat: r.Heartbeat}
-		if r.Schema != "public" {
-			l.Relation = r.Schema + "." + r.Table
-		}
+		l := listed{Relation: lockstep.RelationName(r.Schema, r.Table), History: "latest", Schema: r.Columns, Heartbeat: r.Heartbeat}
 		if r.Log {
 			l.History = "log"
 		}
@@ -101,7 +99,7 @@ func (s source) Ready(ctx context.Context) error {
 	}
 	var problems []error
 	for _, r := range relations {
-		name := r.Schema + "." + r.Table
+		name := lockstep.RelationName(r.Schema, r.Table)
 		if r.Heartbeat == nil {
 			problems = append(problems, fmt.Errorf("%s: the first load is running", name))
 			continue

@@ -233,8 +233,8 @@ func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 		if strings.Contains(body, "slow") {
 			t.Fatalf("/readyz names a relation whose interval is an hour: status %d %s", status, body)
 		}
-		if status != 503 || !strings.Contains(body, "public.quick: the last heartbeat is") {
-			return fmt.Errorf("/readyz: status %d %s, want 503 for public.quick", status, body)
+		if status != 503 || !strings.Contains(body, "quick: the last heartbeat is") {
+			return fmt.Errorf("/readyz: status %d %s, want 503 for quick", status, body)
 		}
 		return nil
 	})

@@ -5,37 +5,35 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"bridge/lockstep"
 )
 
-// parse reads a request for a relation: GET /{relation} or /{relation}/{since}.
-// A name without a dot is a table of schema public; in one with dots the first
-// ends the schema's name. What else can't be a name is not refused here: no
-// relation has it.
-func parse(r *http.Request) (Request, *Refusal) {
+// split takes a request's path apart: /{name} or /{name}/{since}. A slash at the
+// end changes nothing. since has the decimal as it stands there, or is empty. It
+// splits before it unescapes, because a name may have slashes.
+func split(r *http.Request) (name string, since []string, ok bool) {
+	parts := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+	if last := len(parts) - 1; last > 0 && parts[last] == "" {
+		parts = parts[:last]
+	}
+	name, err := url.PathUnescape(parts[0])
+	return name, parts[1:], err == nil && name != "" && len(parts) <= 2
+}
+
+// parse reads a request for the relation with the name, as split returned it. A
+// name that can't be that of a relation is not refused here: no relation has it.
+func parse(r *http.Request, name string, inPath []string) (Request, *Refusal) {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		return Request{}, &Refusal{Code: InvalidRequest, Message: "a request for a stream must not have a body"}
 	}
-	name, inPath, hasPath := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
-	name, err := url.PathUnescape(name)
-	if err != nil || name == "" {
-		return Request{}, unknown()
+	schema, table, err := lockstep.ParseRelation(name)
+	if err != nil {
+		return Request{}, &Refusal{Code: UnknownRelation, Message: "there is no such relation: " + err.Error() + "; GET / lists the relations"}
 	}
-	req := Request{Schema: "public", Table: name, Follow: true}
-	if schema, table, ok := strings.Cut(name, "."); ok {
-		req.Schema, req.Table = schema, table
-	}
-	if req.Schema == "" || req.Table == "" {
-		return Request{}, unknown()
-	}
+	req := Request{Schema: schema, Table: table, Follow: true}
 	query := parameters(r.URL.RawQuery)
-	values := query["since"]
-	if hasPath {
-		if strings.Contains(inPath, "/") {
-			return Request{}, unknown()
-		}
-		values = append(values, inPath)
-	}
-	if req.Since, err = since(values); err != nil {
+	if req.Since, err = since(append(query["since"], inPath...)); err != nil {
 		return Request{}, &Refusal{Code: InvalidSince, Message: "since must be one decimal integer from 0 to 18446744073709551615, given once: /relation?since=N or /relation/N"}
 	}
 	refusal := options(query, &req)

@@ -62,6 +62,17 @@ func TestParse_Requests(t *testing.T) {
 		"/users?since=7&x=y&x=z&follow_=0":     public("users", 7),
 		"/users?opt=%zz&since=7&a;b=c&&=&%":    public("users", 7),
 		"/users?since=7&Since=8&SINCE=9":       public("users", 7),
+		"/users/":                              public("users", 0),
+		"/users/?since=42":                     public("users", 42),
+		"/users/42/":                           public("users", 42),
+		"/users%2F":                            public("users/", 0),
+		"/users%2F/":                           public("users/", 0),
+		"/public.users":                        public("users", 0),
+		"/public.metrics":                      public("metrics", 0),
+		"/public._flat/7":                      public("_flat", 7),
+		"/public.public.users":                 public("public.users", 0),
+		"/.%22a.b%22.t":                        {Schema: "a.b", Table: "t", Follow: true},
+		"/.\"a.b\".t/":                         {Schema: "a.b", Table: "t", Follow: true},
 		"/app.users":                           {Schema: "app", Table: "users", Follow: true},
 		"/a.b.c":                               {Schema: "a", Table: "b.c", Follow: true},
 		"/users?follow=0":                      with(public("users", 0), func(r *edge.Request) { r.Follow = false }),
@@ -112,7 +123,8 @@ func TestParse_Refusals(t *testing.T) {
 		"/users?since=1&since=1":                  "400 invalid_since",
 		"/users?since=1&%73ince=2":                "400 invalid_since",
 		"/users/1?since=1":                        "400 invalid_since",
-		"/users/":                                 "400 invalid_since",
+		"/users//":                                "400 invalid_since",
+		"/users/1//":                              "404 unknown_relation",
 		"/users/abc":                              "400 invalid_since",
 		"/users/-1":                               "400 invalid_since",
 		"/users?follow=2":                         "400 invalid_request",
@@ -130,6 +142,12 @@ func TestParse_Refusals(t *testing.T) {
 		"/../..":                                  "404 unknown_relation",
 		"/%2e%2e%2fetc%2fpasswd":                  "404 unknown_relation",
 		"/.users":                                 "404 unknown_relation",
+		"/.%22users%22.t":                         "404 unknown_relation",
+		"/.%22a.b%22":                             "404 unknown_relation",
+		"/_flat":                                  "404 unknown_relation",
+		"/_clients/5":                             "404 unknown_relation",
+		"/_ticket?since=5":                        "404 unknown_relation",
+		"/healthz/5":                              "404 unknown_relation",
 		"/users.":                                 "404 unknown_relation",
 	} {
 		status, code, asked, ok := ask(t, "GET", target)
@@ -184,4 +202,18 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q: %d %s", target, status, code)
 		}
 	})
+}
+
+// TestParse_SlashAtTheEnd: it changes nothing, also for what is no relation (issue 14, number 10). A slash in a name is
+// none at the end.
+func TestParse_SlashAtTheEnd(t *testing.T) {
+	t.Parallel()
+	for target, want := range map[string]string{
+		"/healthz": "200 ", "/healthz/": "200 ", "/readyz/": "200 ", "/metrics/": "404 ", "/metrics/?a=b": "404 ", "/": "200 ",
+		"/healthz%2F": "503 not_ready", "/%2F": "503 not_ready", "/healthz//": "404 unknown_relation", "//": "404 unknown_relation",
+	} {
+		if status, code, _, ok := ask(t, "GET", target); !ok || join(status, code) != want {
+			t.Errorf("%s: %s, want %s", target, join(status, code), want)
+		}
+	}
 }

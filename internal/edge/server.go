@@ -108,17 +108,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, &Refusal{Code: MethodNotAllowed, Message: "only GET and HEAD are allowed"})
 		return
 	}
-	switch r.URL.Path {
-	case "/healthz":
-		_, _ = w.Write([]byte("ok\n"))
-	case "/readyz":
-		s.readyz(w, r)
-	case "/metrics":
-		s.opt.Metrics.ServeHTTP(w, r)
-	case "/":
+	if r.URL.Path == "/" {
 		s.list(w, r)
+		return
+	}
+	name, since, ok := split(r)
+	if !ok {
+		s.refuse(w, r, unknown())
+		return
+	}
+	// These names are reserved: lockstep.ParseRelation takes none of them for a relation's.
+	switch {
+	case name == "healthz" && len(since) == 0:
+		_, _ = w.Write([]byte("ok\n"))
+	case name == "readyz" && len(since) == 0:
+		s.readyz(w, r)
+	case name == "metrics" && len(since) == 0:
+		s.opt.Metrics.ServeHTTP(w, r)
 	default:
-		s.stream(w, r)
+		s.stream(w, r, name, since)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"bridge/lockstep"
 )
 
 // head is the response's status line and headers. Existing clients want the
@@ -36,13 +38,13 @@ const (
 	reasonSource = "source" // the stream it read was replaced, or failed
 )
 
-// stream answers a request for a relation.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request) {
+// stream answers a request for the relation with the name, as split returned it.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, since []string) {
 	if !r.ProtoAtLeast(1, 1) {
 		s.refuse(w, r, &Refusal{Code: HTTPVersion, Message: "streams need HTTP/1.1"})
 		return
 	}
-	req, refusal := parse(r)
+	req, refusal := parse(r, name, since)
 	if refusal != nil {
 		s.refuse(w, r, refusal)
 		return
@@ -119,7 +121,7 @@ func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
 	c := &client{s: s, conn: conn, begun: time.Now()}
 	reason, err := c.run(ctx, st)
 	s.metrics.ends.WithLabelValues(reason).Inc()
-	e := s.log.Info().Str("remote", remote).Str("table", req.Schema+"."+req.Table).Uint64("since", req.Since).
+	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
 		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(c.begun)).Str("reason", reason)
 	if err != nil {
 		e = e.Err(err)

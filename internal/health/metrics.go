@@ -113,7 +113,8 @@ type RelationMetrics struct {
 	missing, stale, zombie prometheus.Counter
 }
 
-// Relation returns the metrics of the relation with the name schema.table.
+// Relation returns the metrics of the relation with the name, which no other has:
+// relation.Name.Qualified.
 func (m *Metrics) Relation(name string) RelationMetrics {
 	m.mu.Lock()
 	m.seen[name] = &observed{}

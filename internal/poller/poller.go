@@ -100,7 +100,7 @@ func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, 
 	opt.ShapeInterval = cmp.Or(opt.ShapeInterval, shapeEvery)
 	p := &Poller{
 		pool: pool, sink: sink, opt: opt, listener: listener, wake: newWake(),
-		metrics: m.Relation(opt.Spec.Name.Payload()),
+		metrics: m.Relation(opt.Spec.Name.Qualified()),
 		log:     log.With().Str("component", "poller").Str("table", opt.Spec.Name.String()).Logger(),
 		status:  health.Status{State: health.StateStarting},
 	}

@@ -1,6 +1,8 @@
 package publish
 
 import (
+	"bridge/lockstep"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -38,7 +40,7 @@ type relationMetrics struct {
 }
 
 func (m *Metrics) relation(schema, table string) relationMetrics {
-	name := schema + "." + table
+	name := lockstep.QualifiedName(schema, table)
 	return relationMetrics{
 		rows: m.rows.WithLabelValues(name), bytes: m.bytes.WithLabelValues(name), oversize: m.oversize.WithLabelValues(name),
 		heartbeats: m.heartbeats.WithLabelValues(name), epochs: m.epochs.WithLabelValues(name),

@@ -47,7 +47,7 @@ type attribute struct {
 // of. It is for consumers of the stream, and for the capture, which compares it
 // with that of its last session.
 func Document(rel *Relation, types Types) ([]byte, error) {
-	doc := document{Relation: rel.Name.Schema + "." + rel.Name.Table, Definition: rel.Definition}
+	doc := document{Relation: rel.Name.Qualified(), Definition: rel.Definition}
 	for _, c := range rel.Columns {
 		doc.Columns = append(doc.Columns, documentColumn{c.Num, c.Name, c.Type, c.Dims, c.Nullable, partsOf(types, c.TypeOID)})
 	}

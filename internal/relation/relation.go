@@ -8,21 +8,24 @@
 // Both captures use this package. It knows nothing about streams or HTTP.
 package relation
 
-import "github.com/jackc/pgx/v5"
+import (
+	"bridge/lockstep"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // Name names a table or view.
 type Name struct {
 	Schema, Table string
 }
 
-// String returns the name for the wire and for logs: table, if the schema is
-// public, else schema.table.
-func (n Name) String() string {
-	if n.Schema == "public" {
-		return n.Table
-	}
-	return n.Schema + "." + n.Table
-}
+// String returns the name that the relation has in requests of clients, and so in
+// logs and /readyz: lockstep.RelationName. For BRIDGE_TABLES and the command line
+// it is Quoted.
+func (n Name) String() string { return lockstep.RelationName(n.Schema, n.Table) }
+
+// Qualified returns the name with its schema, for metrics.
+func (n Name) Qualified() string { return lockstep.QualifiedName(n.Schema, n.Table) }
 
 // SQL returns the name quoted for use in a statement.
 func (n Name) SQL() string {
@@ -33,7 +36,8 @@ func (n Name) SQL() string {
 // is Name.Payload of the table that changed.
 const NotifyChannel = "lockstep"
 
-// Payload returns the name as the triggers of SetupSQL send it.
+// Payload returns the name as the triggers of SetupSQL send it. Two tables with
+// dots in their names may share one; then each wakes the other's poller, too.
 func (n Name) Payload() string { return n.Schema + "." + n.Table }
 
 // Relation is a table or view as Load found it in the catalog. It does not

@@ -342,7 +342,11 @@ func (h *Hub) List(ctx context.Context) ([]Listed, error) {
 		if err != nil {
 			continue // not one of ours
 		}
-		listed, err := h.listed(ctx, stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log), meta)
+		layout := stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log)
+		if layout.Stream != info.Config.Name {
+			continue // somebody's copy of one: a request would not find it
+		}
+		listed, err := h.listed(ctx, layout, meta)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bridge/internal/stream"
+	"bridge/lockstep"
 
 	"github.com/rs/zerolog"
 )
@@ -92,7 +93,9 @@ func (t *tail) end(err error) {
 }
 
 // name is the relation's, for metrics.
-func (t *tail) name() string { return t.info.Layout.Schema + "." + t.info.Layout.Table }
+func (t *tail) name() string {
+	return lockstep.QualifiedName(t.info.Layout.Schema, t.info.Layout.Table)
+}
 
 // read opens a consumer behind the last message and appends what it brings,
 // until the connection to the broker is lost: the stream that is there

@@ -123,7 +123,7 @@ func New(pool *source.Pool, opt Options, m *Metrics, log zerolog.Logger) *Captur
 // Add adds a relation, before Run.
 func (c *Capture) Add(spec relation.Spec, sink capture.Sink, m *health.Metrics) *Relation {
 	r := &Relation{
-		spec: spec, sink: sink, metrics: m.Relation(spec.Name.Payload()),
+		spec: spec, sink: sink, metrics: m.Relation(spec.Name.Qualified()),
 		log:    c.log.With().Str("table", spec.Name.String()).Logger(),
 		status: health.Status{State: health.StateStarting},
 	}
