@@ -3,6 +3,7 @@ module bridge
 go 1.26.0
 
 require (
+	github.com/dustin/go-humanize v1.0.1
 	github.com/jackc/pglogrepl v0.0.0-20250509230407-a9884f6bd75a
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/kelseyhightower/envconfig v1.4.0

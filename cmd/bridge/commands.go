@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"strings"
 
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
@@ -22,32 +21,30 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// oneRelation parses the only argument of a command: a relation, with options as
-// in BRIDGE_TABLES. An argument without options has those that BRIDGE_TABLES
-// gives the relation.
+// relations parses the arguments of a command: relations, with options as in
+// BRIDGE_TABLES. A relation without options has those that BRIDGE_TABLES gives it.
+func relations(cfg *Config, args []string) (relation.Specs, error) {
+	configured, _ := relation.ParseSpecs(cfg.Tables) // check and the bridge report mistakes in it
+	specs, err := relation.ParseArguments(args, configured)
+	if err != nil {
+		return relation.Specs{}, fmt.Errorf("%w: %w", program.ErrUsage, err)
+	}
+	return specs, nil
+}
+
+// oneRelation parses the only argument of a command.
 func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
 	if len(args) != 1 {
 		return relation.Spec{}, fmt.Errorf("%w: name one relation, for example users or sales.orders", program.ErrUsage)
 	}
-	specs, err := relation.ParseSpecs(args[0])
+	specs, err := relations(cfg, args)
 	if err != nil {
-		return relation.Spec{}, fmt.Errorf("%w: %w", program.ErrUsage, err)
+		return relation.Spec{}, err
 	}
-	if len(specs.List) != 1 || specs.All {
+	if len(specs.List) != 1 || specs.All != nil {
 		return relation.Spec{}, fmt.Errorf("%w: name one relation, not %q", program.ErrUsage, args[0])
 	}
-	spec := specs.List[0]
-	if strings.HasSuffix(strings.TrimSpace(args[0]), ")") { // options: a name that ends in ) is in quotes
-		return spec, nil
-	}
-	if configured, err := relation.ParseSpecs(cfg.Tables); err == nil {
-		for _, c := range configured.List {
-			if c.Name == spec.Name {
-				return c, nil
-			}
-		}
-	}
-	return spec, nil
+	return specs.List[0], nil
 }
 
 // connectOnce connects to the broker of a running bridge: the one at NATS_URL,
@@ -148,7 +145,7 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) err
 	}
 }
 
-// printSQL prints the SQL that prepares a relation for capture.
+// printSQL prints the SQL that prepares relations for capture.
 func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
 	opt := relation.SetupOptions{Name: cfg.Name}
 	flags := flag.NewFlagSet("bridge sql", flag.ContinueOnError)
@@ -158,9 +155,12 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	flags.BoolVar(&opt.NoTombstones, "no-tombstones", false, "")
 	flags.BoolVar(&opt.NoNotify, "no-notify", false, "")
 	if err := flags.Parse(args); err != nil {
-		return fmt.Errorf("%w: %w; usage: bridge sql [-role NAME] [-as NAME] [-no-tombstones] [-no-notify] RELATION", program.ErrUsage, err)
+		return fmt.Errorf("%w: %w; usage: bridge sql [-role NAME] [-as NAME] [-no-tombstones] [-no-notify] RELATION [RELATION …]", program.ErrUsage, err)
 	}
-	spec, err := oneRelation(cfg, flags.Args())
+	if flags.NArg() == 0 {
+		return fmt.Errorf("%w: name the relations, for example users or sales.orders, or '*' for every table of schema public", program.ErrUsage)
+	}
+	named, err := relations(cfg, flags.Args())
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,14 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 		return err
 	}
 	defer pool.Close()
-	sql, err := relation.SetupSQL(ctx, pool, spec, opt)
+	specs, err := named.Prepared(ctx, pool)
+	if err != nil {
+		return err
+	}
+	if len(specs) == 0 {
+		return errors.New("schema public has no table that * stands for")
+	}
+	sql, err := relation.SetupAll(ctx, pool, specs, opt)
 	if errors.Is(err, relation.ErrOption) {
 		return fmt.Errorf("%w: %w", program.ErrUsage, err)
 	}

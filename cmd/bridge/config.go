@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 	"bridge/internal/stream"
+
+	"github.com/dustin/go-humanize"
 )
 
 const prefix = "BRIDGE"
@@ -90,11 +93,11 @@ func (c *Config) invalid() program.Invalid {
 		inv.Add("BRIDGE_NAME", fmt.Sprintf("%q can't name a replication slot; use 1 to 63 characters of a-z, 0-9 and _", c.Name))
 	}
 	if c.SlotMaxLag != "0" {
-		if c.slotMaxLag, err = relation.ParseBytes(c.SlotMaxLag); err != nil {
-			inv.Add("BRIDGE_SLOT_MAX_LAG", err.Error()+", or 0 for no limit")
-		} else if c.slotMaxLag < minSlotMaxLag {
-			inv.Add("BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("%q is less than one WAL segment, 16MiB (without a unit it is bytes); use for example 10GiB, or 0 for no limit", c.SlotMaxLag))
+		n, err := humanize.ParseBytes(c.SlotMaxLag)
+		if err != nil || n < minSlotMaxLag || n > math.MaxInt64 {
+			inv.Add("BRIDGE_SLOT_MAX_LAG", fmt.Sprintf("%q is not a size of at least one WAL segment, 16MiB (without a unit it is bytes); use for example 10GiB, or 0 for no limit", c.SlotMaxLag))
 		}
+		c.slotMaxLag = int64(n)
 	}
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
 		inv.Add("LOG_LEVEL", err.Error())

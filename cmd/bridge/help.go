@@ -33,13 +33,13 @@ Settings: the same as for the bridge.
 Example:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES='users,orders(capture=wal)' bridge check
 `},
-		{"sql", "[OPTIONS] RELATION", "print the SQL that prepares a table or view for capture", `
+		{"sql", "[OPTIONS] RELATION...", "print the SQL that prepares tables and views for capture", `
 It only prints: read the SQL, then run it as the owner of the table or as a
 superuser (ADMIN_URL below). The role of the bridge may not run it. If the table
 can't be prepared yet, or if something that is not the bridge's has a name that the
 SQL needs, it prints what to do first, and the exit status is 1.
 RELATION may have options, as in BRIDGE_TABLES; without options, those in
-BRIDGE_TABLES apply. For a table, the SQL makes a feed view: it shows the rows and
+BRIDGE_TABLES apply. '*' is every table of schema public. For a table, the SQL makes a feed view: it shows the rows and
 the keys of deleted rows.
 It never changes a column txid that is the application's: it proposes another
 name, as in 'orders(txid=ls_txid)'.
@@ -55,6 +55,7 @@ also BRIDGE_NAME.
 Examples:
   DATABASE_URL="$ADMIN_URL" bridge sql orders | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"
   DATABASE_URL="$ADMIN_URL" bridge sql 'orders(capture=wal)' | psql -v ON_ERROR_STOP=1 "$ADMIN_URL"
+  DATABASE_URL="$ADMIN_URL" bridge sql '*(capture=wal),-secrets' > setup.sql
 `},
 		{"tail", "RELATION", "print the rows of a relation's stream, and follow it", `
 It prints what the stream holds, then what comes, until it is interrupted: rows
@@ -144,7 +145,8 @@ double quotes where SQL needs them. Options follow in parentheses, with ; betwee
   actions=a+b    with capture=wal: publish only these of insert, update, delete,
                  truncate
 * is every table of schema public that can be polled: one with a key and a column
-txid. -name leaves one out.
+txid. *(capture=wal) is every one that is fit for a publication. -name leaves one
+out.
 
 Examples:
   DATABASE_URL=postgres://localhost/app BRIDGE_TABLES=users bridge

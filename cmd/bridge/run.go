@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -60,7 +59,7 @@ func bridge(ctx context.Context, cfg *Config, warnings []string, stderr io.Write
 // relation.
 func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) error {
 	relations := len(cfg.specs.List)
-	if cfg.specs.All {
+	if cfg.specs.All != nil {
 		relations = 0 // any number
 	}
 	pool, err := source.Open(cfg.server(), relations)
@@ -101,7 +100,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 // watchSlot watches the replication slot until stop is called. So the slot's
 // limit holds also before there is a connection to the broker.
 func watchSlot(ctx context.Context, cfg *Config, fromWAL *wal.Capture) (stop func()) {
-	if !slices.ContainsFunc(cfg.specs.List, func(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }) {
+	if !cfg.specs.ReadsWAL() {
 		return func() {} // a slot that no relation uses is not the bridge's to drop
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -213,7 +212,7 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 
 // resolve lists the relations to capture. It asks Postgres what * stands for.
 func resolve(ctx context.Context, cfg *Config, pool *source.Pool, ops *ops, log zerolog.Logger) ([]relation.Spec, error) {
-	if !cfg.specs.All {
+	if cfg.specs.All == nil {
 		return cfg.specs.List, nil
 	}
 	ops.setWaiting("asking Postgres what * in BRIDGE_TABLES stands for")
@@ -226,7 +225,7 @@ func resolve(ctx context.Context, cfg *Config, pool *source.Pool, ops *ops, log 
 			log.Info().Str("component", "bridge").Str("reason", s.Error()).Msg("relation left out of *")
 		}
 		if err == nil && len(specs) == 0 {
-			err = errors.New("no table of schema public qualifies for *; prepare one with: bridge sql TABLE")
+			err = errors.New("no table of schema public qualifies for *; prepare them with: bridge sql '*'")
 		}
 		return err
 	})

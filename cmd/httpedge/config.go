@@ -1,9 +1,7 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"bridge/cmd/internal/program"
@@ -23,7 +21,7 @@ type Config struct {
 	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
 	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
 	Listen            string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
-	CacheBytes        string `split_words:"true" default:"67108864" desc:"memory for the newest rows of each relation, in bytes"`
+	CacheBytes        string `split_words:"true" default:"64MiB" desc:"memory for the newest rows of each relation"`
 	WriteTimeout      string `split_words:"true" default:"30s" desc:"disconnect a client that reads nothing for this long"`
 	KeepaliveInterval string `split_words:"true" default:"10s" desc:"send a keep-alive chunk after this much silence"`
 	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"the same as BRIDGE_STREAM_PREFIX of the bridge"`
@@ -50,12 +48,7 @@ func (c *Config) Validate() error {
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("HTTPEDGE_STREAM_PREFIX", err.Error())
 	}
-	const least, most = 1 << 20, 1 << 40
-	n, err := strconv.Atoi(c.CacheBytes)
-	if err != nil || n < least || n > most {
-		inv.Add("HTTPEDGE_CACHE_BYTES", fmt.Sprintf("%q is not a number from %d to %d", c.CacheBytes, least, most))
-	}
-	c.cacheBytes = n
+	c.cacheBytes = int(inv.Bytes("HTTPEDGE_CACHE_BYTES", c.CacheBytes, 1<<20, 1<<40))
 	c.writeTimeout = inv.Duration("HTTPEDGE_WRITE_TIMEOUT", c.WriteTimeout, 100*time.Millisecond, time.Hour)
 	c.keepaliveInterval = inv.Duration("HTTPEDGE_KEEPALIVE_INTERVAL", c.KeepaliveInterval, 100*time.Millisecond, time.Hour)
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {

@@ -178,6 +178,24 @@ func TestRun_NothingThere(t *testing.T) {
 	contains(t, text(t, r), "ERROR BRIDGE_TABLES: no relation of schema public qualifies for *")
 }
 
+// A server that runs, and refuses what the connection string asks for, is not one to start.
+func TestRun_SettingsThatPostgresRefuses(t *testing.T) {
+	servers(t)
+	url, _, _ := strings.Cut(testenv.Postgres(t), "?")
+	for query, do := range map[string]string{
+		"sslmode=require":                "to do: set ssl = on and a certificate in postgresql.conf; or, if nobody can listen on the way to the server, sslmode=disable in DATABASE_URL",
+		"sslmode=disable&pgbouncer=true": "to do: remove pgbouncer= from DATABASE_URL: it belongs to another library",
+		"sslmode=disable&schema=public":  "to do: remove schema= from DATABASE_URL",
+	} {
+		r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url + "?" + query})
+		got := text(t, r)
+		contains(t, got, "ERROR DATABASE_URL: no connection: ", do)
+		if strings.Contains(got, "start Postgres") {
+			t.Errorf("%s: %s", query, got)
+		}
+	}
+}
+
 func TestRun_Embedded(t *testing.T) {
 	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"bridge/internal/redact"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 	"bridge/internal/stream"
@@ -37,7 +34,7 @@ func (r *run) postgres(ctx context.Context) {
 	}
 	conn, err := source.Connect(ctx, server)
 	if err != nil {
-		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), r.connectAdvice(err))
+		r.fail(AreaPostgres, "DATABASE_URL", "no connection: "+oneLine(err), server.Advice(err))
 		return
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
@@ -51,42 +48,6 @@ func (r *run) postgres(ctx context.Context) {
 	if err := r.relations(ctx, conn); err != nil {
 		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "look at the log of Postgres")
 	}
-}
-
-// connectAdvice says what to do about a connection that failed.
-func (r *run) connectAdvice(err error) string {
-	if advice := redact.Postgres.Advice(r.cfg.DatabaseURL); advice != "" {
-		return "in DATABASE_URL, " + advice
-	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		switch {
-		case strings.HasPrefix(pg.Code, "28"):
-			if r.cfg.DatabasePasswordFile != "" {
-				return "correct the user in DATABASE_URL or the password in the file, or allow the role in pg_hba.conf"
-			}
-			return "correct the user and password in DATABASE_URL, or allow the role in pg_hba.conf"
-		case pg.Code == "3D000":
-			return "correct the database's name in DATABASE_URL"
-		case pg.Code == "42501":
-			return "GRANT CONNECT ON DATABASE … TO the role"
-		case pg.Code == "53300":
-			return "raise max_connections, or close other connections: the bridge needs a few"
-		case strings.HasPrefix(pg.Code, "57P"):
-			return "wait until Postgres has started; a running bridge tries again by itself"
-		}
-	}
-	var dns *net.DNSError
-	var parse *pgconn.ParseConfigError
-	switch {
-	case errors.As(err, &parse):
-		return "correct DATABASE_URL, for example postgres://lockstep@localhost:5432/app"
-	case errors.As(err, &dns):
-		return "correct the host in DATABASE_URL"
-	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
-		return "look for a firewall between here and the server, or a paused server"
-	}
-	return "start Postgres, or correct host and port in DATABASE_URL"
 }
 
 const serverSQL = `
@@ -138,8 +99,8 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 	for _, p := range skipped {
 		r.relationProblem(&p)
 	}
-	if len(specs) == 0 && r.cfg.Specs.All {
-		r.fail(AreaRelation, "BRIDGE_TABLES", "no relation of schema public qualifies for *", "prepare one: bridge sql TABLE")
+	if len(specs) == 0 && r.cfg.Specs.All != nil {
+		r.fail(AreaRelation, "BRIDGE_TABLES", "no relation of schema public qualifies for *", "prepare one: bridge sql TABLE, or all: bridge sql '*'")
 	}
 	if err := r.wal(ctx, conn, specs); err != nil {
 		return err

@@ -110,6 +110,64 @@ func TestBridge_SQLOfAnUnfitTable(t *testing.T) {
 	}
 }
 
+// bridge sql prints one script for several relations, and for every table of schema public. A table that can't be prepared
+// keeps no other from it. The bridge captures what the script's last line names.
+func TestSQL_SeveralRelationsAtOnce(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE a (id int PRIMARY KEY, v text)", `CREATE TABLE "B" (id int PRIMARY KEY, v text)`, "CREATE TABLE nokey (v text)",
+		"CREATE TABLE w1 (id int PRIMARY KEY, v text)", "CREATE TABLE w2 (id int PRIMARY KEY, v text)")
+	env := []string{"DATABASE_URL=" + db, "BRIDGE_NAME=" + slotOf(db)}
+	var tables []string
+	for _, c := range []struct {
+		args         []string
+		code         int
+		tables, says string
+	}{
+		{[]string{"*,-w1,-w2"}, 1, `"B_lockstep"(key=id),a_lockstep(key=id)`, "nokey: it has no primary key"},
+		{[]string{"w1(capture=wal)", "w2(capture=wal)", "gone"}, 1, "w1(capture=wal),w2(capture=wal)", "gone: there is no such table or view"},
+	} {
+		code, sql, stderr := command(t, env, append([]string{"sql"}, c.args...)...)
+		_, entries, _ := strings.Cut(sql, "BRIDGE_TABLES=")
+		entries = strings.Trim(strings.TrimSpace(entries), "'")
+		if code != c.code || entries != c.tables || strings.Count(sql, "BRIDGE_TABLES=") != 1 || !strings.Contains(stderr, c.says) {
+			t.Errorf("bridge sql %q: exit status %d, BRIDGE_TABLES %s, %s; want %+v\n%s", c.args, code, entries, stderr, c, sql)
+		}
+		psql(t, db, sql)
+		psql(t, db, sql) // it may run again
+		tables = append(tables, entries)
+	}
+	startWAL(t, db, broker.URL(), strings.Join(tables, ","))
+	nc := testenv.NATSConn(t, broker.URL())
+	run(t, conn, "INSERT INTO a VALUES (1, 'x')", `INSERT INTO "B" VALUES (1, 'x'), (2, 'y')`, `DELETE FROM "B" WHERE id = 2`,
+		"INSERT INTO w1 VALUES (1, 'x')", "INSERT INTO w2 VALUES (1, 'x'), (2, 'y')", "DELETE FROM w2 WHERE id = 2")
+	for _, rel := range []table{
+		{schema: "public", name: "a_lockstep", txid: "txid", deleted: "deleted"},
+		{schema: "public", name: "B_lockstep", txid: "txid", deleted: "deleted"},
+		bare("w1"), bare("w2"),
+	} {
+		follow(t, nc, rel).converge(conn)
+	}
+}
+
+// Options of * are those of each table that it stands for.
+func TestBridge_StarWithOptions_I1(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE a (id int PRIMARY KEY, v text)", "CREATE TABLE b (id int PRIMARY KEY, v text)", "CREATE TABLE nokey (v text)",
+		"INSERT INTO a VALUES (1, 'x')")
+	b := startWAL(t, db, broker.URL(), "*(capture=wal)")
+	nc := testenv.NATSConn(t, broker.URL())
+	fa, fb := follow(t, nc, bare("a")), follow(t, nc, bare("b"))
+	fa.converge(conn)
+	run(t, conn, "DELETE FROM a", "INSERT INTO b VALUES (1, 'x')")
+	fa.converge(conn)
+	fb.converge(conn)
+	b.logged("nokey", "relation left out of *", "it has no primary key")
+}
+
 // --help names settings, commands and examples. Each command has a help of its own, by --help and by bridge help.
 // --version prints the version.
 func TestBridge_HelpAndVersion(t *testing.T) {

@@ -122,7 +122,7 @@ func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
 	reason, err := c.run(ctx, st)
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
-		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(c.begun)).Str("reason", reason)
+		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(c.begun).Round(time.Millisecond)).Str("reason", reason)
 	if err != nil {
 		e = e.Err(err)
 	}

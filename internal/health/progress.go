@@ -25,7 +25,7 @@ func (p *Progress) Log(log zerolog.Logger, rows, estimate int64) {
 	}
 	p.next = now.Add(progressEvery)
 	dur := now.Sub(p.begun)
-	e := log.Info().Int64("rows", rows).Int64("estimate", estimate).Dur("dur", dur)
+	e := log.Info().Int64("rows", rows).Int64("estimate", estimate).Dur("dur", dur.Round(time.Millisecond))
 	if left := estimate - rows; left > 0 {
 		e = e.Dur("left", time.Duration(float64(dur)*float64(left)/float64(rows)).Round(time.Second))
 	}

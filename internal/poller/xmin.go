@@ -61,7 +61,7 @@ func (x *XminWatcher) Run(ctx context.Context) error {
 			continue
 		}
 		if stuck := time.Since(moved); stuck > xminStuck && holders != "" {
-			x.log.Warn().Str("since", xmin).Dur("dur", stuck).Str("reason", holders).
+			x.log.Warn().Str("since", xmin).Dur("dur", stuck.Round(time.Millisecond)).Str("reason", holders).
 				Msg("long transaction holds back xmin: rows flow, but clients' positions stand still until it ends")
 			moved = moved.Add(xminStuck)
 		}

@@ -56,7 +56,7 @@ func (k *Keeper) Report(c Counts, took time.Duration) {
 		e = k.Log.Warn()
 	}
 	e.Int64("rows", c.Rows).Int64("missing", c.Missing).Int64("stale", c.Stale).Int64("zombie", c.Zombie).
-		Bool("approximate", c.Approximate).Dur("dur", took).Msg("stream compared with the relation")
+		Bool("approximate", c.Approximate).Dur("dur", took.Round(time.Millisecond)).Msg("stream compared with the relation")
 }
 
 // again is the longest time after which a comparison that failed is tried again.

@@ -180,34 +180,76 @@ func QueryOne[T any](ctx context.Context, q Querier, sql string, args ...any) (T
 const publicSQL = `
 SELECT c.relname::text,
        EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = c.oid AND a.attname = 'txid' AND a.attnum > 0 AND NOT a.attisdropped),
-       c.relkind = 'v'
+                WHERE a.attrelid = c.oid AND a.attname = $1 AND a.attnum > 0 AND NOT a.attisdropped),
+       EXISTS (SELECT FROM pg_catalog.pg_depend d
+                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
+       c.relkind::text
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition
  ORDER BY c.relname`
 
+// candidate is a relation of schema public that * may stand for.
+type candidate struct {
+	Name string
+	// HasTxid is true if it has the column of transaction IDs.
+	HasTxid bool
+	// OfExtension is true if an extension made it.
+	OfExtension bool
+	Kind        string
+}
+
+// candidates lists the relations of schema public.
+func (s Specs) candidates(ctx context.Context, q Querier) ([]candidate, error) {
+	rows, err := q.Query(ctx, publicSQL, s.All.Txid)
+	if err != nil {
+		return nil, fmt.Errorf("list schema public: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[candidate])
+	if err != nil {
+		return nil, fmt.Errorf("list schema public: %w", err)
+	}
+	return list, nil
+}
+
+// names reports whether an entry of its own has or leaves out the relation.
+func (s Specs) names(n Name) bool {
+	return slices.Contains(s.Except, n) || slices.ContainsFunc(s.List, func(spec Spec) bool { return spec.Name == n })
+}
+
+// Prepared returns the relations that a set-up is for: those that are named, then
+// every table of schema public that * stands for, or could once it is set up.
+func (s Specs) Prepared(ctx context.Context, q Querier) ([]Spec, error) {
+	specs := slices.Clone(s.List)
+	if s.All == nil {
+		return specs, nil
+	}
+	candidates, err := s.candidates(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range candidates {
+		n := Name{Schema: defaultSchema, Table: c.Name}
+		if (c.Kind == "r" || c.Kind == "p") && !c.OfExtension && !s.names(n) {
+			specs = append(specs, s.All.of(n))
+		}
+	}
+	return specs, nil
+}
+
 // Resolve returns the relations that are named, then those that * stands for: the
-// tables of schema public with a usable txid column and a key. The problems, all
-// warnings, say why other relations of schema public are left out. A view, for
-// example, has no key unless BRIDGE_TABLES names it. Resolve does not check
-// rights: a relation that qualifies and can't be read is an error of Load.
+// tables of schema public with a usable txid column and a key, or with
+// capture=wal those that are fit for a publication. The problems, all warnings,
+// say why other relations of schema public are left out. A view, for example, has
+// no key unless BRIDGE_TABLES names it. Resolve does not check rights: a relation
+// that qualifies and can't be read is an error of Load.
 func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error) {
 	specs := slices.Clone(s.List)
-	if !s.All {
+	if s.All == nil {
 		return specs, nil, nil
 	}
-	rows, err := q.Query(ctx, publicSQL)
+	candidates, err := s.candidates(ctx, q)
 	if err != nil {
-		return nil, nil, fmt.Errorf("list schema public: %w", err)
-	}
-	type candidate struct {
-		Name    string
-		HasTxid bool
-		View    bool
-	}
-	candidates, err := pgx.CollectRows(rows, pgx.RowToStructByPos[candidate])
-	if err != nil {
-		return nil, nil, fmt.Errorf("list schema public: %w", err)
+		return nil, nil, err
 	}
 	var skipped []Problem
 	skip := func(n Name, what, do string) {
@@ -220,20 +262,23 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 	}
 	for _, c := range candidates {
 		n := Name{Schema: defaultSchema, Table: c.Name}
-		if slices.Contains(s.Except, n) || slices.ContainsFunc(s.List, func(spec Spec) bool { return spec.Name == n }) {
+		spec := s.All.of(n)
+		switch {
+		case s.names(n):
+			continue
+		case c.OfExtension:
+			skip(n, "it belongs to an extension", "name it in BRIDGE_TABLES, if you want it")
+			continue
+		case spec.Capture == CapturePoll && !c.HasTxid:
+			skip(n, "it has no column "+quoteIdent(spec.Txid), "run the SQL that this prints: "+SetupCommand(spec))
 			continue
 		}
-		if !c.HasTxid {
-			skip(n, "it has no column txid", "run the SQL that this prints: bridge sql "+shellWord(n.Quoted()))
-			continue
-		}
-		spec := NewSpec(n)
 		l, err := look(ctx, q, spec)
 		if errors.Is(err, ErrNotFound) {
 			continue // dropped since
 		}
 		if IsLocked(err) { // it must not keep the others from being captured
-			if c.View {
+			if c.Kind == "v" {
 				skip(n, "another session has locked it, or a table below it, and a view needs a named key", "name it in BRIDGE_TABLES, with its key")
 			} else {
 				specs = append(specs, spec)

@@ -298,6 +298,34 @@ func TestResolve(t *testing.T) {
 	if got, want := strings.Join(names, " "), `gone "No" m nokey v`; got != want {
 		t.Errorf("skipped %s, want %s: %v", got, want, skipped)
 	}
+	for tables, want := range map[string]string{
+		"*(txid=ls),-b":                            "",
+		"*(tombstones=1d),-p":                      "b(tombstones=1d),secret(tombstones=1d),users(tombstones=1d)",
+		"users,*(capture=wal),-p":                  `users,"No"(capture=wal),b(capture=wal),secret(capture=wal)`,
+		"*(capture=wal;history=log;max_age=1h),-p": "", // none has REPLICA IDENTITY FULL
+	} {
+		if specs, _, err := mustParse(t, tables).Resolve(t.Context(), conn); err != nil || (relation.Specs{List: specs}).String() != want {
+			t.Errorf("%s stands for %s, %v; want %s", tables, relation.Specs{List: specs}, err, want)
+		}
+	}
+}
+
+// A set-up is for tables that * does not stand for yet: without a key or txid. A
+// table of an extension is not the application's.
+func TestPrepared(t *testing.T) {
+	conn := ready(t, `
+		CREATE TABLE nokey (a int); CREATE VIEW v AS SELECT * FROM users; CREATE MATERIALIZED VIEW m AS SELECT * FROM users;
+		CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT;
+		CREATE TABLE e (id int PRIMARY KEY, txid xid8); ALTER EXTENSION plpgsql ADD TABLE e;
+		CREATE SCHEMA other; CREATE TABLE other.o (id int PRIMARY KEY)`)
+	specs, err := mustParse(t, "other.o,*(capture=wal),-nokey").Prepared(t.Context(), conn)
+	if got, want := (relation.Specs{List: specs}).String(), "other.o,p(capture=wal),users(capture=wal)"; err != nil || got != want {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+	specs, skipped, err := mustParse(t, "*").Resolve(t.Context(), conn)
+	if got, want := (relation.Specs{List: specs}).String(), "users"; err != nil || got != want {
+		t.Errorf("got %s, %v, %v; want %s", got, skipped, err, want)
+	}
 }
 
 func TestLoadSource(t *testing.T) {

@@ -54,15 +54,47 @@ type SetupOptions struct {
 // column, the triggers, the index and the feed view. It never changes what is not
 // the bridge's: if something has one of these names, the script has only comments.
 func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (string, error) {
-	l, err := look(ctx, q, spec)
-	if err != nil {
-		return "", err
-	}
-	if !l.checkKind() {
-		return "", l.err()
-	}
+	return SetupAll(ctx, q, []Spec{spec}, opt)
+}
+
+// SetupAll returns one script for several relations, as SetupSQL does for one. A
+// relation that can't be prepared stops no other: the error joins a *Problem for
+// each thing that stands in the way.
+func SetupAll(ctx context.Context, q Querier, specs []Spec, opt SetupOptions) (string, error) {
 	if opt.As != "" && (!asName.MatchString(opt.As) || strings.HasPrefix(opt.As, "pg_")) {
 		return "", fmt.Errorf("%w: -as %q: use up to 20 of the letters a to z, digits and _, with a letter first, and not pg_", ErrOption, opt.As)
+	}
+	var scripts, entries []string
+	var errs []error
+	for _, spec := range specs {
+		script, use, err := setUp(ctx, q, spec, opt)
+		if err != nil && script == "" && !errors.As(err, new(*Problem)) {
+			return "", err // of the connection, not of the relation
+		}
+		if script != "" {
+			scripts = append(scripts, script)
+		}
+		if use != nil {
+			entries = append(entries, use.String())
+		}
+		errs = append(errs, err)
+	}
+	if len(entries) > 0 {
+		scripts = append(scripts, "-- Then configure the bridge with this, and run bridge check:\n"+
+			"-- BRIDGE_TABLES="+oneLine(shellWord(strings.Join(entries, ",")))+"\n")
+	}
+	return strings.Join(scripts, "\n"), errors.Join(errs...)
+}
+
+// setUp returns the script of one relation, and its entry in BRIDGE_TABLES: nil if
+// the script has only comments.
+func setUp(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (string, *Spec, error) {
+	l, err := look(ctx, q, spec)
+	if err != nil {
+		return "", nil, err
+	}
+	if !l.checkKind() {
+		return "", nil, l.err()
 	}
 	s := &setup{l: l, opt: opt, named: opt.Role != ""}
 	s.opt.Role, s.opt.Name, s.opt.As = cmp.Or(opt.Role, "lockstep"), cmp.Or(opt.Name, "lockstep"), cmp.Or(opt.As, defaultAs)
@@ -71,7 +103,7 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 	}
 	bases := s.bases()
 	if err := s.lookMine(ctx, q, bases); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if list := s.obstacles(bases); len(list) > 0 {
 		return s.inTheWay(list)
@@ -89,14 +121,13 @@ func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (stri
 	}
 	s.part("The role of the bridge: it may log in and read "+joinNames(s.read)+", nothing else.", s.passwordNote())
 	s.role()
-	s.foot()
-	return s.b.String(), nil
+	return s.b.String(), &s.use, nil
 }
 
 // notYet returns a script of comments, and the problems as an error. The comments
 // say why there is no script yet, and what to do about each problem, with each
 // alternative on its own line; then the lines in or.
-func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, error) {
+func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, *Spec, error) {
 	s.note("Set-up of "+s.l.spec.String()+" for the lockstep bridge. There is nothing to run yet.", why)
 	errs := make([]error, len(problems))
 	for i, p := range problems {
@@ -118,7 +149,7 @@ func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, e
 	}
 	s.note(or...)
 	s.part("Then run bridge sql again, and run what it prints: " + SetupCommand(s.l.spec))
-	return s.b.String(), errors.Join(errs...)
+	return s.b.String(), nil, errors.Join(errs...)
 }
 
 type setup struct {
@@ -372,10 +403,6 @@ func (s *setup) role() {
 	for _, n := range s.read {
 		s.p("GRANT SELECT ON %s TO %s;", n.SQL(), role)
 	}
-}
-
-func (s *setup) foot() {
-	s.part("Then configure the bridge with this, and run bridge check:", "BRIDGE_TABLES="+shellWord(s.use.String()))
 }
 
 // feedName returns the name of the feed view: the view over a table and its

@@ -291,7 +291,7 @@ func (s *setup) roleObstacle() []obstacle {
 }
 
 // inTheWay returns a script of comments, and the obstacles as an error.
-func (s *setup) inTheWay(list []obstacle) (string, error) {
+func (s *setup) inTheWay(list []obstacle) (string, *Spec, error) {
 	again := &setup{l: s.l, opt: s.opt, named: s.named}
 	for _, ob := range list {
 		if ob.txid && again.l == s.l {
@@ -324,7 +324,7 @@ func (s *setup) inTheWay(list []obstacle) (string, error) {
 	} else {
 		s.part("Use other names. Run what this prints: " + command)
 	}
-	return s.b.String(), errors.Join(errs...)
+	return s.b.String(), nil, errors.Join(errs...)
 }
 
 // command returns the command that prints this script.

@@ -13,11 +13,11 @@ SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1 AND 
 // wal returns the script for capture=wal. In the table itself it changes at most
 // the replica identity. A table that is not fit for a publication gets only
 // comments: in a publication its own UPDATE and DELETE would fail.
-func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
+func (s *setup) wal(ctx context.Context, q Querier) (string, *Spec, error) {
 	l := s.l
 	var err error
 	if l.allActions, err = QueryOne[bool](ctx, q, publishesAllSQL, s.opt.Name); err != nil {
-		return "", fmt.Errorf("look up publication: %w", err)
+		return "", nil, fmt.Errorf("look up publication: %w", err)
 	}
 	l.check()
 	var unfit []*Problem
@@ -27,7 +27,7 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 		}
 	}
 	if l.self.Kind == "v" {
-		return "", unfit[len(unfit)-1]
+		return "", nil, unfit[len(unfit)-1]
 	}
 	identity := ""
 	if len(unfit) == 1 && unfit[0].identity {
@@ -44,7 +44,7 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 		return s.notYet("The table is not fit for a publication: in one, its own UPDATE and DELETE could fail.", unfit, or...)
 	}
 	if err := s.lookMine(ctx, q, nil); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if list := s.roleObstacle(); len(list) > 0 {
 		return s.inTheWay(list)
@@ -56,8 +56,7 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, error) {
 	}
 	s.publication(identity)
 	s.walRole()
-	s.foot()
-	return s.b.String(), nil
+	return s.b.String(), &s.use, nil
 }
 
 func (s *setup) walHead() {

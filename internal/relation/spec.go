@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -88,10 +89,18 @@ func (s Spec) LeftOut(publication string, sent []string) *Problem {
 type Specs struct {
 	// List has the relations that BRIDGE_TABLES names, in its order.
 	List []Spec
-	// All is true if there is a *: every table of schema public that qualifies and
-	// is neither in List nor in Except.
-	All    bool
+	// All is set if there is a *: every table of schema public that qualifies and
+	// is neither in List nor in Except. It has the options of these tables, and no
+	// name.
+	All    *Spec
 	Except []Name
+}
+
+// ReadsWAL reports whether relations are read from the WAL. With * it may be that
+// none is.
+func (s Specs) ReadsWAL() bool {
+	fromWAL := func(spec Spec) bool { return spec.Capture == CaptureWAL }
+	return s.All != nil && fromWAL(*s.All) || slices.ContainsFunc(s.List, fromWAL)
 }
 
 const (
@@ -109,8 +118,8 @@ func NewSpec(n Name) Spec {
 // specs equal to s.
 func (s Specs) String() string {
 	var parts []string
-	if s.All {
-		parts = append(parts, "*")
+	if s.All != nil {
+		parts = append(parts, "*"+s.All.options())
 	}
 	for _, n := range s.Except {
 		parts = append(parts, "-"+n.Quoted())
@@ -121,9 +130,18 @@ func (s Specs) String() string {
 	return strings.Join(parts, ",")
 }
 
+// of returns the spec with the name of a relation.
+func (s Spec) of(n Name) Spec {
+	s.Name = n
+	return s
+}
+
 // String returns the spec as an entry of BRIDGE_TABLES, without the options that
 // have their default.
-func (s Spec) String() string {
+func (s Spec) String() string { return s.Name.Quoted() + s.options() }
+
+// options returns the options in parentheses, or nothing.
+func (s Spec) options() string {
 	var opts []string
 	add := func(name, value string, is bool) {
 		if is {
@@ -140,9 +158,9 @@ func (s Spec) String() string {
 	add("capture", string(s.Capture), s.Capture != "" && s.Capture != CapturePoll)
 	add("actions", strings.Join(s.Actions, "+"), len(s.Actions) > 0)
 	if len(opts) == 0 {
-		return s.Name.Quoted()
+		return ""
 	}
-	return s.Name.Quoted() + "(" + strings.Join(opts, ";") + ")"
+	return "(" + strings.Join(opts, ";") + ")"
 }
 
 // Quoted returns the name for BRIDGE_TABLES and the command line: each part in
@@ -253,29 +271,17 @@ var byteUnits = []struct {
 	{"B", 1},
 }
 
-// ParseBytes parses a whole number of bytes, with or without a unit: 10GiB, 500MB,
-// 1048576.
-func ParseBytes(s string) (int64, error) {
-	digits := strings.TrimRight(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-	name := strings.TrimSpace(s[len(digits):])
-	unit := int64(1)
-	known := name == ""
-	for _, u := range byteUnits {
-		if strings.EqualFold(u.name, name) {
-			unit, known = u.n, true
-		}
+// parseBytes parses a number of bytes from 1 to 2⁶³ − 1, with or without a unit:
+// 10GiB, 500MB, 1048576.
+func parseBytes(s string) (int64, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return 0, errors.New("want a number of bytes, such as 10GiB, 500MB or 1048576")
 	}
-	n, err := strconv.ParseUint(digits, 10, 63)
-	if !known || err != nil || n == 0 {
-		return 0, errors.New("want a whole number of bytes, such as 10GiB, 500MB or 1048576")
-	}
-	if int64(n) > math.MaxInt64/unit {
-		return 0, fmt.Errorf("more than %d bytes", int64(math.MaxInt64))
-	}
-	return int64(n) * unit, nil
+	return int64(n), nil
 }
 
-// formatBytes returns a text that ParseBytes parses to the same value.
+// formatBytes returns a text that parseBytes parses to the same value.
 func formatBytes(n int64) string {
 	for _, u := range byteUnits {
 		if u.n > 1 && n%u.n == 0 && n > 0 {

@@ -16,14 +16,24 @@ const maxIdent = 63
 // ParseSpecs parses BRIDGE_TABLES: entries separated by commas. White space
 // between tokens is ignored.
 //
-//	entry    = relation [ "(" option { ";" option } ")" ] | "*" | "-" relation
+//	entry    = ( relation | "*" ) [ "(" option { ";" option } ")" ] | "-" relation
 //	relation = name | name "." name         without a schema, it is public
 //	option   = word "=" value | word "=" name { "+" name }
 //	name     = letters, digits, _ and $     folded to lower case, as in SQL
 //	         | '"' anything '"'             taken as it is, "" for a quote
 //
+// The options of * are those of every table that it stands for.
+//
 // The error joins a *SpecError for each mistake.
-func ParseSpecs(s string) (Specs, error) {
+func ParseSpecs(s string) (Specs, error) { return parseSpecs(s, Specs{}) }
+
+// ParseArguments parses the relations that a command names, as ParseSpecs does.
+// An entry without options has those that it has in configured.
+func ParseArguments(args []string, configured Specs) (Specs, error) {
+	return parseSpecs(strings.Join(args, ","), configured)
+}
+
+func parseSpecs(s string, configured Specs) (Specs, error) {
 	var specs Specs
 	var errs []error
 	if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
@@ -38,11 +48,11 @@ func ParseSpecs(s string) (Specs, error) {
 	}
 	seen := make(map[Name]int)
 	for i, e := range entries {
-		p := &specParser{whole: s, text: e.text, base: e.pos, number: i + 1}
+		p := &specParser{whole: s, text: e.text, base: e.pos, number: i + 1, configured: configured}
 		p.entry(&specs, seen)
 		errs = append(errs, p.errs...)
 	}
-	if len(specs.Except) > 0 && !specs.All && len(errs) == 0 {
+	if len(specs.Except) > 0 && specs.All == nil && len(errs) == 0 {
 		errs = append(errs, fmt.Errorf("-%s leaves a relation out of *, but there is no *", specs.Except[0].Quoted()))
 	}
 	if len(errs) > 0 {
@@ -59,6 +69,8 @@ type specParser struct {
 	base, pos   int
 	number      int
 	errs        []error
+	// configured has the options of entries without options.
+	configured Specs
 }
 
 func (p *specParser) fail(pos int, format string, args ...any) bool {
@@ -86,14 +98,18 @@ func (p *specParser) entry(specs *Specs, seen map[Name]int) {
 		p.fail(start, "no relation between two commas")
 		return
 	case p.take('*'):
-		if specs.All {
+		if specs.All != nil {
 			p.fail(start, "* is there twice")
 		}
-		specs.All = true
+		all := NewSpec(Name{})
 		if p.space(); p.peek() == '(' {
-			p.fail(p.pos, "* takes no options: name the relation that needs them in an entry of its own")
-			return
+			if !p.options(&all) {
+				return
+			}
+		} else if p.configured.All != nil {
+			all = *p.configured.All
 		}
+		specs.All = &all
 		p.end("after *")
 		return
 	}
@@ -111,6 +127,8 @@ func (p *specParser) entry(specs *Specs, seen map[Name]int) {
 		if !p.options(&spec) {
 			return
 		}
+	} else if i := slices.IndexFunc(p.configured.List, func(c Spec) bool { return c.Name == n }); i >= 0 {
+		spec = p.configured.List[i]
 	}
 	if !p.end("after the relation") {
 		return
@@ -278,7 +296,7 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 	case "tombstones":
 		spec.Tombstones, err = ParseDuration(v)
 	case "max_bytes":
-		spec.MaxBytes, err = ParseBytes(v)
+		spec.MaxBytes, err = parseBytes(v)
 	default:
 		if near := nearest(name, optionNames); near != "" {
 			p.fail(at, "unknown option %s: did you mean %s?", name, near)

@@ -18,6 +18,35 @@ func spec(schema, table string, change ...func(*relation.Spec)) relation.Spec {
 	return s
 }
 
+// all returns the options of *.
+func all(change ...func(*relation.Spec)) *relation.Spec {
+	s := spec("", "", change...)
+	return &s
+}
+
+// An argument without options has those of BRIDGE_TABLES; one with options has
+// only these, also if they are the defaults.
+func TestParseArguments(t *testing.T) {
+	t.Parallel()
+	configured := mustParse(t, `users(capture=wal),*(txid=ls),"a)"(key=k)`)
+	for _, tt := range []struct{ args, want string }{
+		{"users", "users(capture=wal)"},
+		{"users(capture=poll)", "users"},
+		{"users|other.users(key=id)|b", "users(capture=wal),other.users(key=id),b"},
+		{"*,-b|users", "*(txid=ls),-b,users(capture=wal)"},
+		{"*(capture=wal)", "*(capture=wal)"},
+		{`"a)"`, `"a)"(key=k)`},
+	} {
+		got, err := relation.ParseArguments(strings.Split(tt.args, "|"), configured)
+		if err != nil || got.String() != tt.want {
+			t.Errorf("%s: got %s, %v; want %s", tt.args, got, err, tt.want)
+		}
+	}
+	if _, err := relation.ParseArguments([]string{"users", "users"}, configured); err == nil || !strings.Contains(err.Error(), "users is already entry 1") {
+		t.Errorf("got %v, want that users is there twice", err)
+	}
+}
+
 func TestParseSpecs(t *testing.T) {
 	t.Parallel()
 	type S = relation.Spec
@@ -36,7 +65,7 @@ func TestParseSpecs(t *testing.T) {
 			spec("public", "lines", func(s *S) { s.Key = []string{"order_id", "pos"} }),
 		}}},
 		{"*, -secrets, -\"Old\",v ( key = id ; txid = t ; deleted = \"Gone\" ; tombstones = 30d ; )", relation.Specs{
-			All: true, Except: []relation.Name{{Schema: "public", Table: "secrets"}, {Schema: "public", Table: "Old"}},
+			All: all(), Except: []relation.Name{{Schema: "public", Table: "secrets"}, {Schema: "public", Table: "Old"}},
 			List: []S{spec("public", "v", func(s *S) {
 				s.Key, s.Txid, s.Deleted, s.Tombstones = []string{"id"}, "t", "Gone", 30*24*time.Hour
 			})},
@@ -47,6 +76,10 @@ func TestParseSpecs(t *testing.T) {
 			spec("public", "c", func(s *S) { s.History, s.MaxBytes = relation.HistoryLog, 7 }),
 			spec("public", "d", func(s *S) { s.History, s.MaxAge = relation.HistoryLog, 36*time.Hour }),
 		}}},
+		{"*(capture=wal;history=log;max_age=1d),a", relation.Specs{
+			All:  all(func(s *S) { s.Capture, s.History, s.MaxAge = relation.CaptureWAL, relation.HistoryLog, 24*time.Hour }),
+			List: []S{spec("public", "a")},
+		}},
 		{"users(capture=wal;actions=insert+update)", relation.Specs{List: []S{spec("public", "users", func(s *S) {
 			s.Capture, s.Actions = relation.CaptureWAL, []string{"insert", "update"}
 		})}}},
@@ -85,7 +118,8 @@ func TestParseSpecs_Errors(t *testing.T) {
 		{"é,a,a", "entry 3 a, character 5: a is already entry 2"},
 		{"a,public.A", "a is already entry 1"},
 		{"*,*", "entry 2 *, character 3: * is there twice"},
-		{"*(key=id)", "* takes no options"},
+		{"*(kye=id)", "unknown option kye: did you mean key?"},
+		{"*(key=id", "the ( is never closed"},
 		{"-a", "-a leaves a relation out of *, but there is no *"},
 		{"*,-a,a", "a is already entry 2"},
 		{"*,-a(key=x)", "character 5: a relation that - leaves out has no options"},
@@ -109,8 +143,9 @@ func TestParseSpecs_Errors(t *testing.T) {
 		{"a(tombstones=106751d24h)", "want a duration"},
 		{"a(max_age=1d)", "max_age limits a log: add history=log"},
 		{"a(history=log;max_age=0s)", "want a duration"},
-		{"a(history=log;max_bytes=1.5GiB)", "want a whole number of bytes"},
-		{"a(history=log;max_bytes=99999999TiB)", "more than 9223372036854775807 bytes"},
+		{"a(history=log;max_bytes=lots)", "want a number of bytes, such as 10GiB"},
+		{"a(history=log;max_bytes=0)", "want a number of bytes"},
+		{"a(history=log;max_bytes=9000000TiB)", "want a number of bytes"},
 		{"a(actions=insert)", "actions needs capture=wal"},
 		{"a(capture=wal;actions=upsert)", `unknown action "upsert": want some of insert, update, delete, truncate`},
 		{strings.Repeat("x", 64), "the name is 64 bytes long; Postgres cuts names at 63"},

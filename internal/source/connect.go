@@ -62,7 +62,7 @@ func (p *Pool) ConnectReplication(ctx context.Context, configure func(*pgconn.Co
 	c.RuntimeParams["replication"] = "database"
 	configure(c)
 	conn, err := pgconn.ConnectConfig(ctx, c)
-	return conn, p.server.safe(err)
+	return conn, p.server.advised(err)
 }
 
 // parse reads the connection string. It refuses a host that can't be one: with

@@ -126,9 +126,7 @@ func (s Server) from(err error) string {
 // safe is the error of a connection, with a text that holds nothing of a
 // password. Other errors are not changed.
 func (s Server) safe(err error) error {
-	var connect *pgconn.ConnectError
-	var parse *pgconn.ParseConfigError
-	if !errors.As(err, &connect) && !errors.As(err, &parse) {
+	if !isConnect(err) {
 		return err
 	}
 	told := redact.Postgres.Error(err, s.URL)

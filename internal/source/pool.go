@@ -135,7 +135,7 @@ func (p *Pool) Close() { p.pool.Close() }
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	rows, err := p.pool.Query(ctx, sql, args...)
 	if err != nil {
-		err = p.server.safe(err)
+		err = p.server.advised(err)
 		return failedRows{rows, err}, err
 	}
 	return rows, nil
@@ -148,7 +148,7 @@ func (p *Pool) Connects() int64 { return p.connects.Load() }
 func (p *Pool) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", p.server.safe(err))
+		return nil, fmt.Errorf("connect to Postgres: %w", p.server.advised(err))
 	}
 	return conn, nil
 }

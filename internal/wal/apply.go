@@ -352,7 +352,7 @@ func (s *session) truncate(ctx context.Context, f *feed) error {
 	if err != nil {
 		return err
 	}
-	f.r.log.Info().Int("rows", rows).Dur("dur", time.Since(begun)).Msg("relation truncated, its rows were deleted one by one")
+	f.r.log.Info().Int("rows", rows).Dur("dur", time.Since(begun).Round(time.Millisecond)).Msg("relation truncated, its rows were deleted one by one")
 	return nil
 }
 

@@ -339,7 +339,7 @@ func (s *session) loaded(ctx context.Context, f *feed, l *look) error {
 		*st = health.Status{State: health.StateFirstLoad, LoadDone: f.rows, LoadRows: estimate, Heartbeat: st.Heartbeat}
 	})
 	if done {
-		f.r.log.Info().Int64("rows", f.rows).Dur("dur", time.Since(f.loading)).Msg("whole relation read")
+		f.r.log.Info().Int64("rows", f.rows).Dur("dur", time.Since(f.loading).Round(time.Millisecond)).Msg("whole relation read")
 		f.dirty, s.owed = true, true
 		signal(s.wanted)
 		return nil

@@ -248,7 +248,7 @@ func (s *session) confirm(now time.Time) {
 		case r.released:
 		case now.Sub(latest(r.failing, s.c.begun)) > s.c.opt.HoldFor:
 			r.released = true
-			r.log.Error().Err(r.err).Dur("dur", now.Sub(r.failing)).
+			r.log.Error().Err(r.err).Dur("dur", now.Sub(r.failing).Round(time.Millisecond)).
 				Msg("relation failing for too long, the slot moves on without it; it will be compared with its stream when it comes back")
 		default:
 			at = min(at, r.stored)

@@ -15,6 +15,7 @@ import (
 
 	"bridge/internal/broker"
 
+	"github.com/dustin/go-humanize"
 	"github.com/kelseyhightower/envconfig"
 )
 
@@ -70,6 +71,17 @@ func (inv *Invalid) Duration(variable, text string, least, most time.Duration) t
 		inv.Add(variable, fmt.Sprintf("%q is not a duration from %s to %s, such as 250ms or 5s", text, least, most))
 	}
 	return d
+}
+
+// Bytes parses a number of bytes, with or without a unit, and notes a problem
+// unless it is from least to most.
+func (inv *Invalid) Bytes(variable, text string, least, most int64) int64 {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n < uint64(least) || n > uint64(most) {
+		inv.Add(variable, fmt.Sprintf("%q is not a size from %s to %s, such as 64MiB (without a unit it is bytes)", text, humanize.IBytes(uint64(least)), humanize.IBytes(uint64(most))))
+		return 0
+	}
+	return int64(n)
 }
 
 // Broker notes what is wrong with NATS_URL, NATS_CREDS and the other variables

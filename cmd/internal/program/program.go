@@ -29,6 +29,13 @@ func Logger(w io.Writer, level string) (zerolog.Logger, error) {
 	return zerolog.New(w).Level(lvl).With().Timestamp().Logger(), nil
 }
 
+// These are variables of zerolog's for the whole process. Its own time has whole
+// seconds, which the time on a terminal is made of, and its durations have no unit.
+func init() {
+	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
+	zerolog.DurationFieldFormat = zerolog.DurationFormatString
+}
+
 // release is the version, for builds that don't know it from version control.
 // The linker sets it: -X bridge/cmd/internal/program.release=v1.2.3
 var release string
