@@ -74,6 +74,20 @@ var mutants = []mutant{
 		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation",
 	},
 	{
+		invariant: "I8", name: "reconnect-not-awaited",
+		file: "internal/publish/begin.go",
+		old:  "if err := p.awaitConnected(ctx); err != nil {",
+		new:  "if err := ctx.Err(); err != nil {",
+		pkg:  "./internal/publish", test: "TestPublish_LostConnection",
+	},
+	{
+		invariant: "I8", name: "lost-answer-awaited",
+		file: "internal/publish/connection.go",
+		old:  "\t\t\tend(errLost)",
+		new:  "\t\t\t<-ctx.Done()",
+		pkg:  "./internal/publish", test: "TestPublish_LostAnswer",
+	},
+	{
 		invariant: "I10", name: "oversize-row-sent",
 		file: "internal/publish/epoch.go",
 		old:  "if size > e.maxPayload {",

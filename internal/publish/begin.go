@@ -26,6 +26,16 @@ var errOvertaken = errors.New("another writer stored a message first")
 // Begin implements capture.Sink.
 func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func()) (capture.Position, error) {
 	p.end(ctx)
+	if err := p.awaitConnected(ctx); err != nil {
+		return capture.Position{}, err
+	}
+	ctx, cancel := p.whileConnected(ctx)
+	defer cancel()
+	pos, err := p.begin(ctx, src, standby)
+	return pos, orLost(ctx, err)
+}
+
+func (p *Publisher) begin(ctx context.Context, src capture.Source, standby func()) (capture.Position, error) {
 	if _, err := p.ensureStream(ctx, src); err != nil {
 		return capture.Position{}, err
 	}
@@ -108,7 +118,7 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 			return capture.Position{}, err
 		}
 	}
-	e, err := newEpoch(p.js, p.layout, p.nc.MaxPayload())
+	e, err := newEpoch(p.nc, p.js, p.layout, p.nc.MaxPayload())
 	if err != nil {
 		return capture.Position{}, err
 	}

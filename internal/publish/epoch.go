@@ -39,6 +39,10 @@ type epoch struct {
 	epochs      stream.Epochs
 	layout      stream.Layout
 	maxPayload  int64
+	// nc is the connection, reconnects how often it had come back when the epoch
+	// began.
+	nc         *nats.Conn
+	reconnects uint64
 
 	fp jetstreamext.FastPublisher
 	// seq is the sequence of the last message sent, high its HighHeader.
@@ -80,8 +84,8 @@ type epoch struct {
 	err atomic.Pointer[error]
 }
 
-func newEpoch(js jetstream.JetStream, l stream.Layout, maxPayload int64) (*epoch, error) {
-	e := &epoch{layout: l, maxPayload: maxPayload, lastSent: time.Now()}
+func newEpoch(nc *nats.Conn, js jetstream.JetStream, l stream.Layout, maxPayload int64) (*epoch, error) {
+	e := &epoch{nc: nc, reconnects: nc.Stats().Reconnects, layout: l, maxPayload: maxPayload, lastSent: time.Now()}
 	var err error
 	e.fp, err = jetstreamext.NewFastPublisher(js,
 		jetstreamext.FastPublishFlowControl{Flow: flowMessages, MaxOutstandingAcks: outstandingAcks, AckTimeout: ackTimeout},
@@ -92,8 +96,12 @@ func newEpoch(js jetstream.JetStream, l stream.Layout, maxPayload int64) (*epoch
 	return e, nil
 }
 
-// fail ends the epoch; only the first fault counts.
+// fail ends the epoch; only the first fault counts. After the connection was lost
+// there are many, with misleading words.
 func (e *epoch) fail(err error) {
+	if e.cut() {
+		err = errLost
+	}
 	err = fmt.Errorf("%w: %w", ErrFault, err)
 	e.err.CompareAndSwap(nil, &err)
 }

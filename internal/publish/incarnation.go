@@ -79,8 +79,10 @@ func (p *Publisher) Restart(ctx context.Context, reason string, shown uint64) er
 	}
 	src := e.src
 	p.end(ctx)
+	ctx, cancel := p.whileConnected(ctx)
+	defer cancel()
 	_, err := p.newIncarnation(ctx, src, reason, shown)
-	return err
+	return orLost(ctx, err)
 }
 
 // Adopt begins a new incarnation of the stream for another source. Only a person

@@ -76,7 +76,9 @@ func (p *Publisher) key(msg jetstream.Msg, seq uint64) ([][]byte, error) {
 // until each returns false. It waits for messages that were sent and are not
 // stored yet; if the epoch ends meanwhile, it returns the fault.
 func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) (more bool, err error)) error {
-	failed := func(err error) error { return fmt.Errorf("read stream %s: %w", p.layout.Stream, err) }
+	ctx, cancel := p.whileConnected(ctx)
+	defer cancel()
+	failed := func(err error) error { return fmt.Errorf("read stream %s: %w", p.layout.Stream, orLost(ctx, err)) }
 	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 	})

@@ -38,28 +38,42 @@ func (p *Publisher) Run(ctx context.Context) error {
 			p.lease.release(ctx)
 			return ctx.Err()
 		case <-lost:
-			// Messages in flight may be lost, so the batch is lost too.
-			p.fail(errors.New("the connection to the broker was lost"))
+			p.endIfCut()
 		case <-t.C:
-			if err := p.look(ctx, &c); err != nil {
-				p.fail(err)
-			}
+			p.look(ctx, &c)
 		}
 	}
 }
 
-func (p *Publisher) fail(err error) {
+// endIfCut ends the epoch if its connection was lost: messages in flight may be
+// lost, so the batch is lost, too. An epoch that began after that goes on.
+func (p *Publisher) endIfCut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.epoch != nil {
-		p.epoch.fail(err)
+	if p.epoch != nil && p.epoch.cut() {
+		p.epoch.fail(errLost)
 	}
 }
 
-func (p *Publisher) look(ctx context.Context, c *confirmer) error {
+// look takes care of the epoch once. A fault ends the epoch that was looked at,
+// even if another one has begun meanwhile.
+func (p *Publisher) look(ctx context.Context, c *confirmer) {
 	p.mu.Lock()
 	e := p.epoch
+	p.mu.Unlock()
 	if e == nil || e.fault() != nil {
+		return
+	}
+	ctx, cancel := p.whileConnected(ctx)
+	defer cancel()
+	if err := orLost(ctx, p.lookAt(ctx, e, c)); err != nil {
+		e.fail(err)
+	}
+}
+
+func (p *Publisher) lookAt(ctx context.Context, e *epoch, c *confirmer) error {
+	p.mu.Lock()
+	if p.epoch != e {
 		p.mu.Unlock()
 		return nil
 	}

@@ -95,6 +95,8 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
 			return nil, err
 		}
 	}
+	ctx, end := p.whileConnected(ctx)
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	msg, _, err := stream.Last(ctx, p.nc, p.layout.Stream, string(subject))
@@ -102,13 +104,19 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read row of stream %s: %w", p.layout.Stream, err)
+		return nil, orLost(ctx, fmt.Errorf("read row of stream %s: %w", p.layout.Stream, err))
 	}
 	return msg.Data, nil
 }
 
 // awaitStored waits until the stream holds everything sent up to seq.
 func (p *Publisher) awaitStored(ctx context.Context, e *epoch, seq uint64) error {
+	ctx, cancel := p.whileConnected(ctx)
+	defer cancel()
+	return orLost(ctx, p.pollStored(ctx, e, seq))
+}
+
+func (p *Publisher) pollStored(ctx context.Context, e *epoch, seq uint64) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for wait := 100 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {

@@ -22,13 +22,15 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 	if page.End != 0 {
 		last = page.End
 	}
+	ctx, cancel := p.whileConnected(ctx)
+	defer cancel()
 	from, err := p.firstHigh(ctx, txid, max(1, page.From), last+1)
 	if err != nil || from > last {
-		return nil, capture.Page{}, err
+		return nil, capture.Page{}, orLost(ctx, err)
 	}
 	rows, next, err := p.suspects(ctx, e, txid, from, last, limit)
 	if err != nil {
-		return nil, capture.Page{}, err
+		return nil, capture.Page{}, orLost(ctx, err)
 	}
 	return rows, next, nil
 }

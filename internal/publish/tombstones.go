@@ -35,7 +35,8 @@ func (p *Publisher) keepTombstones(ctx context.Context) {
 		case <-time.After(pause): // not a ticker: the pause after a slow round is a whole one, too
 		}
 		n, next, err := p.removeTombstones(ctx, time.Now().Add(-p.opt.Tombstones), r)
-		if err != nil && ctx.Err() == nil {
+		// A lost connection ends the epoch, and the capture reports that.
+		if err = orLost(ctx, err); err != nil && !errors.Is(err, errLost) && ctx.Err() == nil {
 			p.log.Warn().Err(err).Msg("removing old deleted rows failed, trying again")
 		}
 		if n > 0 {

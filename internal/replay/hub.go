@@ -147,6 +147,24 @@ func (h *Hub) reconnected() <-chan struct{} {
 	return h.lost
 }
 
+// errLost says that the connection to the broker was lost.
+var errLost = errors.New("the connection to the broker was lost")
+
+// untilLost returns a context that ends when the connection to the broker is lost:
+// who awaits an answer then would wait in vain. The caller calls cancel.
+func (h *Hub) untilLost(ctx context.Context) (_ context.Context, cancel func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	lost := h.reconnected()
+	go func() {
+		select {
+		case <-lost:
+			end(errLost)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { end(nil) }
+}
+
 // running returns the relation's tail, nil where there is none.
 func (h *Hub) running(l stream.Layout) *tail {
 	h.mu.Lock()

@@ -46,6 +46,8 @@ func (h *Hub) Open(ctx context.Context, req Request) (*Reader, error) {
 
 func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	lost := h.reconnected()
+	ctx, cancel := h.untilLost(ctx)
+	defer cancel()
 	info, first, last, err := h.lookup(ctx, stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false))
 	if err != nil {
 		return nil, err
@@ -111,7 +113,7 @@ func (h *Hub) sameStream(ctx context.Context, info Relation, lost <-chan struct{
 	}
 	select {
 	case <-lost:
-		return nil, errors.New("the connection to the broker was lost")
+		return nil, errLost
 	default:
 		return epochs, nil
 	}

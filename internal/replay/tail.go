@@ -101,16 +101,8 @@ func (t *tail) name() string {
 // until the connection to the broker is lost: the stream that is there
 // afterwards may be another.
 func (t *tail) read(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	lost := t.hub.reconnected()
-	go func() {
-		select {
-		case <-lost:
-			cancel(errors.New("the connection to the broker was lost"))
-		case <-ctx.Done():
-		}
-	}()
+	ctx, cancel := t.hub.untilLost(ctx)
+	defer cancel()
 	if err := t.hub.verify(ctx, t.info, t.place); err != nil {
 		return err
 	}
