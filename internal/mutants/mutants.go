@@ -1025,4 +1025,18 @@ var mutants = []mutant{
 		new:  `good := incarnation != "" && epoch != ""`,
 		pkg:  "./internal/e2e", test: "TestExample_FollowNoticesALostStore_I8",
 	},
+	{
+		invariant: "none", name: "first-start-taken-for-a-loss",
+		file: "internal/wal/slot.go",
+		old:  "r.first = !sl.exists && r.stored == 0",
+		new:  "r.first = sl.exists && r.stored == 0",
+		pkg:  "./internal/e2e", test: "TestPrograms_RecommendedPathLogsNoWarning",
+	},
+	{
+		invariant: "I8", name: "lost-stream-taken-for-a-first-start",
+		file: "internal/wal/relation.go",
+		old:  "if reason = noStream; !b.first {",
+		new:  "if reason = noStream; b.first {",
+		pkg:  "./internal/e2e", test: "TestPrograms_RecommendedPathLogsNoWarning",
+	},
 }

@@ -159,7 +159,11 @@ func (p *Poller) capture(ctx context.Context) error {
 		}
 		if text := err.Error(); text != lastErr || time.Since(lastLog) > logEvery {
 			lastErr, lastLog = text, time.Now()
-			p.log.Warn().Err(err).Int("attempt", attempt).Msg("the relation is not being captured, trying again")
+			if s.live && errors.Is(err, errChanged) { // if the change did harm, the next session says so
+				p.log.Info().Str("reason", text).Msg("the relation is no longer what was loaded, loading it again")
+			} else {
+				p.log.Warn().Err(err).Int("attempt", attempt).Msg("the relation is not being captured, trying again")
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -334,7 +334,7 @@ func (s *session) reserve(ctx context.Context) (release func(), err error) {
 // stream. first says that the stream has no shape yet.
 func (s *session) reshape(ctx context.Context, first bool, schema []byte) error {
 	if !first {
-		s.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
+		s.log.Info().Msg("the relation's columns or their types changed, publishing all of it again")
 	}
 	// repair: the batch's heartbeat must also be true of rows that a crash of
 	// Postgres may have undone before.

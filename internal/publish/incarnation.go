@@ -184,8 +184,12 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 	if err != nil {
 		return stream.Meta{}, err
 	}
-	p.log.Warn().Str("incarnation", meta.Incarnation).Str("reason", reason).Uint64("floor", meta.Floor).
-		Msg("new incarnation: positions below the floor are void, clients must read everything again")
+	if t.high == 0 { // nobody has a position of this stream
+		p.log.Info().Str("incarnation", meta.Incarnation).Str("reason", reason).Uint64("floor", meta.Floor).Msg("the stream, which is empty, has a floor now")
+	} else {
+		p.log.Warn().Str("incarnation", meta.Incarnation).Str("reason", reason).Uint64("floor", meta.Floor).
+			Msg("new incarnation: positions below the floor are void, clients must read everything again")
+	}
 	return meta, nil
 }
 

@@ -157,7 +157,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	switch {
 	case v.reason != "" && pos.Batch == nil && v.task == taskLoad:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, reading the whole relation again")
-	case v.reason == polledBefore:
+	case v.task == taskCompare && (v.reason == polledBefore || v.reason == republished || v.reason == f.r.compare): // nothing was lost
 		f.r.log.Info().Str("reason", v.reason).Msg("comparing the stream with the relation")
 	case v.reason != "" && pos.Batch == nil:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, comparing the stream with the relation")
@@ -166,7 +166,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	}
 	if string(pos.Schema) != string(f.schema) {
 		if pos.Schema != nil && !relation.SameRows(pos.Schema, f.schema) {
-			f.r.log.Warn().Msg("the relation's columns or their types changed, publishing all of it again")
+			f.r.log.Info().Msg("the relation's columns or their types changed, publishing all of it again")
 			if f.task != taskCompare { // which finds what was deleted, too
 				f.task, f.after, f.verdict.after = taskLoad, nil, nil
 			}
@@ -184,7 +184,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		}
 	}
 	s.settle(ctx, f)
-	f.r.released, f.r.compare = false, ""
+	f.r.released, f.r.first, f.r.compare = false, false, ""
 	return nil
 }
 

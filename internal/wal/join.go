@@ -196,7 +196,7 @@ func (s *session) join(ctx context.Context) error {
 	for _, f := range s.feeds {
 		waiting[f] = true
 		b := s.began
-		b.known, b.published, b.released, b.compare = f.known, f.published, f.r.released, f.r.compare
+		b.known, b.published, b.released, b.first, b.compare = f.known, f.published, f.r.released, f.r.first, f.r.compare
 		s.work.Go(func() {
 			var err error
 			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)

@@ -44,6 +44,9 @@ type Relation struct {
 	// released says that the slot was made anew, or moved on without it, by this
 	// bridge: its stream lacks what came since, but nothing that it once held.
 	released bool
+	// first says that this bridge found no slot and made one, and that the relation
+	// has not begun since: if there is no stream, none was lost.
+	first bool
 	// compare, if not empty, is why the stream must be compared with the relation,
 	// whatever its position, and what the WAL has until now passed over.
 	compare string
@@ -82,7 +85,11 @@ func (r *Relation) fail(err error, most time.Duration) {
 	now := time.Now()
 	if r.err == nil || r.err.Error() != err.Error() || now.Sub(r.logged) > logEvery {
 		r.logged = now
-		r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
+		if r.tries == 0 && errors.Is(err, errChanged) { // if the change did harm, the next try says so
+			r.log.Info().Str("reason", err.Error()).Msg("the relation is no longer what was loaded, loading it again")
+		} else {
+			r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
+		}
 	}
 	if r.failing.IsZero() {
 		r.failing = now
@@ -158,10 +165,10 @@ type began struct {
 	known bool
 	// published is as in capture.Heartbeat, now.
 	published string
-	// released and compare are the relation's, as the session found them: one that
-	// takes long to begin is judged while the session goes on without it.
-	released bool
-	compare  string
+	// released, first and compare are the relation's, as the session found them: one
+	// that takes long to begin is judged while the session goes on without it.
+	released, first bool
+	compare         string
 }
 
 // polledBefore is why a stream is compared that was moved to the WAL.
@@ -211,6 +218,10 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	return verdict{}
 }
 
+// noStream is why a stream that was not there gets a floor. Without one, clients of
+// a stream that was lost, or removed with the slot, would not learn of deletes.
+const noStream = "there was no stream, but the publication had the relation already"
+
 // publishedIn returns what was published of the relation when the stream was last
 // known to be its mirror, or a part of it.
 func publishedIn(pos capture.Position) string {
@@ -246,7 +257,9 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		}
 		reason := r.judge(pos, b).restart
 		if pos.Heartbeat == nil && pos.Batch == nil && b.known && !restarted {
-			reason = "there was no stream, but the publication already had the relation: normal at a first start, else the stream was lost"
+			if reason = noStream; !b.first {
+				r.log.Warn().Msg("there is a slot of before, but no stream: unless the relation is new, its stream was lost; clients of that stream must read everything again")
+			}
 		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 			reason = "the relation's key changed"

@@ -111,7 +111,13 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 			return err
 		}
 	}
-	return s.createSlot(ctx)
+	if err := s.createSlot(ctx); err != nil {
+		return err
+	}
+	for _, r := range c.relations {
+		r.first = !sl.exists && r.stored == 0
+	}
+	return nil
 }
 
 // isOf says whether a slot of the bridge's name can be that of a bridge of src.

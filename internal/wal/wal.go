@@ -200,7 +200,11 @@ func (c *Capture) capture(ctx context.Context) error {
 		case time.Since(failing) > yieldAfter:
 			c.yield(ctx)
 		}
-		if !errors.Is(err, errNobody) && said.isNews(err.Error()) {
+		switch {
+		case errors.Is(err, errNobody) || !said.isNews(err.Error()):
+		case errors.Is(err, errSlotInUse): // as it must be, for a standby
+			c.log.Info().Str("reason", err.Error()).Msg("another session reads the WAL, standing by")
+		default:
 			c.log.Warn().Err(err).Int("attempt", attempt).Msg("reading the WAL failed, trying again")
 		}
 		select {
