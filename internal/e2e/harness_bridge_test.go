@@ -235,10 +235,8 @@ func (b *bridge) embeddedURL() string {
 	return url
 }
 
-// slowness lists the reasons, as the log words them, for which a slow machine alone can end an epoch. For example: the
-// broker takes more than 1.3 s to acknowledge. Then jetstreamext v0.3.0 asks about a message that it has not sent yet,
-// and the broker answers "gap".
-var slowness = []string{"fast batch gap detected", "the lease was lost", "and is not stored", "the connection to the broker was lost"}
+// slowness lists the reasons, as the log words them, for which a slow machine alone can end an epoch.
+var slowness = []string{"the lease was lost", "and is not stored", "the connection to the broker was lost"}
 
 // endedBySlowness counts the epochs that ended for such a reason, in all processes of the bridge.
 func (b *bridge) endedBySlowness() int {

@@ -230,6 +230,35 @@ func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 	b.awaitContents(t, "1@5 fence 2@7 3@8 heartbeat")
 }
 
+// TestPublish_SlowBrokerEndsNoEpoch: a broker that stops for two seconds loses nothing, so it costs no epoch either. (The
+// client library asks it for its acknowledgements after 1.3 s.)
+func TestPublish_SlowBrokerEndsNoEpoch(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATSProcess(t)
+	w := startWriter(t, broker.URL(), publish.Options{Holder: "a", Timing: publish.Timing{LeaseTTL: time.Minute}})
+	w.begin(t)
+	w.mustRow(t, 0, 10)
+	broker.Pause()
+	resumed := make(chan struct{})
+	time.AfterFunc(2*time.Second, func() { broker.Resume(); close(resumed) })
+	for id := range 5000 { // more than is ever in flight
+		w.mustRow(t, id, 10)
+	}
+	select {
+	case <-resumed:
+	default:
+		t.Error("the writer never waited for the broker: the test shows nothing")
+	}
+	w.mustHeartbeat(t, 11)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if got := contents(t, w.js); len(got) < 2 || got[len(got)-1] != "heartbeat" {
+			return errors.New("the heartbeat is not stored")
+		}
+		return nil
+	})
+	<-resumed
+}
+
 // TestPublish_ForeignMessageBeginsAnew (I8): a message that no bridge wrote may
 // have replaced a row or the last heartbeat. So the stream is filled again, and
 // the floor tells clients.
