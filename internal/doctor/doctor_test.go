@@ -145,11 +145,11 @@ func TestRun_KeysOfViews(t *testing.T) {
 	servers(t)
 	url := testenv.Postgres(t)
 	testenv.Exec(t, url, good, "CREATE VIEW holes AS SELECT nullif(id, 3) AS k, txid FROM users",
-		"CREATE VIEW twice AS SELECT id / 2 AS k, txid FROM users", "CREATE VIEW each AS SELECT id AS k, txid FROM users")
+		"CREATE VIEW twice AS SELECT nullif(id, 3) / 2 AS k, txid FROM users WHERE id <> 3", "CREATE VIEW each AS SELECT id AS k, txid FROM users")
 	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "holes(key=k),twice(key=k),each(key=k)"), Prefix: "lockstep"})
 	got := text(t, r)
-	contains(t, got, `ERROR holes: its key "k" is NULL in some rows`, `ERROR twice: several rows have the same key "k"`)
-	if strings.Contains(got, "ERROR each") {
+	contains(t, got, `WARNING holes: rows are not published, because a column of their key is NULL`, `r."k" IS NOT DISTINCT FROM NULL`, `WARNING twice: its key "k" is not unique`)
+	if strings.Contains(got, " each: ") || strings.Contains(got, "ERROR") {
 		t.Error(got)
 	}
 }

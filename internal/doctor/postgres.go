@@ -137,10 +137,8 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 			if err := r.stamps(ctx, conn, rel, spec); err != nil {
 				return err
 			}
-			if rel.Kind == 'v' {
-				if err := r.viewKey(ctx, conn, rel); err != nil {
-					return err
-				}
+			if err := r.key(ctx, conn, rel); err != nil {
+				return err
 			}
 		}
 		r.Relations = append(r.Relations, entry)
@@ -202,25 +200,31 @@ func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation
 	return err
 }
 
-// viewKey checks what no constraint promises of a view: that its key is never
-// NULL, and that no two rows have the same one.
-func (r *run) viewKey(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
-	var columns, nulls []string
-	for _, i := range rel.Key {
-		col := pgx.Identifier{rel.Columns[i].Name}.Sanitize()
-		columns, nulls = append(columns, col), append(nulls, col+" IS NULL")
-	}
-	key := strings.Join(columns, ", ")
-	null, err := exists(ctx, conn, fmt.Sprintf("SELECT FROM %s WHERE %s", rel.Name.SQL(), strings.Join(nulls, " OR ")))
+// key looks for rows that clients can't tell by their key. What no constraint
+// promises of a view, it looks at, too: that no two rows have the same key.
+func (r *run) key(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) error {
+	types, err := relation.LoadTypes(ctx, conn, rel.Columns)
 	if err != nil {
 		return err
 	}
-	if null {
-		r.fail(AreaRelation, rel.Name.Quoted(), "its key "+key+" is NULL in some rows: the relation stops at the first of them", "name another key in BRIDGE_TABLES")
+	form, err := relation.NewForm(rel, types)
+	if err != nil {
+		r.fail(AreaRelation, rel.Name.Quoted(), err.Error(), "name another key in BRIDGE_TABLES")
+		return nil
 	}
-	twice, err := exists(ctx, conn, fmt.Sprintf("SELECT %s FROM %s GROUP BY %[1]s HAVING count(*) > 1", key, rel.Name.SQL()))
-	if twice {
-		r.fail(AreaRelation, rel.Name.Quoted(), "several rows have the same key "+key+": clients keep only one of them", "in BRIDGE_TABLES, name a key that no two rows share")
+	if condition := form.LeftOutSQL(); condition != "" {
+		keyless, err := exists(ctx, conn, fmt.Sprintf("SELECT FROM %s r WHERE %s", rel.Name.SQL(), condition))
+		if err != nil {
+			return err
+		}
+		if keyless {
+			r.warn(AreaRelation, rel.Name.Quoted(), "rows are not published, because a column of their key is NULL, or is an array that does not begin with element 1",
+				"correct these rows, or name another key in BRIDGE_TABLES: SELECT * FROM "+rel.Name.SQL()+" r WHERE "+condition)
+		}
+	}
+	shared, err := relation.SharedKey(ctx, conn, rel)
+	if shared != nil {
+		r.relationProblem(shared)
 	}
 	return err
 }

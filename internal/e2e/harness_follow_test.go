@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -169,6 +170,12 @@ func (f *follower) take(msg jetstream.Msg) {
 		}
 		s.row, s.since = *m.Row, m.Row.Since
 		s.key = msg.Subject() + " " + msg.Headers().Get(stream.KeyHeader)
+		if f.rel.key != "" {
+			s.key = f.keyIn(s.row.Data)
+			if s.row.Old != nil {
+				delete(f.rows, f.keyIn(s.row.Old))
+			}
+		}
 		if s.since > s.high {
 			fault("I3: since %d of a row is above its High %d", s.since, s.high)
 		}
@@ -190,6 +197,15 @@ func (f *follower) take(msg jetstream.Msg) {
 	}
 	f.high = s.high
 	f.all = append(f.all, s)
+}
+
+// keyIn returns the JSON of the key in a row's data.
+func (f *follower) keyIn(data []byte) string {
+	var columns map[string]json.RawMessage
+	if err := json.Unmarshal(data, &columns); err != nil || columns[f.rel.key] == nil {
+		f.faults = append(f.faults, fmt.Sprintf("a row without its key: %s (%v)", data, err))
+	}
+	return string(columns[f.rel.key])
 }
 
 // durable parses capture.Heartbeat.Durable. If that is a whole snapshot, durable returns its xmax.

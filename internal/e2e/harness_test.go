@@ -168,6 +168,10 @@ type table struct {
 	schema, name  string
 	txid, deleted string
 	log           bool
+	// key, if set, is the column by whose JSON the follower tells rows, as clients do. Else it tells them by their subjects.
+	key string
+	// published, if set, is the condition that a row r is published.
+	published string
 }
 
 func (r table) layout() stream.Layout {
@@ -189,6 +193,9 @@ func (r table) rows(t *testing.T, conn *pgx.Conn) []string {
 	where := ""
 	if r.deleted != "" {
 		where = fmt.Sprintf(" WHERE COALESCE(nullif(%s::text, 'false'), '') = ''", pgx.Identifier{r.deleted}.Sanitize())
+	}
+	if r.published != "" {
+		where += map[bool]string{true: " WHERE ", false: " AND "}[where == ""] + r.published
 	}
 	txid := "''"
 	if r.txid != "" {

@@ -13,6 +13,7 @@ type Metrics struct {
 	polls, rows, reconciles                   *prometheus.HistogramVec
 	errors, missing, stale, zombie            *prometheus.CounterVec
 	loadRows, loadEstimate, nulls, reconciled *prometheus.GaugeVec
+	keyless                                   *prometheus.GaugeVec
 
 	mu sync.Mutex
 	// Guarded by mu. Collect computes some metrics from it, by relation.
@@ -56,6 +57,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		loadRows:     gauge("load_rows", "Rows read so far by the batch that reads the whole relation."),
 		loadEstimate: gauge("load_rows_estimate", "Rows that Postgres expects in the relation."),
 		nulls:        gauge("null_txid_rows", "Rows whose txid is NULL, which no poll sees (counted up to 1000)."),
+		keyless:      gauge("keyless_rows", "Rows that are left out because clients can't tell them by their key (counted up to 1000)."),
 		seen:         make(map[string]*observed),
 	}
 	if reg != nil {
@@ -109,6 +111,7 @@ type RelationMetrics struct {
 	// Nulls is the number of rows without a txid.
 	Nulls prometheus.Gauge
 
+	keyless                prometheus.Gauge
 	reconciles             prometheus.Observer
 	missing, stale, zombie prometheus.Counter
 }
@@ -121,7 +124,7 @@ func (m *Metrics) Relation(name string) RelationMetrics {
 	m.mu.Unlock()
 	return RelationMetrics{
 		m: m, name: name, polls: m.polls.WithLabelValues(name), rows: m.rows.WithLabelValues(name), Errors: m.errors.WithLabelValues(name),
-		loadRows: m.loadRows.WithLabelValues(name), loadEstimate: m.loadEstimate.WithLabelValues(name), Nulls: m.nulls.WithLabelValues(name),
+		loadRows: m.loadRows.WithLabelValues(name), loadEstimate: m.loadEstimate.WithLabelValues(name), Nulls: m.nulls.WithLabelValues(name), keyless: m.keyless.WithLabelValues(name),
 		reconciles: m.reconciles.WithLabelValues(name),
 		missing:    m.missing.WithLabelValues(name), stale: m.stale.WithLabelValues(name), zombie: m.zombie.WithLabelValues(name),
 	}

@@ -3,7 +3,6 @@ package poller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"bridge/internal/capture"
@@ -71,15 +70,10 @@ type relationSide struct {
 func (r *relationSide) start(context.Context, look) error { return nil }
 
 func (r *relationSide) add(_ context.Context, values [][]byte) error {
-	if r.form.Deleted(values) {
+	if r.form.Deleted(values) || r.form.Keyless(values) {
 		return nil
 	}
 	r.key = keyOf(r.key[:0], r.s.rel, values)
-	for n, k := range r.key {
-		if k == nil {
-			return fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: correct the row, or name another key in BRIDGE_TABLES", r.s.rel.Columns[r.s.rel.Key[n]].Name)
-		}
-	}
 	var err error
 	if r.data, err = r.form.AppendData(r.data[:0], r.form.Encodable(&r.columns, values)); err != nil {
 		return stale(err)

@@ -86,6 +86,9 @@ type Poller struct {
 	wake     *Wake
 
 	keeper reconcile.Keeper
+	// keyChecked is the definition of the view whose key was checked. It belongs to
+	// the session.
+	keyChecked string
 
 	mu sync.Mutex
 	// Guarded by mu. live is the running session once it has published a

@@ -135,38 +135,3 @@ func (b *batch) publishDelete(ctx context.Context, key [][]byte) error {
 	b.s.repeats.forget(key)
 	return b.s.sink.Row(ctx, capture.Change{Key: key, KeyJSON: b.keyJSON, Txid: txid, Xmin: b.xmin, High: txid, Line: line})
 }
-
-// nullsEvery is how often rows without a txid are counted. In a view this may
-// read every row, so there it is done less often.
-const (
-	nullsEvery       = time.Minute
-	nullsEveryInView = 15 * time.Minute
-)
-
-// countNulls reports rows whose txid is NULL, because no poll ever sees them.
-func (s *session) countNulls(ctx context.Context) error {
-	if !s.rel.Columns[s.rel.Txid].Nullable || time.Now().Before(s.nextNulls) {
-		return nil
-	}
-	every := nullsEvery
-	if s.rel.Kind == 'v' {
-		every = nullsEveryInView
-	}
-	s.nextNulls = time.Now().Add(every)
-	n, err := relation.QueryOne[int64](ctx, s.pool, s.queries.nulls)
-	if relation.IsLocked(err) {
-		return nil
-	}
-	if err != nil {
-		return classify(fmt.Errorf("count rows without a txid: %w", err))
-	}
-	s.p.metrics.Nulls.Set(float64(n))
-	if n > 0 {
-		msg := "rows have no txid (NULL) and are not published; is the column the application's own? See bridge check"
-		if len(s.rel.Stamped) > 0 {
-			msg = "rows have no txid (NULL) and are not published; to correct them: UPDATE … SET txid = txid_current() WHERE txid IS NULL"
-		}
-		s.log.Warn().Int64("rows", n).Msg(msg)
-	}
-	return nil
-}

@@ -2,7 +2,6 @@ package poller
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -94,6 +93,10 @@ func (b *batch) add(ctx context.Context, values [][]byte) error {
 	if err != nil {
 		return err
 	}
+	if b.s.form.Keyless(values) {
+		b.s.metKeyless = true
+		return nil
+	}
 	if b.again != nil && b.again.comes(txid, b.look) {
 		b.key = keyOf(b.key[:0], rel, values)
 		b.again.settle(b.key, false)
@@ -138,9 +141,6 @@ func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	r := &b.held[len(b.held)-1]
 	r.txid, r.high, r.line, r.keys = txid, b.high(txid), len(b.lines), r.keys[:0]
 	for _, i := range b.s.rel.Key {
-		if values[i] == nil {
-			return fmt.Errorf("key column %s is NULL in a row of transaction %d; a key must not be NULL: correct the row, or name another key in BRIDGE_TABLES", b.s.rel.Columns[i].Name, txid)
-		}
 		b.keys = append(b.keys, values[i]...)
 		r.keys = append(r.keys, len(b.keys))
 	}

@@ -47,6 +47,10 @@ type session struct {
 	// rows without a txid are counted again, nextShape when the catalog is checked
 	// again.
 	nextHeartbeat, nextNulls, nextShape time.Time
+	// keyless counts the rows that are left out because of their key. metKeyless is
+	// set when a batch has met one since.
+	keyless    health.Keyless
+	metKeyless bool
 	// waits counts consecutive tries for which waitsFor returned nil.
 	waits int
 	// pages takes suspect keys from a comparison, for the next poll. It has room
@@ -187,8 +191,10 @@ func (s *session) loop(ctx context.Context) error {
 // poll reads and publishes one batch, and returns its number of rows.
 func (s *session) poll(ctx context.Context) (int64, error) {
 	if s.live && s.waits == 0 { // else they might wait for a lock, and other relations for a connection
-		if err := s.countNulls(ctx); err != nil {
-			return 0, err
+		for _, check := range []func(context.Context) error{s.countNulls, s.countKeyless, s.checkKey} {
+			if err := check(ctx); err != nil {
+				return 0, err
+			}
 		}
 		if err := s.checkShape(ctx); err != nil {
 			return 0, err

@@ -13,6 +13,8 @@ import (
 type Form struct {
 	rel       *Relation
 	data, key *Encoder
+	// arrays says of each column of the key whether it is an array.
+	arrays []bool
 }
 
 // NewForm returns the form of a relation whose columns have these types. The txid
@@ -25,6 +27,9 @@ func NewForm(rel *Relation, types Types) (*Form, error) {
 		return nil, err
 	}
 	if f.key, err = NewEncoder(types, rel.Columns, func(i int) bool { return !slices.Contains(rel.Key, i) }); err != nil {
+		return nil, err
+	}
+	if f.arrays, err = keyArrays(rel, types); err != nil {
 		return nil, err
 	}
 	for _, i := range rel.Key {

@@ -192,6 +192,12 @@ func (o *object) column(name string) *column {
 	return nil
 }
 
+// inPrimary reports whether the column is in the primary key. Any other column may
+// become NULL, if it is not already.
+func (o *object) inPrimary(num int) bool {
+	return slices.ContainsFunc(o.Indexes, func(ix index) bool { return ix.Primary && slices.Contains(ix.Columns, num) })
+}
+
 func (o *object) columnNum(num int) *column {
 	for i := range o.Columns {
 		if o.Columns[i].Num == num {

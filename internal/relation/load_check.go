@@ -104,6 +104,7 @@ func (l *looked) check() *Relation {
 	rel.Deleted = l.checkDeleted()
 	rel.Key = l.checkKey()
 	rel.Deferrable = l.deferrable(rel.Key)
+	rel.Unique = l.unique(rel.Key)
 	l.checkRights()
 	if wal {
 		l.checkWAL(rel)
@@ -329,6 +330,7 @@ func (l *looked) checkKey() []int {
 		return nil
 	}
 	var reasons []string
+	var nullable *index // the first one whose only fault is that a column may be NULL
 	indexes := slices.Clone(o.Indexes)
 	if l.spec.Capture == CaptureWAL { // prefer the replica identity: the WAL has its columns
 		slices.SortStableFunc(indexes, func(a, b index) int { return cmp.Compare(boolInt(b.Identity), boolInt(a.Identity)) })
@@ -341,10 +343,17 @@ func (l *looked) checkKey() []int {
 			reasons = append(reasons, ix.Name+" "+reason)
 			continue
 		}
-		key := make([]int, len(ix.Columns))
-		for i, num := range ix.Columns {
-			key[i] = slices.IndexFunc(o.Columns, func(c column) bool { return c.Num == num })
+		if l.nullable(ix) {
+			if nullable == nil {
+				nullable = &ix
+			}
+			continue
 		}
+		return l.places(ix)
+	}
+	if nullable != nil {
+		key := l.places(*nullable)
+		l.warnNullable(key)
 		return key
 	}
 	what := "it has no primary key and no unique index"
@@ -371,13 +380,35 @@ func (l *looked) indexUnfit(ix index) string {
 		switch {
 		case c == nil:
 			return "is on a system column"
-		case !c.NotNull:
-			return "is on " + quoteIdent(c.Name) + ", which may be NULL"
 		case l.isMark(c.Name):
 			return "is on " + quoteIdent(c.Name) + ", which changes with the row"
 		}
 	}
 	return ""
+}
+
+// nullable reports whether a column of the index may be NULL.
+func (l *looked) nullable(ix index) bool {
+	return slices.ContainsFunc(ix.Columns, func(num int) bool { return !l.self.columnNum(num).NotNull })
+}
+
+// places returns the places of an index's columns.
+func (l *looked) places(ix index) []int {
+	key := make([]int, len(ix.Columns))
+	for i, num := range ix.Columns {
+		key[i] = slices.IndexFunc(l.self.Columns, func(c column) bool { return c.Num == num })
+	}
+	return key
+}
+
+// warnNullable warns of each column of a table's key that may be NULL.
+func (l *looked) warnNullable(key []int) {
+	for _, i := range key {
+		if c := l.self.Columns[i]; !c.NotNull {
+			l.warn(l.self, fmt.Sprintf("its key column %s may be NULL, and rows where it is NULL are not published", quoteIdent(c.Name)),
+				fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL; or name another key: %s in BRIDGE_TABLES", l.self.name().SQL(), sqlIdent(c.Name), l.entryWithKey()))
+		}
+	}
 }
 
 // deferrable reports whether two rows may have the same key for a moment, because
@@ -386,6 +417,26 @@ func (l *looked) deferrable(key []int) bool {
 	return !slices.ContainsFunc(l.self.Indexes, func(ix index) bool {
 		return ix.Unique && ix.Whole && ix.Valid && ix.Immediate && !slices.ContainsFunc(ix.Columns, func(num int) bool {
 			return !slices.ContainsFunc(key, func(i int) bool { return l.self.Columns[i].Num == num })
+		})
+	})
+}
+
+// unique reports whether an index promises that no two rows have the same key. A
+// feed view has the index of its table.
+func (l *looked) unique(key []int) bool {
+	t := l.self
+	for _, tomb := range l.sources {
+		for _, o := range l.sources {
+			feed := Name{Schema: o.Schema, Table: cutName(o.Table, "_"+tomb.Schema)}
+			if l.self.Kind == "v" && len(l.sources) == 2 && tomb.Tombstones && tomb.Table == tombName(o.name()) && l.self.name() == feed {
+				t = o
+			}
+		}
+	}
+	return slices.ContainsFunc(t.Indexes, func(ix index) bool {
+		return ix.Unique && ix.Whole && ix.Valid && !slices.ContainsFunc(ix.Columns, func(num int) bool {
+			c := t.columnNum(num)
+			return c == nil || !slices.ContainsFunc(key, func(i int) bool { return l.self.Columns[i].Name == c.Name })
 		})
 	})
 }
@@ -419,9 +470,6 @@ func (l *looked) namedKey() []int {
 		switch {
 		case l.isMark(name):
 			l.unfit(fmt.Sprintf("its column %s can't be in the key: it changes with the row", quoteIdent(name)), "correct key= in BRIDGE_TABLES")
-		case o.Kind != "v" && !c.NotNull:
-			l.unfit(fmt.Sprintf("its key column %s may be NULL", quoteIdent(name)),
-				fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", o.name().SQL(), sqlIdent(name)))
 		case slices.Contains(unorderedTypes, strings.TrimPrefix(c.BaseName, "_")):
 			l.unfit(fmt.Sprintf("its key column %s is of type %s, which Postgres can't sort", quoteIdent(name), c.Type),
 				"name another column in key=, or cast this one to text in a view")
@@ -431,6 +479,9 @@ func (l *looked) namedKey() []int {
 	}
 	if len(l.problems) > before {
 		return nil
+	}
+	if o.Kind != "v" {
+		l.warnNullable(key)
 	}
 	if o.Kind != "v" && !slices.ContainsFunc(o.Indexes, func(ix index) bool {
 		return ix.Unique && ix.Whole && ix.Valid && !slices.ContainsFunc(ix.Columns, func(n int) bool { return !slices.Contains(nums, n) })

@@ -61,7 +61,7 @@ func TestLoad(t *testing.T) {
 			{Num: 5, Name: "deleted", Type: "boolean", TypeOID: 16, BaseOID: 16, Nullable: true},
 			{Num: 6, Name: "Gone", Type: "date", TypeOID: 1082, BaseOID: 1082, Nullable: true},
 		},
-		Key: []int{0}, Txid: 2, Stamped: []relation.Stamped{{Table: relation.Name{Schema: "public", Table: "users"}, Column: "txid", Now: "txid_current()"}}, Deleted: 3, EstimatedRows: 3000,
+		Key: []int{0}, Unique: true, Txid: 2, Stamped: []relation.Stamped{{Table: relation.Name{Schema: "public", Table: "users"}, Column: "txid", Now: "txid_current()"}}, Deleted: 3, EstimatedRows: 3000,
 		Sources: []relation.Name{{Schema: "public", Table: "users"}},
 	}
 	if rel.OID == 0 || !reflect.DeepEqual(rel, want) {
@@ -121,13 +121,18 @@ func TestLoad_Finds(t *testing.T) {
 		{name: "xid8 and domain", sql: `CREATE DOMAIN d AS xid8; CREATE DOMAIN e AS d; ALTER TABLE users ALTER txid DROP DEFAULT, ALTER txid TYPE e USING txid::text::xid8`, spec: "users"},
 		{name: "null txid", sql: `ALTER TABLE users ALTER txid DROP NOT NULL`, spec: "users", warns: []string{"rows where it is NULL are not published"}},
 		{name: "no key", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey`, spec: "users", fails: []string{"it has no primary key and no unique index; to do: ALTER TABLE"}},
-		{name: "unfit keys", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey, ADD UNIQUE (name) DEFERRABLE, ADD UNIQUE ("Gone"), ADD UNIQUE (txid);
+		{name: "unfit keys", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey, ADD UNIQUE (name) DEFERRABLE, ADD UNIQUE (txid);
 			CREATE UNIQUE INDEX part ON users (id) WHERE id > 1; CREATE UNIQUE INDEX expr ON users ((id+1))`, spec: "users", fails: []string{
-			"that can be the key: expr is partial or on an expression, part is partial", "users_Gone_key is on \"Gone\", which may be NULL", "users_name_key is deferrable", "users_txid_key is on txid, which changes",
+			"that can be the key: expr is partial or on an expression, part is partial", "users_name_key is deferrable", "users_txid_key is on txid, which changes",
 		}},
 		{name: "unique index", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey; CREATE UNIQUE INDEX u ON users (name, id) INCLUDE ("Gone")`, spec: "users"},
-		{name: "named key", spec: "users(key=nme+tags+deleted)", fails: []string{"it has no column nme for its key; to do: did you mean key=name?", "its key column tags may be NULL; to do: ALTER TABLE", "its column deleted can't be in the key"}},
+		{name: "named key", spec: "users(key=nme+tags+deleted)", fails: []string{"it has no column nme for its key; to do: did you mean key=name?", "its column deleted can't be in the key"}},
 		{name: "named key not unique", spec: "users(key=name)", warns: []string{`CREATE UNIQUE INDEX CONCURRENTLY ON "public"."users" ("name")`}},
+		{name: "nullable unique index", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey, ADD UNIQUE ("Gone")`, spec: "users", warns: []string{`its key column "Gone" may be NULL, and rows where it is NULL are not published; to do: ALTER TABLE "public"."users" ALTER COLUMN "Gone" SET NOT NULL; or name another key`}},
+		{name: "index without NULL before one with", sql: `ALTER TABLE users DROP CONSTRAINT users_pkey, ADD CONSTRAINT a UNIQUE ("Gone"), ADD CONSTRAINT b UNIQUE (id)`, spec: "users"},
+		{name: "named key nullable", spec: "users(key=id+tags)", warns: []string{"its key column tags may be NULL, and rows where it is NULL are not published"}},
+		{name: "wal nullable", sql: `CREATE TABLE a (id int UNIQUE)`, spec: "a(capture=wal)", fails: []string{`its replica identity lacks its key column id`, `to do: ALTER TABLE "public"."a" REPLICA IDENTITY FULL`}, warns: []string{"may be NULL"}},
+		{name: "wal nullable and full", sql: `CREATE TABLE a (id int UNIQUE NULLS NOT DISTINCT); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal)", warns: []string{"may be NULL"}},
 		{name: "superset of a key", spec: "users(key=name+id)"},
 		{name: "unordered key", sql: `CREATE VIEW j AS SELECT id, txid, '{}'::json AS doc FROM users`, spec: "j(key=id+doc)", fails: []string{"its key column doc is of type json, which Postgres can't sort"}},
 		{name: "deleted missing", spec: "users(deleted=delete)", fails: []string{"it has no column delete; to do: did you mean deleted=deleted?"}},

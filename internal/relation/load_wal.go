@@ -124,10 +124,16 @@ func (l *looked) leafWays(p leaf, key []int) []string {
 	switch fit, any := l.primary(key); {
 	case fit:
 		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", p.name().SQL())}
-	case any:
+	case any || l.mayBeNull(key):
 		return []string{full}
 	}
 	return []string{l.addUnique("PRIMARY KEY", key), full}
+}
+
+// mayBeNull reports whether a column of the key may be NULL. Then no index on it
+// can be a replica identity.
+func (l *looked) mayBeNull(key []int) bool {
+	return slices.ContainsFunc(key, func(i int) bool { return !l.self.Columns[i].NotNull })
 }
 
 // primary reports whether there is a primary key (any), and whether it can be a
@@ -139,7 +145,7 @@ func (l *looked) primary(key []int) (fit, any bool) {
 
 // identifies reports whether an index can be a replica identity with the key.
 func (l *looked) identifies(ix index, key []int) bool {
-	return ix.Unique && ix.Immediate && l.indexUnfit(ix) == "" &&
+	return ix.Unique && ix.Immediate && l.indexUnfit(ix) == "" && !l.nullable(ix) &&
 		!slices.ContainsFunc(key, func(i int) bool { return !slices.Contains(ix.Columns, l.self.Columns[i].Num) })
 }
 
@@ -197,11 +203,15 @@ func (l *looked) identityWays(key []int) []string {
 	if i := slices.IndexFunc(o.Indexes, func(ix index) bool { return l.identifies(ix, key) }); i >= 0 {
 		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", o.name().SQL(), sqlIdent(o.Indexes[i].Name))}
 	}
+	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL())
+	if l.mayBeNull(key) {
+		return []string{full}
+	}
 	add := "PRIMARY KEY"
 	if primary {
 		add = "UNIQUE" // bridge sql then makes it the identity
 	}
-	return []string{l.addUnique(add, key), fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL())}
+	return []string{l.addUnique(add, key), full}
 }
 
 // Only returns the relation with only the named columns. If a key column is not

@@ -61,6 +61,8 @@ type Relation struct {
 	Stamped []Stamped
 	// Deleted is the place of the deleted column in Columns, -1 if there is none.
 	Deleted int
+	// Unique is true if the catalog promises that no two rows have the same key.
+	Unique bool
 	// Deferrable is true if two rows may have the same key until their
 	// transaction ends.
 	Deferrable bool

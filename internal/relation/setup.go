@@ -193,8 +193,8 @@ func (s *setup) table(o *object, key []int) {
 	s.use = s.l.spec
 	s.read = []Name{o.name()}
 	txid := s.stamp(o, s.l.spec.Txid)
-	if w := s.l.warnings(); len(w) > 0 {
-		s.part("The key: " + w[0].What + ". Consider: " + w[0].Do + ";")
+	for _, w := range s.l.warnings() {
+		s.part("The key: " + w.What + ". Consider: " + w.Do + ";")
 	}
 	s.index(o, txid, key)
 	switch {

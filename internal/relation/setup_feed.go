@@ -35,7 +35,7 @@ func (s *setup) tombstones(o *object, txid column, key []int) {
 		tomb, strings.Join(defs, ", "), sqlIdent(txid.Name), txid.BaseType, sqlList(keyNames))
 	s.p("COMMENT ON TABLE %s IS %s;", tomb, sqlLiteral(markTombstonesOf(o.name())))
 	s.p("CREATE INDEX IF NOT EXISTS %s ON %s (%s);", sqlIdent(s.tombIndex(o)), tomb, sqlIdent(txid.Name))
-	s.tombFunction(o, tomb, txid, keyNames)
+	s.tombFunction(o, tomb, txid, key)
 	s.feed(o, tomb, txid, keyNames)
 	s.p("COMMIT;")
 }
@@ -85,15 +85,27 @@ func burySource(n Name) string {
 	return "\n#variable_conflict use_column\nBEGIN\n  IF TG_OP = 'TRUNCATE' THEN\n    INSERT INTO " + n.SQL() + " ("
 }
 
-func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) {
+func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []int) {
 	col, current := sqlIdent(txid.Name), "pg_catalog.txid_current()"
 	if txid.Base == oidXID8 {
 		current = "pg_catalog.pg_current_xact_id()"
 	}
-	var old, changed []string
-	for _, k := range key {
-		old = append(old, "OLD."+sqlIdent(k))
-		changed = append(changed, fmt.Sprintf("OLD.%[1]s IS DISTINCT FROM NEW.%[1]s", sqlIdent(k)))
+	const given = " IS DISTINCT FROM NULL" // IS NOT NULL would ask a composite for its attributes
+	var key, old, changed, named, was []string
+	for _, i := range keyColumns {
+		k := sqlIdent(o.Columns[i].Name)
+		key, old = append(key, o.Columns[i].Name), append(old, "OLD."+k)
+		changed = append(changed, fmt.Sprintf("OLD.%[1]s IS DISTINCT FROM NEW.%[1]s", k))
+		if !o.inPrimary(o.Columns[i].Num) {
+			named, was = append(named, k+given), append(was, "OLD."+k+given)
+		}
+	}
+	rekeyed := strings.Join(changed, " OR ")
+	fromTable, onDelete := o.name().SQL(), ""
+	if len(named) > 0 {
+		fromTable += " WHERE " + strings.Join(named, " AND ")
+		onDelete = " WHEN (" + strings.Join(was, " AND ") + ")"
+		rekeyed = strings.Join(was, " AND ") + " AND (" + rekeyed + ")"
 	}
 	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(key), col, col)
 	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones.")
@@ -102,7 +114,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) 
 	s.p("#variable_conflict use_column")
 	s.p("BEGIN")
 	s.p("  IF TG_OP = 'TRUNCATE' THEN")
-	s.p("    INSERT INTO %s (%s, %s) SELECT %s, %s FROM %s", tomb, sqlList(key), col, sqlList(key), current, o.name().SQL())
+	s.p("    INSERT INTO %s (%s, %s) SELECT %s, %s FROM %s", tomb, sqlList(key), col, sqlList(key), current, fromTable)
 	s.p("      %s", conflict)
 	s.p("  ELSE")
 	s.p("    INSERT INTO %s (%s, %s) VALUES (%s, %s)", tomb, sqlList(key), col, strings.Join(old, ", "), current)
@@ -111,9 +123,12 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, key []string) 
 	s.p("  RETURN NULL;")
 	s.p("END $lockstep$;")
 	s.claim("FUNCTION", tomb+"()", markBury(o.name()), s.functionComment(tombName(o.name())))
-	s.trigger(o, s.trig("delete"), "AFTER DELETE", "ROW", "", tomb)
+	if len(named) > 0 {
+		s.note("A row whose key is NULL was never published. It leaves no tombstone.")
+	}
+	s.trigger(o, s.trig("delete"), "AFTER DELETE", "ROW", onDelete, tomb)
 	s.note("An UPDATE of the key deletes the old key. Other updates do not call the function.")
-	s.trigger(o, s.trig("rekey"), "AFTER UPDATE", "ROW", " WHEN ("+strings.Join(changed, " OR ")+")", tomb)
+	s.trigger(o, s.trig("rekey"), "AFTER UPDATE", "ROW", " WHEN ("+rekeyed+")", tomb)
 	s.trigger(o, s.trig("truncate"), "BEFORE TRUNCATE", "STATEMENT", "", tomb)
 }
 

@@ -113,6 +113,7 @@ func TestSetupSQL_Feed(t *testing.T) {
 			CREATE TABLE items_low PARTITION OF items FOR VALUES FROM (0) TO (5); CREATE TABLE items_high PARTITION OF items DEFAULT`,
 			`items`, `id`, "items", "items_lockstep(key=id)",
 		},
+		{"nullable key", `CREATE TABLE items (id int UNIQUE, k2 int DEFAULT 1, v text)`, `items`, `id`, "items", "items_lockstep(key=id)"},
 		{
 			"named key, long name", fmt.Sprintf(`CREATE TABLE %q (id int NOT NULL UNIQUE, k2 text DEFAULT 1, v text)`, long),
 			`"` + long + `"`, `id`, `"` + long + `"(key=id)`, "",
@@ -126,9 +127,12 @@ func TestSetupSQL_Feed(t *testing.T) {
 			if tt.feed != "" && feed.String() != tt.feed {
 				t.Errorf("the feed is %s, want %s", feed, tt.feed)
 			}
-			_, warnings, err := relation.Load(ctx, conn, feed)
+			rel, warnings, err := relation.Load(ctx, conn, feed)
 			if err != nil || len(warnings) > 0 {
 				t.Fatalf("Load of the feed: %v %v", err, warnings)
+			}
+			if !rel.Unique {
+				t.Error("the feed's key is not known to be unique")
 			}
 			mark := feed.Deleted
 			if mark == "" {

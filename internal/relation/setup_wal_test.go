@@ -43,14 +43,9 @@ func TestSetupSQL_WALUnfitIsCommentsOnly(t *testing.T) {
 			0,
 		},
 		{
-			"nullable key", `CREATE TABLE e (id int UNIQUE, v int)`, "e(capture=wal;key=id)",
-			[]string{"its key column id may be NULL", `ALTER COLUMN "id" SET NOT NULL;`},
+			"partition without identity, nullable key", `CREATE TABLE e (id int UNIQUE, v int) PARTITION BY RANGE (id); CREATE TABLE e1 PARTITION OF e DEFAULT`, "e(capture=wal)",
+			[]string{`"e1" REPLICA IDENTITY FULL;`},
 			1,
-		},
-		{
-			"nullable key of two", `CREATE TABLE e (id int, v int, UNIQUE (id, v))`, "e(capture=wal;key=id+v)",
-			[]string{`ALTER COLUMN "id" SET NOT NULL;`, `ALTER COLUMN "v" SET NOT NULL;`},
-			0,
 		},
 		{
 			"key without identity", `CREATE TABLE e (id int NOT NULL, v int)`, "e(capture=wal;key=id)",

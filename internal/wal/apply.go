@@ -141,6 +141,10 @@ func (s *session) insert(ctx context.Context, f *feed, sh *shape, m *pglogrepl.I
 	if err := sh.take(m.Tuple, nil); err != nil {
 		return err
 	}
+	if sh.keyless {
+		f.metKeyless.Store(true)
+		return nil
+	}
 	s.note(f, sh.key)
 	if !f.r.does(lockstep.ActionInsert) {
 		return nil
@@ -159,6 +163,9 @@ func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.U
 	if err := sh.take(m.NewTuple, m.OldTuple); err != nil {
 		return err
 	}
+	if sh.keyless {
+		return s.lostKey(ctx, f, old)
+	}
 	moved := old.key != nil && !sameKey(old.key, sh.key)
 	base := sh.key
 	if moved {
@@ -168,6 +175,9 @@ func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.U
 	s.note(f, sh.key)
 	if !f.r.does(lockstep.ActionUpdate) {
 		return nil
+	}
+	if old.keyless && sh.unchanged { // the stream never had the row
+		return s.lookAt(ctx, f, sh.key)
 	}
 	// The delete of the old key comes first, so that a stream of states never
 	// has the row twice; what is unchanged of it is read before.
@@ -180,6 +190,19 @@ func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.U
 		}
 	}
 	if err := s.publishNew(ctx, f, sh, lockstep.ActionUpdate, base, old.data); err != nil || !moved {
+		return err
+	}
+	return s.left(ctx, f, old.key)
+}
+
+// lostKey publishes that a row is gone which an UPDATE left without a key.
+func (s *session) lostKey(ctx context.Context, f *feed, old oldRow) error {
+	f.metKeyless.Store(true)
+	s.note(f, old.key)
+	if old.key == nil || !f.r.does(lockstep.ActionUpdate) {
+		return nil
+	}
+	if err := f.remove(ctx, s.tx.xid, old.key, old.data); err != nil {
 		return err
 	}
 	return s.left(ctx, f, old.key)
@@ -233,7 +256,7 @@ func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.D
 		return err
 	}
 	s.note(f, old.key)
-	if !f.r.does(lockstep.ActionDelete) {
+	if old.keyless || !f.r.does(lockstep.ActionDelete) {
 		return nil
 	}
 	if err := f.remove(ctx, s.tx.xid, old.key, old.data); err != nil {
@@ -244,8 +267,9 @@ func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.D
 
 // oldRow is what a change says of the row before it.
 type oldRow struct {
-	// key is nil where the change does not say.
-	key [][]byte
+	// key is nil where the change does not say, and where the row was keyless.
+	key     [][]byte
+	keyless bool
 	// data is its JSON object where the stream shows it, nil elsewhere.
 	data []byte
 }
@@ -254,8 +278,11 @@ func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleD
 	if tuple == nil {
 		return oldRow{}, nil
 	}
-	if err := sh.takeOld(tuple); err != nil {
+	if err := sh.takeOld(kind, tuple); err != nil {
 		return oldRow{}, err
+	}
+	if sh.keyless {
+		return oldRow{keyless: true}, nil
 	}
 	o := oldRow{key: slices.Clone(sh.key)}
 	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"bridge/internal/capture"
@@ -82,6 +83,10 @@ type feed struct {
 	beatSince     uint64
 	beatAt        time.Time
 	nextHeartbeat time.Time
+
+	// metKeyless is set when the WAL has a row that is left out because of its key.
+	// watchKeyless takes it back.
+	metKeyless atomic.Bool
 
 	// last is the session's. keeps is set once a value was asked for.
 	last  *lastRows

@@ -31,12 +31,7 @@ func (s *session) read(ctx context.Context, f *feed, l *look) (result, error) {
 				res.more = true
 				continue // what is left of the query's limit
 			case full:
-				key, err := f.keyOf(rr.Values())
-				if err != nil {
-					_, _ = rr.Close()
-					return err
-				}
-				res.left = append(res.left, relation.KeyName(key))
+				res.left = append(res.left, relation.KeyName(f.keyOf(rr.Values())))
 				continue
 			}
 			r, err := f.lookedRow(form, rr.Values())
@@ -67,20 +62,17 @@ func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error
 	if r.data, err = form.AppendData(nil, values); err != nil {
 		return r, err
 	}
-	r.key, err = f.keyOf(values)
-	return r, err
+	r.key = f.keyOf(values)
+	return r, nil
 }
 
 // keyOf returns a copy of a row's key.
-func (f *feed) keyOf(values [][]byte) ([][]byte, error) {
+func (f *feed) keyOf(values [][]byte) [][]byte {
 	key := make([][]byte, len(f.rel.Key))
 	for n, i := range f.rel.Key {
-		if values[i] == nil {
-			return nil, fmt.Errorf("key column %s is NULL in a row; a key must not be NULL: correct the row, or name another key in BRIDGE_TABLES", f.rel.Columns[i].Name)
-		}
 		key[n] = append([]byte{}, values[i]...)
 	}
-	return key, nil
+	return key
 }
 
 // inSnapshot runs read in a transaction whose snapshot is taken behind a lock
@@ -202,6 +194,15 @@ func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
 
 // condition is what a row must meet to be published.
 func (f *feed) condition() string {
+	condition := f.filtered()
+	if keyless := f.form.KeylessSQL(); keyless != "" {
+		condition += " AND NOT (" + keyless + ")"
+	}
+	return condition
+}
+
+// filtered is the publication's condition.
+func (f *feed) filtered() string {
 	if f.filter == "" {
 		return "true"
 	}

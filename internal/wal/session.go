@@ -125,6 +125,7 @@ func (s *session) run(ctx context.Context) error {
 	s.c.log.Info().Str("slot", s.c.opt.Name).Stringer("lsn", lsn(s.began.confirmed)).Int("relations", len(s.feeds)).Msg("reading the WAL")
 	s.work.Go(func() { s.watermarks(ctx) })
 	s.work.Go(func() { s.watchShapes(ctx) })
+	s.work.Go(func() { s.watchKeyless(ctx) })
 	return s.loop(ctx)
 }
 

@@ -37,7 +37,9 @@ type shape struct {
 	// there are some, incomplete that the row can't be published without a look.
 	missing               []bool
 	unchanged, incomplete bool
-	data                  []byte
+	// keyless is set where clients can't tell the row by its key: it is left out.
+	keyless bool
+	data    []byte
 }
 
 func (s *session) newShape(rel *relation.Relation, form *relation.Form, m *pglogrepl.RelationMessage) *shape {
@@ -269,11 +271,17 @@ func (sh *shape) take(tuple, old *pglogrepl.TupleData) error {
 			sh.missing[i], sh.unchanged = true, true
 		}
 	}
-	return sh.takeKey()
+	for _, i := range sh.rel.Key {
+		if sh.missing[i] {
+			return sh.lacks(i)
+		}
+	}
+	sh.takeKey()
+	return nil
 }
 
-// takeOld reads what was sent of an old row.
-func (sh *shape) takeOld(tuple *pglogrepl.TupleData) error {
+// takeOld reads what was sent of an old row: all of it, or its replica identity.
+func (sh *shape) takeOld(kind uint8, tuple *pglogrepl.TupleData) error {
 	if len(tuple.Columns) != len(sh.at) {
 		return fmt.Errorf("an old row has %d columns, but %d were announced", len(tuple.Columns), len(sh.at))
 	}
@@ -288,7 +296,13 @@ func (sh *shape) takeOld(tuple *pglogrepl.TupleData) error {
 			}
 		}
 	}
-	return sh.takeKey()
+	for _, i := range sh.rel.Key {
+		if kind == pglogrepl.UpdateMessageTupleTypeKey && sh.values[i] == nil { // no identity has NULL
+			return sh.lacks(i)
+		}
+	}
+	sh.takeKey()
+	return nil
 }
 
 // checkText refuses text that is no UTF-8.
@@ -304,13 +318,15 @@ func (sh *shape) checkText(tuple *pglogrepl.TupleData) error {
 	return nil
 }
 
-func (sh *shape) takeKey() error {
+func (sh *shape) takeKey() {
 	for n, i := range sh.rel.Key {
-		if sh.key[n] = sh.values[i]; sh.key[n] == nil {
-			return fmt.Errorf("%w: key column %s is not in the WAL; the replica identity must contain the key", errChanged, sh.rel.Columns[i].Name)
-		}
+		sh.key[n] = sh.values[i]
 	}
-	return nil
+	sh.keyless = sh.form.Keyless(sh.values)
+}
+
+func (sh *shape) lacks(i int) error {
+	return fmt.Errorf("%w: key column %s is not in the WAL; the replica identity must contain the key", errChanged, sh.rel.Columns[i].Name)
 }
 
 func sameKey(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
