@@ -59,6 +59,7 @@ func items() []item {
 		{6, benchWAL},
 		{7, benchWALLive},
 		{8, benchWALMemory},
+		{9, benchMany},
 	}
 }
 

@@ -107,11 +107,16 @@ func captureAll(ctx context.Context) error {
 	fromWAL := wal.New(pool, wal.Options{
 		Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
 	}, wal.NewMetrics(nil), log)
+	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: stream.DefaultPrefix, Holder: "bench"})
+	if err != nil {
+		return err
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = listener.Run(ctx) })
+	wg.Go(func() { _ = leases.Run(ctx) })
 	for _, spec := range specs.List {
 		pub := publish.New(nc, js, publish.Options{
-			Prefix: stream.DefaultPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Holder: "bench",
+			Prefix: stream.DefaultPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Leases: leases,
 		}, published, log)
 		wg.Go(func() { _ = pub.Run(ctx) })
 		if spec.Capture == relation.CaptureWAL {

@@ -88,9 +88,15 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 		return err
 	}
 	ops.setWaiting("")
+	leases, err := publish.NewLeases(nc, publish.LeaseOptions{
+		Prefix: cfg.StreamPrefix, Holder: holder(), Replicas: cfg.replicas, Timing: publishTiming,
+	})
+	if err != nil {
+		return err
+	}
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
-		holder: holder(), published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
+		leases: leases, published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
 		listener: poller.NewListener(pool, log), fromWAL: fromWAL,
 	}
 	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
@@ -117,7 +123,7 @@ type captures struct {
 	pool      *source.Pool
 	ops       *ops
 	log       zerolog.Logger
-	holder    string
+	leases    *publish.Leases
 	published *publish.Metrics
 	captured  *health.Metrics
 	listener  *poller.Listener
@@ -130,6 +136,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { _ = c.listener.Run(ctx) })
+	wg.Go(func() { _ = c.leases.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
 	for _, spec := range specs {
@@ -137,7 +144,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
 			Log:        spec.History == relation.HistoryLog,
 			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
-			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Holder: c.holder, Timing: publishTiming,
+			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Leases: c.leases, Timing: publishTiming,
 		}, c.published, c.log)
 		var by reconciler
 		if spec.Capture == relation.CaptureWAL {

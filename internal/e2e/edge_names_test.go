@@ -84,6 +84,10 @@ func TestHTTPEdge_EveryListedNameServesItsRelation(t *testing.T) {
 		}
 		return string(text)
 	}
+	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: "lockstep", Holder: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := map[string]int{}
 	old := map[string]string{} // what a name stood for in the versions before
 	for _, schema := range schemas {
@@ -91,7 +95,7 @@ func TestHTTPEdge_EveryListedNameServesItsRelation(t *testing.T) {
 			tables = inPublic
 		}
 		for _, table := range tables {
-			p := publish.New(nc, js, publish.Options{Prefix: "lockstep", Schema: schema, Table: table, Holder: "test"}, metrics, zerolog.Nop())
+			p := publish.New(nc, js, publish.Options{Prefix: "lockstep", Schema: schema, Table: table, Leases: leases}, metrics, zerolog.Nop())
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
 			go func() { defer close(done); _ = p.Run(ctx) }()

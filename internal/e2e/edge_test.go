@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -64,16 +65,18 @@ func writeTable(t *testing.T, url, table string, interval time.Duration, n int) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: "lockstep", Holder: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := publish.New(nc, js, publish.Options{
-		Prefix: "lockstep", Schema: "public", Table: table, Holder: "test", HeartbeatInterval: interval,
+		Prefix: "lockstep", Schema: "public", Table: table, Leases: leases, HeartbeatInterval: interval,
 	}, publish.NewMetrics(nil), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = p.Run(ctx)
-	}()
-	t.Cleanup(func() { cancel(); <-done })
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = p.Run(ctx) })
+	wg.Go(func() { _ = leases.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
 	if _, err := p.Begin(t.Context(), capture.Source{System: 7, Timeline: 1, Database: "app", OID: 42}, func() {}); err != nil {
 		t.Fatal(err)
 	}

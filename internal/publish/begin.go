@@ -36,14 +36,24 @@ func (p *Publisher) Begin(ctx context.Context, src capture.Source, standby func(
 }
 
 func (p *Publisher) begin(ctx context.Context, src capture.Source, standby func()) (capture.Position, error) {
-	if _, err := p.ensureStream(ctx, src); err != nil {
+	// A standby has its stream, too, and finds at once that it holds another source's
+	// rows.
+	if err := p.inTurn(ctx, func() error {
+		_, err := p.ensureStream(ctx, src)
+		return err
+	}); err != nil {
 		return capture.Position{}, err
 	}
 	for pause := beginPause; ; pause = min(2*pause, maxBeginPause) {
 		if err := p.lease.acquire(ctx, standby); err != nil {
 			return capture.Position{}, err
 		}
-		pos, err := p.beginEpoch(ctx, src)
+		var pos capture.Position
+		err := p.inTurn(ctx, func() error {
+			var err error
+			pos, err = p.beginEpoch(ctx, src)
+			return err
+		})
 		if !errors.Is(err, errOvertaken) {
 			return pos, err
 		}
@@ -54,6 +64,16 @@ func (p *Publisher) begin(ctx context.Context, src capture.Source, standby func(
 		case <-time.After(pause):
 		}
 	}
+}
+
+// inTurn calls f when it is this publisher's turn to begin (see Leases.turn).
+func (p *Publisher) inTurn(ctx context.Context, f func() error) error {
+	done, err := p.opt.Leases.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return f()
 }
 
 // Pauses between two tries to store a fence. They are needed because a broker

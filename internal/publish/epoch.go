@@ -48,6 +48,8 @@ type epoch struct {
 	// seq is the sequence of the last message sent, high its HighHeader.
 	seq, high uint64
 	lastSent  time.Time
+	// rows counts the rows that were sent.
+	rows uint64
 	// windowSeq is the last sequence of the window before this one. unconfirmed
 	// counts the bytes sent after it.
 	windowSeq   uint64
@@ -161,6 +163,7 @@ func (e *epoch) addRow(c capture.Change, line []byte) error {
 	e.row.Subject = string(e.subject)
 	e.row.Data = line
 	e.track(e.row.Subject)
+	e.rows++
 	return e.addMsg(&e.row)
 }
 

@@ -17,23 +17,16 @@ import (
 // restarts forgets it. This does no harm, because fences protect the stream, not
 // leases.
 type lease struct {
-	// Static after construction.
-	nc          *nats.Conn
-	js          jetstream.JetStream
-	bucket, key string
-	holder      string
-	// replicas is Limits.Replicas of the publisher.
-	replicas int
-	timing   Timing
-	log      zerolog.Logger
+	// Static after construction. lost is called if another bridge has the lease.
+	all  *Leases
+	key  string
+	lost func()
+	log  zerolog.Logger
 
 	mu sync.Mutex
 	// revision is that of the key while we hold the lease, 0 otherwise. Guarded
 	// by mu.
 	revision uint64
-	// raised is set once the bucket has its replicas or can get no more. Guarded
-	// by mu.
-	raised bool
 }
 
 // acquire blocks until we hold the lease. It asks the server even if we should
@@ -60,121 +53,127 @@ func (l *lease) acquire(ctx context.Context, standby func()) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(l.timing.LeaseRetry):
+		case <-time.After(l.all.opt.Timing.LeaseRetry):
 		}
 	}
 }
 
+// try takes the lease, or makes sure that we hold it. It returns false if another
+// bridge has it. Else Leases.Run renews it from then on.
 func (l *lease) try(ctx context.Context) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	kv, err := l.open(ctx)
+	entry, err := l.read(ctx)
 	if err != nil {
-		return false, fmt.Errorf("open lease bucket %s: %w", l.bucket, err)
+		return false, err
 	}
-	entry, err := kv.Get(ctx, l.key)
+	revision := uint64(0) // of a lease that another bridge has
 	switch {
-	case err == nil && string(entry.Value()) == l.holder:
-		l.revision = entry.Revision()
-		err := l.renewLocked(ctx)
-		if errors.Is(err, errLeaseLost) {
-			return false, nil
-		}
-		return err == nil, err
-	case err == nil:
-		return false, nil
-	case !errors.Is(err, jetstream.ErrKeyNotFound):
-		return false, fmt.Errorf("read lease %s: %w", l.key, err)
+	case entry == nil:
+		revision, err = l.take(ctx)
+	case string(entry.Value()) == l.all.opt.Holder:
+		revision, err = l.keep(ctx, entry.Revision())
 	}
-	rev, err := kv.Create(ctx, l.key, []byte(l.holder), jetstream.KeyTTL(l.timing.LeaseTTL))
+	if err != nil {
+		return false, err
+	}
+	l.hold(revision)
+	return revision != 0, nil
+}
+
+// read returns the lease as the server has it, nil if nobody holds it. It opens
+// the bucket again if it can't be read: a broker that restarts has forgotten it.
+func (l *lease) read(ctx context.Context) (jetstream.KeyValueEntry, error) {
+	for again := false; ; again = true {
+		kv, err := l.all.open(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("open lease bucket %s: %w", l.all.bucket, err)
+		}
+		entry, err := kv.Get(ctx, l.key)
+		switch {
+		case err == nil:
+			return entry, nil
+		case errors.Is(err, jetstream.ErrKeyNotFound):
+			return nil, nil
+		case again || ctx.Err() != nil:
+			return nil, fmt.Errorf("read lease %s: %w", l.key, err)
+		}
+		l.all.forget(kv)
+	}
+}
+
+// take takes a lease that nobody holds. It returns 0 if another bridge was faster.
+func (l *lease) take(ctx context.Context) (revision uint64, err error) {
+	kv, err := l.all.open(ctx)
+	if err == nil {
+		revision, err = kv.Create(ctx, l.key, []byte(l.all.opt.Holder), jetstream.KeyTTL(l.all.opt.Timing.LeaseTTL))
+	}
 	if errors.Is(err, jetstream.ErrKeyExists) {
-		return false, nil
+		return 0, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("take lease %s: %w", l.key, err)
+		return 0, fmt.Errorf("take lease %s: %w", l.key, err)
 	}
-	l.revision = rev
-	return true, nil
+	return revision, nil
 }
 
-// open returns the bucket, and creates it if it does not exist. It gives the
-// bucket as many replicas as streams get: a bucket on a single server of a
-// cluster is not available while that server is down.
-func (l *lease) open(ctx context.Context) (jetstream.KeyValue, error) {
-	cfg := jetstream.KeyValueConfig{
-		Bucket: l.bucket, Description: "lockstep: which bridge writes which stream",
-		Storage: jetstream.MemoryStorage, History: 1, LimitMarkerTTL: time.Minute,
+// keep renews our own lease. It returns 0 if it is no longer ours.
+func (l *lease) keep(ctx context.Context, revision uint64) (uint64, error) {
+	ack, err := l.all.js.PublishMsg(ctx, l.message(), l.renewal(revision)...)
+	if refused(err) {
+		return 0, nil
 	}
-	kv, err := l.js.KeyValue(ctx, l.bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		err = withReplicas(l.nc, l.replicas, func(n int) error {
-			cfg.Replicas = n
-			kv, err = l.js.CreateKeyValue(ctx, cfg)
-			return err
-		})
-		if errors.Is(err, jetstream.ErrBucketExists) {
-			kv, err = l.js.KeyValue(ctx, l.bucket)
-		}
-		return kv, err
-	}
-	if err != nil || l.raised {
-		return kv, err
-	}
-	status, err := kv.Status(ctx)
 	if err != nil {
-		return nil, err
+		return 0, fmt.Errorf("renew lease %s: %w", l.key, err)
 	}
-	l.raised = true
-	if cfg.Replicas = wantedReplicas(l.nc, l.replicas); cfg.Replicas <= status.Config().Replicas {
-		return kv, nil
-	}
-	if raised, err := l.js.UpdateKeyValue(ctx, cfg); err == nil {
-		return raised, nil
-	} else if !tooFewServers(err) {
-		return nil, err
-	}
-	return kv, nil
+	return ack.Sequence, nil
 }
 
-// errLeaseLost says that another bridge may be writing now.
-var errLeaseLost = errors.New("the lease was lost, another bridge may be writing")
+// hold sets the revision. While it is not 0, Leases.Run renews the lease. The
+// caller holds mu.
+func (l *lease) hold(revision uint64) {
+	l.revision = revision
+	l.all.mu.Lock()
+	defer l.all.mu.Unlock()
+	if revision == 0 {
+		delete(l.all.held, l)
+	} else {
+		l.all.held[l] = struct{}{}
+	}
+}
 
-// renew prolongs the lease. It publishes to the key's subject itself, because
+// message prolongs the lease. It goes to the key's subject itself, because
 // kv.Update would remove the key's time to live.
-func (l *lease) renew(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.renewLocked(ctx)
+func (l *lease) message() *nats.Msg {
+	return &nats.Msg{Subject: "$KV." + l.all.bucket + "." + l.key, Data: []byte(l.all.opt.Holder)}
 }
 
-func (l *lease) renewLocked(ctx context.Context) error {
-	msg := &nats.Msg{Subject: "$KV." + l.bucket + "." + l.key, Data: []byte(l.holder)}
-	ack, err := l.js.PublishMsg(ctx, msg, jetstream.WithMsgTTL(l.timing.LeaseTTL), jetstream.WithExpectLastSequencePerSubject(l.revision))
+func (l *lease) renewal(revision uint64) []jetstream.PublishOpt {
+	return []jetstream.PublishOpt{jetstream.WithMsgTTL(l.all.opt.Timing.LeaseTTL), jetstream.WithExpectLastSequencePerSubject(revision)}
+}
+
+// refused says whether the key, or the bucket, is not as it was when we last wrote
+// it.
+func refused(err error) bool {
 	var api *jetstream.APIError
-	if errors.As(err, &api) {
-		return fmt.Errorf("%w: %w", errLeaseLost, err)
-	}
-	if err != nil {
-		return fmt.Errorf("renew lease %s: %w", l.key, err)
-	}
-	l.revision = ack.Sequence
-	return nil
+	return errors.As(err, &api) || errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 
 // release gives the lease up, so that a standby does not wait until it expires.
 func (l *lease) release(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.revision == 0 {
+	revision := l.revision
+	if revision == 0 {
 		return
 	}
+	l.hold(0)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if kv, err := l.js.KeyValue(ctx, l.bucket); err == nil {
+	if kv, err := l.all.open(ctx); err == nil {
 		// If this fails, the lease expires by itself.
-		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(l.revision))
+		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(revision))
 	}
-	l.revision = 0
 }

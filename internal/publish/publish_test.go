@@ -36,15 +36,15 @@ type writer struct {
 
 func newWriter(t *testing.T, url, holder string) *writer {
 	t.Helper()
-	return startWriter(t, url, publish.Options{Holder: holder})
+	return startWriter(t, url, holder, publish.Options{})
 }
 
 func newLogWriter(t *testing.T, url string, lim stream.Limits) *writer {
 	t.Helper()
-	return startWriter(t, url, publish.Options{Holder: "log", Log: true, Limits: lim})
+	return startWriter(t, url, "log", publish.Options{Log: true, Limits: lim})
 }
 
-func startWriter(t *testing.T, url string, opt publish.Options) *writer {
+func startWriter(t *testing.T, url, holder string, opt publish.Options) *writer {
 	t.Helper()
 	opt.Prefix, opt.Schema, opt.Table = "lockstep", "public", "t"
 	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
@@ -56,14 +56,16 @@ func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 	if os.Getenv("LOG_LEVEL") == "debug" {
 		log = log.Level(zerolog.DebugLevel)
 	}
+	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: holder, Replicas: opt.Limits.Replicas, Timing: opt.Timing})
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := publish.New(nc, js, opt, publish.NewMetrics(nil), log)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = p.Run(ctx)
-	}()
-	w := &writer{Publisher: p, js: js, stop: func() { cancel(); <-done }}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = p.Run(ctx) })
+	wg.Go(func() { _ = opt.Leases.Run(ctx) })
+	w := &writer{Publisher: p, js: js, stop: func() { cancel(); wg.Wait() }}
 	t.Cleanup(w.stop)
 	return w
 }
@@ -235,7 +237,7 @@ func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 func TestPublish_SlowBrokerEndsNoEpoch(t *testing.T) {
 	t.Parallel()
 	broker := testenv.NATSProcess(t)
-	w := startWriter(t, broker.URL(), publish.Options{Holder: "a", Timing: publish.Timing{LeaseTTL: time.Minute}})
+	w := startWriter(t, broker.URL(), "a", publish.Options{Timing: publish.Timing{LeaseTTL: time.Minute}})
 	w.begin(t)
 	w.mustRow(t, 0, 10)
 	broker.Pause()
@@ -669,7 +671,7 @@ func watchCalls(t *testing.T, nc *nats.Conn) func(api string) time.Time {
 // still need them.
 func TestPublish_TombstonesExpire(t *testing.T) {
 	t.Parallel()
-	w := startWriter(t, testenv.NATS(t).URL(), publish.Options{Holder: "a", Tombstones: 2 * time.Second})
+	w := startWriter(t, testenv.NATS(t).URL(), "a", publish.Options{Tombstones: 2 * time.Second})
 	calls := watchCalls(t, w.js.Conn())
 	w.begin(t)
 	w.mustRow(t, 1, 5)

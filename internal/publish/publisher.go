@@ -55,8 +55,8 @@ type Options struct {
 	// HeartbeatInterval is the capture's interval. The stream's metadata carries
 	// it, so that readers can tell whether the capture is alive.
 	HeartbeatInterval time.Duration
-	// Holder names this process in leases. Each process needs another one.
-	Holder string
+	// Leases are those of the process, nil for a publisher that only calls Adopt.
+	Leases *Leases
 	// Timing is set only by tests. Its zero value is right for production.
 	Timing Timing
 }
@@ -70,8 +70,8 @@ type Timing struct {
 	// LeaseRetry is how often a standby tries to get the lease. The default is
 	// 400 ms.
 	LeaseRetry time.Duration
-	// Tick is how often Run takes care of the epoch and renews the lease. The default
-	// is 1 s.
+	// Tick is how often Publisher.Run takes care of the epoch, and Leases.Run renews
+	// the leases. The default is 1 s.
 	Tick time.Duration
 	// StoredWithin is how long the server may take to store a message. The default is
 	// 10 s.
@@ -110,14 +110,12 @@ func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zer
 	opt.Timing = opt.Timing.withDefaults()
 	l := stream.NewLayout(opt.Prefix, opt.Schema, opt.Table, opt.Log)
 	log = log.With().Str("component", "publish").Str("stream", l.Stream).Logger()
-	return &Publisher{
+	p := &Publisher{
 		nc: nc, js: js, opt: opt, layout: l, log: log,
 		metrics: m.relation(opt.Schema, opt.Table),
-		lease: &lease{
-			nc: nc, js: js, bucket: stream.LeaseBucket(opt.Prefix), key: l.Stream, holder: opt.Holder,
-			replicas: opt.Limits.Replicas, timing: opt.Timing, log: log,
-		},
 	}
+	p.lease = opt.Leases.lease(l.Stream, p.leaseLost, log)
+	return p
 }
 
 // ErrFault is wrapped by every error that says that the epoch is over. Begin

@@ -48,7 +48,7 @@ func TestPublish_ReplicasByTheBroker_I8(t *testing.T) {
 				url = testenv.NATSCluster(t, tc.servers)[0].URL()
 			}
 			for i, set := range tc.set {
-				w := startWriter(t, url, publish.Options{Holder: fmt.Sprint("writer ", i), Limits: stream.Limits{Replicas: set}})
+				w := startWriter(t, url, fmt.Sprint("writer ", i), publish.Options{Limits: stream.Limits{Replicas: set}})
 				testenv.Eventually(t, 30*time.Second, func() error {
 					_, err := w.Begin(t.Context(), source, func() {})
 					return err

@@ -12,14 +12,21 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// aliveAfter is the silence after which Run sends a message to keep the batch open.
-// The server drops a batch after 10 s of silence.
-const aliveAfter = 2500 * time.Millisecond
+const (
+	// aliveAfter is the silence after which Run sends a message to keep the batch
+	// open. The server drops a batch after 10 s of silence. A heartbeat every 5 s
+	// keeps it open, too.
+	aliveAfter = 5500 * time.Millisecond
+	// quietTicks is how many ticks pass between two looks at the stream while only
+	// heartbeats are sent. If one of those is lost, the next does not fit and ends
+	// the epoch. Without a look only a purge is not noticed.
+	quietTicks = 10
+)
 
-// Run takes care of the epoch until ctx ends. It renews the lease, keeps a quiet
-// batch open, and asks the stream whether what was sent is stored. A fault that it
-// finds ends the epoch, and the capture's next call returns it. Before Run
-// returns, it closes the epoch and gives up the lease.
+// Run takes care of the epoch until ctx ends. It keeps a quiet batch open, and
+// asks the stream whether what was sent is stored. A fault that it finds ends the
+// epoch, and the capture's next call returns it. Before Run returns, it closes
+// the epoch and gives up the lease.
 func (p *Publisher) Run(ctx context.Context) error {
 	lost := p.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	defer p.nc.RemoveStatusListener(lost)
@@ -55,44 +62,45 @@ func (p *Publisher) endIfCut() {
 	}
 }
 
+// leaseLost ends the epoch, because another bridge has the lease.
+func (p *Publisher) leaseLost() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch != nil {
+		p.epoch.fail(errLeaseLost)
+	}
+}
+
 // look takes care of the epoch once. A fault ends the epoch that was looked at,
 // even if another one has begun meanwhile.
 func (p *Publisher) look(ctx context.Context, c *confirmer) {
 	p.mu.Lock()
 	e := p.epoch
-	p.mu.Unlock()
 	if e == nil || e.fault() != nil {
+		p.mu.Unlock()
 		return
 	}
-	ctx, cancel := p.whileConnected(ctx)
-	defer cancel()
-	if err := orLost(ctx, p.lookAt(ctx, e, c)); err != nil {
+	var err error
+	if time.Since(e.lastSent) > aliveAfter {
+		err = e.add(stream.NewAlive(p.layout), 0)
+	}
+	sent, due := e.seq, c.due(e)
+	p.mu.Unlock()
+	if err == nil && due {
+		ctx, cancel := p.whileConnected(ctx)
+		defer cancel()
+		err = orLost(ctx, p.lookAt(ctx, e, sent, c))
+	}
+	if err != nil {
 		e.fail(err)
 	}
 }
 
-func (p *Publisher) lookAt(ctx context.Context, e *epoch, c *confirmer) error {
-	p.mu.Lock()
-	if p.epoch != e {
-		p.mu.Unlock()
-		return nil
-	}
-	if time.Since(e.lastSent) > aliveAfter {
-		if err := e.add(stream.NewAlive(p.layout), 0); err != nil {
-			p.mu.Unlock()
-			return err
-		}
-	}
-	sent := e.seq
-	p.mu.Unlock()
-
+// lookAt asks what the stream holds. It does not hold mu meanwhile, so that rows
+// need not wait for the broker.
+func (p *Publisher) lookAt(ctx context.Context, e *epoch, sent uint64, c *confirmer) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	// Without mu, so that rows need not wait for the broker. lease.acquire does not
-	// run at the same time: it runs only while there is no epoch or it has a fault.
-	if err := p.lease.renew(ctx); err != nil {
-		return err
-	}
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
@@ -120,6 +128,10 @@ func (p *Publisher) lookAt(ctx context.Context, e *epoch, c *confirmer) error {
 type confirmer struct {
 	// within is how long the server may take to store a message.
 	within time.Duration
+	// quiet counts the ticks without a look at the stream. rows is epoch.rows as of
+	// the last look.
+	quiet int
+	rows  uint64
 
 	epoch *epoch
 	// stored is the highest sequence known to be stored. owed is a sequence that
@@ -129,11 +141,22 @@ type confirmer struct {
 	since        time.Time
 }
 
+// due says whether the stream is to be asked now. The caller holds Publisher.mu.
+func (c *confirmer) due(e *epoch) bool {
+	quiet := c.epoch == e && c.rows == e.rows && c.owed == 0 && len(e.marks) == 0
+	if quiet && c.quiet < quietTicks {
+		c.quiet++
+		return false
+	}
+	c.rows, c.quiet = e.rows, 0
+	return true
+}
+
 // confirm makes one comparison. sent is the last sequence that had been sent
 // before the stream was asked, last is the stream's last sequence.
 func (c *confirmer) confirm(e *epoch, sent, last uint64, now time.Time) error {
 	if c.epoch != e {
-		*c = confirmer{within: c.within, epoch: e}
+		*c = confirmer{within: c.within, rows: c.rows, quiet: c.quiet, epoch: e}
 	}
 	if last < c.stored {
 		return fmt.Errorf("the broker lost stored messages: its last sequence was %d and is now %d", c.stored, last)

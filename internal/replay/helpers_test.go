@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,7 +61,7 @@ func beginWriter(t *testing.T) (*writer, string) {
 
 func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 	t.Helper()
-	opt.Prefix, opt.Holder = "lockstep", "test"
+	opt.Prefix = "lockstep"
 	if opt.Table == "" {
 		opt.Schema, opt.Table = "public", "t"
 	}
@@ -69,14 +70,16 @@ func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := publish.New(nc, js, opt, publish.NewMetrics(nil), logger(t))
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = p.Run(ctx)
-	}()
-	w := &writer{Publisher: p, nc: nc, js: js, layout: stream.NewLayout("lockstep", opt.Schema, opt.Table, opt.Log), stop: func() { cancel(); <-done }}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = p.Run(ctx) })
+	wg.Go(func() { _ = opt.Leases.Run(ctx) })
+	w := &writer{Publisher: p, nc: nc, js: js, layout: stream.NewLayout("lockstep", opt.Schema, opt.Table, opt.Log), stop: func() { cancel(); wg.Wait() }}
 	t.Cleanup(w.stop)
 	return w
 }
