@@ -70,6 +70,10 @@
 // NOT compare txids to decide which version is newer. A row may go from txid 10
 // to txid 9: then transaction 9 wrote it after transaction 10 had committed.
 //
+// Two keys are the same if, for each key column, the JSON in data is the same text.
+// So 1.0 and 1.00 are two keys, also where Postgres calls them equal: if a row's
+// key changes from one to the other, the row under the old key is deleted.
+//
 // In a stream that keeps every change and is filled from the write-ahead log, a
 // row also has action, and may have old. action is insert, update or delete; or
 // it is read, for a row that was found when the relation was read (at first, or

@@ -18,11 +18,7 @@ func sqlOf(t *testing.T, db, tables string) string {
 	}
 	psql(t, db, sql)
 	psql(t, db, sql) // it may run again
-	_, entry, ok := strings.Cut(sql, "BRIDGE_TABLES=")
-	if !ok {
-		t.Fatalf("no BRIDGE_TABLES in\n%s", sql)
-	}
-	return strings.Trim(strings.TrimSpace(entry), "'")
+	return entryOf(t, sql)
 }
 
 // awaitKeyless waits until the metric says how many rows are left out.

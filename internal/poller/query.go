@@ -78,7 +78,7 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	}
 	from := "SELECT " + list + " FROM " + rel.Name.SQL() + " r WHERE "
 	order := " ORDER BY " + strconv.Itoa(rel.Txid+1)
-	place, keyEq := txid, ""
+	place, keyEq, coarse := txid, "", false
 	for n, i := range rel.Key {
 		order += ", " + strconv.Itoa(i+1)
 		place += ", " + ident(i)
@@ -86,13 +86,24 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 			keyEq += ", "
 		}
 		keyEq += ident(i)
+		coarse = coarse || rel.Columns[i].Coarse
+	}
+	// Of rows whose keys Postgres calls equal, any may come first, but deletes do: a
+	// client that calls them equal, too, must not lose the row. To go on after one of
+	// them is to read all of them again.
+	beyond := ">"
+	if coarse {
+		beyond = ">="
+		if rel.Deleted >= 0 {
+			order += ", " + strconv.Itoa(rel.Deleted+1) + " DESC NULLS LAST"
+		}
 	}
 	after := func(first int) string {
 		params := make([]string, len(rel.Key)+1)
 		for i := range params {
 			params[i] = "$" + strconv.Itoa(first+i)
 		}
-		return fmt.Sprintf(" AND (%s) > (%s)", place, strings.Join(params, ", "))
+		return fmt.Sprintf(" AND (%s) %s (%s)", place, beyond, strings.Join(params, ", "))
 	}
 	inN := fmt.Sprintf("(%s < $1::%s AND %[1]s <> ALL($2::%[2]s[]))", txid, xid)
 	// The whole relation includes rows whose txid, from a restored dump, is ahead

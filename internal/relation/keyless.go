@@ -124,13 +124,17 @@ func SharedKey(ctx context.Context, db interface {
 		given[n] = columns[n] + " IS DISTINCT FROM NULL"
 	}
 	key := strings.Join(columns, ", ")
+	groups := key
+	if spelling := SpellingSQL(rel, func(n, _ int) string { return columns[n] }); spelling != "" {
+		groups += ", " + spelling
+	}
 	var shared bool
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = '2s'"); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s WHERE %s GROUP BY %s HAVING count(*) > 1)",
-			rel.Name.SQL(), strings.Join(given, " AND "), key)).Scan(&shared)
+			rel.Name.SQL(), strings.Join(given, " AND "), groups)).Scan(&shared)
 	})
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
 		return nil, nil

@@ -7,6 +7,33 @@ import (
 	"strings"
 )
 
+// A key is its text: what Postgres prints, and what clients see in the JSON. Two
+// keys are the same if each column prints the same. Postgres' own equality may be
+// coarser; see Column.Coarse. SQL that compares keys must then compare their
+// spelling, too.
+
+// SpellingSQL returns an expression for how Postgres prints the coarse columns of
+// the key, and an empty string if there are none. column returns the expression for
+// a column.
+func SpellingSQL(rel *Relation, column func(n, i int) string) string {
+	var coarse []string
+	for n, i := range rel.Key {
+		if rel.Columns[i].Coarse {
+			coarse = append(coarse, column(n, i))
+		}
+	}
+	return spellingSQL(coarse)
+}
+
+// spellingSQL has ROW, because casts to text don't print all types as Postgres
+// does: that of bpchar removes blanks.
+func spellingSQL(columns []string) string {
+	if len(columns) == 0 {
+		return ""
+	}
+	return "ROW(" + strings.Join(columns, ", ") + ")::text"
+}
+
 // KeyName returns a string that is different for each key.
 func KeyName(key [][]byte) string {
 	var name []byte

@@ -11,6 +11,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// coarseSQL is Column.Coarse of column a, with base type b. An operator class with
+// support function 4 (equalimage) promises that equal values are the same, byte for
+// byte; a collation may break that. The one of bpchar promises it, too, and is
+// wrong without a length: 'a' and 'a ' are equal. An enum uses that of anyenum. A
+// type without an operator class of its own, such as varchar, may use that of
+// another; arrays, ranges and composites have none that promises it.
+const coarseSQL = `(
+    b.oid = 'pg_catalog.bpchar'::regtype AND a.atttypmod < 0
+    OR EXISTS (SELECT FROM pg_catalog.pg_collation co WHERE co.oid = a.attcollation AND NOT co.collisdeterministic)
+    OR NOT coalesce((
+      SELECT EXISTS (SELECT FROM pg_catalog.pg_amproc p
+                      WHERE p.amprocfamily = oc.opcfamily AND p.amproclefttype = oc.opcintype AND p.amprocrighttype = oc.opcintype AND p.amprocnum = 4)
+        FROM pg_catalog.pg_opclass oc
+       WHERE oc.opcmethod = 403 AND oc.opcdefault AND (oc.opcintype = b.oid OR b.typtype = 'e' AND oc.opcintype = 'pg_catalog.anyenum'::regtype OR EXISTS (
+         SELECT FROM pg_catalog.pg_cast k WHERE k.castsource = b.oid AND k.casttarget = oc.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i'))
+       ORDER BY oc.opcintype <> b.oid LIMIT 1), false))`
+
 // catalogSQL returns the relation and, for a view, every relation below it, one
 // JSON object each. Functions such as has_table_privilege see the catalog as it is
 // now, not as the snapshot has it. For a relation dropped meanwhile they return
@@ -52,6 +69,7 @@ SELECT json_build_object(
                SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
                  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
                 WHERE co.oid = a.attcollation AND co.collname <> 'default'),
+             'coarse', ` + coarseSQL + `,
              'dims', a.attndims, 'not_null', a.attnotnull, 'generated', a.attgenerated <> '', 'comment', coalesce(col_description(c.oid, a.attnum), ''),
              'select', has_column_privilege(c.oid, a.attnum, 'SELECT')) ORDER BY a.attnum)
       FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL (
@@ -148,7 +166,9 @@ type column struct {
 	// Collation is empty for the default of the database.
 	Collation string
 	// Fixed is true if all values of the type have the same length.
-	Fixed   bool
+	Fixed bool
+	// Coarse is Column.Coarse.
+	Coarse  bool
 	Dims    int
 	NotNull bool `json:"not_null"`
 	// Generated is true if the column is computed from other columns.

@@ -83,7 +83,7 @@ func (l *looked) check() *Relation {
 	}
 	for _, c := range o.Columns {
 		rel.Columns = append(rel.Columns, Column{
-			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull, Generated: c.Generated,
+			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull, Generated: c.Generated, Coarse: c.Coarse,
 		})
 	}
 	for _, leaf := range o.Leaves {

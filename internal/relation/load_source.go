@@ -51,9 +51,45 @@ func (l *looked) checkSource(o *object) {
 		return
 	}
 	l.checkIndex(o, txid)
-	if !o.Tombstones {
+	if o.Tombstones {
+		l.checkTombstones(o)
+	} else {
 		l.checkTrigger(o, txid)
 	}
+}
+
+// checkTombstones warns of tombstones of an earlier version, which don't tell keys
+// apart that Postgres calls equal.
+func (l *looked) checkTombstones(o *object) {
+	coarse := ""
+	for _, ix := range o.Indexes {
+		if !ix.Primary {
+			continue
+		}
+		for _, num := range ix.Columns {
+			c := o.columnNum(num)
+			if c.Coarse {
+				coarse = c.Name
+			}
+			if c.Name == spellingColumn || c.Name == "lockstep_"+spellingColumn {
+				return
+			}
+		}
+	}
+	if coarse == "" {
+		return
+	}
+	do := "run the SQL that bridge sql prints for its table"
+	for _, other := range l.sources {
+		if !other.Tombstones && tombName(other.name()) == o.Table {
+			spec, as := NewSpec(other.name()), ""
+			if spec.Txid = l.spec.Txid; o.Schema != defaultAs {
+				as = "-as " + shellWord(o.Schema) + " "
+			}
+			do = "run the SQL that this prints: bridge sql " + as + shellWord(spec.String())
+		}
+	}
+	l.warn(o, fmt.Sprintf("it is of an earlier version: if a key changes in %s to another that Postgres calls equal, such as from 1.0 to 1.00, clients keep both until the next comparison", quoteIdent(coarse)), do)
 }
 
 // sourceTxid returns the column that holds the transaction IDs of a table, nil if

@@ -56,7 +56,7 @@ func TestLoad(t *testing.T) {
 		Name: relation.Name{Schema: "public", Table: "users"}, OID: rel.OID, Kind: 'r',
 		Columns: []relation.Column{
 			{Num: 1, Name: "id", Type: "bigint", TypeOID: 20, BaseOID: 20},
-			{Num: 3, Name: "tags", Type: "text[]", TypeOID: 1009, BaseOID: 1009, Dims: 1, Nullable: true},
+			{Num: 3, Name: "tags", Type: "text[]", TypeOID: 1009, BaseOID: 1009, Dims: 1, Coarse: true, Nullable: true},
 			{Num: 4, Name: "txid", Type: "bigint", TypeOID: 20, BaseOID: 20},
 			{Num: 5, Name: "deleted", Type: "boolean", TypeOID: 16, BaseOID: 16, Nullable: true},
 			{Num: 6, Name: "Gone", Type: "date", TypeOID: 1082, BaseOID: 1082, Nullable: true},

@@ -107,6 +107,9 @@ type Column struct {
 	Dims int
 	// Generated is true if the column is computed from other columns.
 	Generated bool
+	// Coarse is true if Postgres calls values of the column equal that it prints
+	// differently, such as 1.0 and 1.00.
+	Coarse bool
 	// Nullable is false only if the catalog promises NOT NULL.
 	Nullable bool
 }

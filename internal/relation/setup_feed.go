@@ -31,17 +31,89 @@ func (s *setup) tombstones(o *object, txid column, key []int) {
 	guards := append(s.absentRelation(name, markTombstonesOf(o.name())), s.absentFunction(name, markBury(o.name()))...)
 	guards = append(guards, s.absentTriggers(o, name, buryTriggers...)...)
 	s.guard(append(guards, s.absentRelation(s.feedName(o), markFeed(o.name()))...))
-	s.p("CREATE TABLE IF NOT EXISTS %s (%s, %s %s NOT NULL, PRIMARY KEY (%s));",
-		tomb, strings.Join(defs, ", "), sqlIdent(txid.Name), txid.BaseType, sqlList(keyNames))
+	defs = append(defs, sqlIdent(txid.Name)+" "+txid.BaseType+" NOT NULL")
+	primary, sp := keyNames, o.spelling(key, txid.Name)
+	if sp != nil {
+		s.note("Postgres calls keys equal that it prints differently, such as 1.0 and 1.00. For clients they are two keys. So each spelling has its tombstone.")
+		defs, primary = append(defs, sqlIdent(sp.column)+" bigint NOT NULL"), append(slices.Clone(keyNames), sp.column)
+	}
+	s.p("CREATE TABLE IF NOT EXISTS %s (%s, PRIMARY KEY (%s));", tomb, strings.Join(defs, ", "), sqlList(primary))
+	if have := s.mine.relation(name); have != nil && sp != nil && !have.has(sp.column+" bigint") {
+		s.note("The table is of an earlier version, which had one tombstone for all spellings of a key.")
+		s.p("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s bigint;", tomb, sqlIdent(sp.column))
+		s.p("UPDATE %s SET %s = %s;", tomb, sqlIdent(sp.column), sp.hash(""))
+		drop := ""
+		if have.Primary != "" {
+			drop = "DROP CONSTRAINT IF EXISTS " + sqlIdent(have.Primary) + ", "
+		}
+		s.p("ALTER TABLE %s %sADD PRIMARY KEY (%s);", tomb, drop, sqlList(primary))
+	}
 	s.p("COMMENT ON TABLE %s IS %s;", tomb, sqlLiteral(markTombstonesOf(o.name())))
 	s.p("CREATE INDEX IF NOT EXISTS %s ON %s (%s);", sqlIdent(s.tombIndex(o)), tomb, sqlIdent(txid.Name))
-	s.tombFunction(o, tomb, txid, key)
-	s.feed(o, tomb, txid, keyNames)
+	s.tombFunction(o, tomb, txid, key, sp)
+	s.feed(o, tomb, txid, keyNames, sp)
 	s.p("COMMIT;")
 }
 
 // buryTriggers are the triggers that write tombstones, as trig names them.
 var buryTriggers = []string{"delete", "rekey", "truncate"}
+
+// spelling is how tombstones tell keys apart that Postgres calls equal.
+type spelling struct {
+	// column of the tombstones holds a hash of how the key is printed. The text
+	// itself may be too long for an index, and the table's DELETE would then fail.
+	column string
+	coarse []string
+}
+
+// spellingColumn is the column's name, unless the key has such a column.
+const spellingColumn = "spelling"
+
+// spelling returns nil if Postgres calls no two keys equal that it prints
+// differently.
+func (o *object) spelling(key []int, txid string) *spelling {
+	sp := &spelling{column: spellingColumn}
+	taken := map[string]bool{txid: true}
+	for _, i := range key {
+		c := o.Columns[i]
+		taken[c.Name] = true
+		if c.Coarse {
+			sp.coarse = append(sp.coarse, c.Name)
+		}
+	}
+	if len(sp.coarse) == 0 {
+		return nil
+	}
+	if taken[sp.column] {
+		sp.column = free("lockstep_"+spellingColumn, func(name string) bool { return taken[name] })
+	}
+	return sp
+}
+
+// text returns the expression for how the key of row is printed.
+func (sp *spelling) text(row string) string {
+	columns := make([]string, len(sp.coarse))
+	for n, name := range sp.coarse {
+		columns[n] = row + sqlIdent(name)
+	}
+	return spellingSQL(columns)
+}
+
+func (sp *spelling) hash(row string) string {
+	return "pg_catalog.hashtextextended(" + sp.text(row) + ", 0)"
+}
+
+// withoutSpelling returns the columns that the tombstones had in earlier versions,
+// nil if they were the same.
+func withoutSpelling(columns []string) []string {
+	last := len(columns) - 1
+	if name, _, _ := strings.Cut(columns[last], " "); name != spellingColumn && name != "lockstep_"+spellingColumn {
+		return nil
+	}
+	return columns[:last]
+}
+
+func (r *madeRelation) has(column string) bool { return slices.Contains(r.Columns, column) }
 
 // plainType returns the type for a column of tombstones. It is no domain: a domain
 // with NOT NULL allows no tombstone.
@@ -62,7 +134,11 @@ func (s *setup) tombColumns(b base) []string {
 	if c := b.o.column(b.txid); c != nil && c.Base == oidXID8 && c.Dims == 0 {
 		txid = c.BaseType
 	}
-	return append(list, b.txid+" "+txid)
+	list = append(list, b.txid+" "+txid)
+	if sp := b.o.spelling(b.key, b.txid); sp != nil {
+		list = append(list, sp.column+" bigint")
+	}
+	return list
 }
 
 func tombIndexName(o *object, i int) string { return cutName(tombName(o.name()), "_txid"+number(i)) }
@@ -85,7 +161,7 @@ func burySource(n Name) string {
 	return "\n#variable_conflict use_column\nBEGIN\n  IF TG_OP = 'TRUNCATE' THEN\n    INSERT INTO " + n.SQL() + " ("
 }
 
-func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []int) {
+func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []int, sp *spelling) {
 	col, current := sqlIdent(txid.Name), "pg_catalog.txid_current()"
 	if txid.Base == oidXID8 {
 		current = "pg_catalog.pg_current_xact_id()"
@@ -100,6 +176,15 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 			named, was = append(named, k+given), append(was, "OLD."+k+given)
 		}
 	}
+	// What a tombstone holds: of a row of the table, and of the row OLD.
+	names := append(slices.Clone(key), txid.Name)
+	unique, values := key, []string{sqlList(key), current}
+	old = append(old, current)
+	if sp != nil {
+		changed = append(changed, sp.text("OLD.")+" <> "+sp.text("NEW."))
+		names, unique = append(names, sp.column), append(slices.Clone(key), sp.column)
+		values, old = append(values, sp.hash("")), append(old, sp.hash("OLD."))
+	}
 	rekeyed := strings.Join(changed, " OR ")
 	fromTable, onDelete := o.name().SQL(), ""
 	if len(named) > 0 {
@@ -107,17 +192,17 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 		onDelete = " WHEN (" + strings.Join(was, " AND ") + ")"
 		rekeyed = strings.Join(was, " AND ") + " AND (" + rekeyed + ")"
 	}
-	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(key), col, col)
+	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(unique), col, col)
 	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones.")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql", tomb)
 	s.p("  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lockstep$")
 	s.p("#variable_conflict use_column")
 	s.p("BEGIN")
 	s.p("  IF TG_OP = 'TRUNCATE' THEN")
-	s.p("    INSERT INTO %s (%s, %s) SELECT %s, %s FROM %s", tomb, sqlList(key), col, sqlList(key), current, fromTable)
+	s.p("    INSERT INTO %s (%s) SELECT %s FROM %s", tomb, sqlList(names), strings.Join(values, ", "), fromTable)
 	s.p("      %s", conflict)
 	s.p("  ELSE")
-	s.p("    INSERT INTO %s (%s, %s) VALUES (%s, %s)", tomb, sqlList(key), col, strings.Join(old, ", "), current)
+	s.p("    INSERT INTO %s (%s) VALUES (%s)", tomb, sqlList(names), strings.Join(old, ", "))
 	s.p("      %s", conflict)
 	s.p("  END IF;")
 	s.p("  RETURN NULL;")
@@ -136,7 +221,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 // the table gets later then go to the end, where CREATE OR REPLACE VIEW accepts
 // them. The view has base types instead of domains, because a domain with NOT NULL
 // allows no NULL in a tombstone.
-func (s *setup) feed(o *object, tomb string, txid column, key []string) {
+func (s *setup) feed(o *object, tomb string, txid column, key []string, sp *spelling) {
 	mark := defaultDeleted
 	if o.column(mark) != nil {
 		mark = free("lockstep_deleted", func(name string) bool { return o.column(name) != nil })
@@ -165,6 +250,9 @@ func (s *setup) feed(o *object, tomb string, txid column, key []string) {
 	}
 	for _, k := range key {
 		join = append(join, fmt.Sprintf("t.%[1]s = d.%[1]s", sqlIdent(k)))
+	}
+	if sp != nil {
+		join = append(join, sp.text("t.")+" = "+sp.text("d."))
 	}
 	feed := s.feedName(o)
 	s.note("The view hides a tombstone while a row has its key again. If columns were dropped or got another type, drop the view first.")

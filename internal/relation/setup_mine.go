@@ -61,7 +61,7 @@ SELECT json_build_object(
      WHERE n.nspname = $1 AND p.pronargs = 0 AND p.proname = ANY ($2)),
   'relations', (
     SELECT json_agg(json_build_object('schema', n.nspname, 'name', c.relname, 'oid', c.oid::int8, 'kind', c.relkind, 'comment', obj_description(c.oid, 'pg_class'),
-             'of', i.indrelid::int8, 'columns', ARRAY(
+             'of', i.indrelid::int8, 'primary', (SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = c.oid AND contype = 'p'), 'columns', ARRAY(
                SELECT a.attname || ' ' || format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
              'reads', ARRAY(
@@ -108,6 +108,8 @@ type madeFunction struct {
 type madeRelation struct {
 	Schema, Name, Kind, Comment string
 	OID                         uint32
+	// Primary is the constraint that is the primary key of a table.
+	Primary string
 	// Of is the table of an index. Reads are the relations that a view reads.
 	Of      uint32
 	Columns []string
@@ -261,7 +263,7 @@ func (s *setup) tombObstacles(b base) []obstacle {
 	case tomb == nil:
 	case !ours:
 		list = append(list, obstacle{table: b.o, as: true, what: n.Quoted() + " is not the bridge's table of tombstones"})
-	case !slices.Equal(tomb.Columns, want):
+	case !slices.Equal(tomb.Columns, want) && !slices.Equal(tomb.Columns, withoutSpelling(want)):
 		list = append(list, obstacle{
 			table: b.o, what: fmt.Sprintf("the tombstones of %s have the columns %s, and now need %s: with the wrong ones the table's own DELETE would fail",
 				b.o.name().Quoted(), strings.Join(tomb.Columns, ", "), strings.Join(want, ", ")),

@@ -166,6 +166,11 @@ func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
 		keys[n] = ident(i)
 	}
 	key := strings.Join(keys, ", ")
+	place := key // in the order of a load
+	spelling := relation.SpellingSQL(f.rel, func(_, i int) string { return ident(i) })
+	if spelling != "" {
+		place += ", " + spelling
+	}
 	where := []string{f.condition()}
 	switch {
 	case l.wanted != nil:
@@ -178,16 +183,25 @@ func (f *feed) lookSQL(l *look) (sql string, params [][]byte) {
 			}
 		}, len(f.rel.Key))
 	case l.after != nil:
-		places := make([]string, len(l.after))
-		for i := range places {
-			places[i] = "$" + strconv.Itoa(i+1)
+		param := func(n, i int) string {
+			if spelling == "" {
+				return "$" + strconv.Itoa(n+1)
+			}
+			return "$" + strconv.Itoa(n+1) + "::" + f.rel.Columns[i].Type // it stands in two places
 		}
-		where = append(where, "("+key+") > ("+strings.Join(places, ", ")+")")
+		var places []string
+		for n, i := range f.rel.Key {
+			places = append(places, param(n, i))
+		}
+		if spelling != "" {
+			places = append(places, relation.SpellingSQL(f.rel, param))
+		}
+		where = append(where, "("+place+") > ("+strings.Join(places, ", ")+")")
 		params = l.after
 	}
 	sql = f.selectSQL() + " WHERE " + strings.Join(where, " AND ")
 	if l.wanted == nil {
-		sql += " ORDER BY " + key + " LIMIT " + strconv.Itoa(l.limit+1)
+		sql += " ORDER BY " + place + " LIMIT " + strconv.Itoa(l.limit+1)
 	}
 	return sql, params
 }
