@@ -10,6 +10,8 @@ package capture
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 )
@@ -42,10 +44,10 @@ type Sink interface {
 	// those that follow. next is zero at the end. Rows stored after the first call
 	// are not included.
 	Suspects(ctx context.Context, txid uint64, page Page, limit int) (rows []RowPosition, next Page, err error)
-	// Get returns the document of the last version of a row in the stream, or nil if
+	// Get returns the last version of a row in the stream, without its key, or nil if
 	// the stream has none. It first waits until everything sent for the key is
 	// stored. It must not be called for a stream that keeps every version.
-	Get(ctx context.Context, key [][]byte) ([]byte, error)
+	Get(ctx context.Context, key [][]byte) (*StoredRow, error)
 	// Stored returns the LSN of the last heartbeat or announcement of this epoch
 	// that is known to be stored, or 0 if there is none. It does not block. It may
 	// be called at the same time as other methods.
@@ -199,6 +201,38 @@ type StoredRow struct {
 	Deleted bool
 	// Oversize says that the row was too large to be stored; it has no Data.
 	Oversize bool
+	// Digest is Digest of the data of such a row, if the broker would refuse the same
+	// data again; else nil.
+	Digest []byte
 	// Data is the row's JSON object; nil if the message is not a row's document.
 	Data []byte
+}
+
+// digestFrom is from which length on Comparable returns a digest. No broker that
+// a bridge can use refuses rows that are shorter.
+const digestFrom = 1 << 10
+
+// Digest returns a text that stands for the data of a row, and for no other data.
+func Digest(data []byte) []byte {
+	sum := sha256.Sum256(data)
+	return hex.AppendEncode(nil, sum[:])
+}
+
+// Comparable returns what a comparison compares of the data of a row in Postgres:
+// the data, or of long data its digest. An oversize row in the stream has only
+// that.
+func Comparable(data []byte) []byte {
+	if len(data) < digestFrom {
+		return data
+	}
+	return Digest(data)
+}
+
+// Comparable returns what equals Comparable of the same data in Postgres. It is nil
+// if there is no such thing: then the row must be looked at again.
+func (r *StoredRow) Comparable() []byte {
+	if r.Oversize {
+		return r.Digest
+	}
+	return Comparable(r.Data)
 }

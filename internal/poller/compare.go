@@ -16,9 +16,7 @@ func (s *session) storedRows(ctx context.Context, row func(reconcile.Row) error)
 		if r.Deleted {
 			return nil
 		}
-		// An oversize row has no data, which equals nothing. So each comparison
-		// looks at the row again, and publishes it once it has shrunk.
-		return row(reconcile.Row{Key: r.Key, Data: r.Data})
+		return row(reconcile.Row{Key: r.Key, Data: r.Comparable()})
 	})
 }
 
@@ -78,5 +76,5 @@ func (r *relationSide) add(_ context.Context, values [][]byte) error {
 	if r.data, err = r.form.AppendData(r.data[:0], r.form.Encodable(&r.columns, values)); err != nil {
 		return stale(err)
 	}
-	return r.row(reconcile.Row{Key: r.key, Data: r.data})
+	return r.row(reconcile.Row{Key: r.key, Data: capture.Comparable(r.data)})
 }

@@ -191,7 +191,7 @@ func (m *memory) Announce(context.Context, capture.Batch) error             { re
 func (m *memory) Yield(context.Context)                                     {}
 func (m *memory) Restart(context.Context, string, uint64) error             { return nil }
 func (m *memory) Stored() uint64                                            { return 0 }
-func (m *memory) Get(context.Context, [][]byte) ([]byte, error)             { return nil, nil }
+func (m *memory) Get(context.Context, [][]byte) (*capture.StoredRow, error) { return nil, nil }
 func (m *memory) Scan(context.Context, func(capture.StoredRow) error) error { return nil }
 
 // await waits for the nth row, which must contain the text.

@@ -222,6 +222,11 @@ func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError)
 	p.metrics.oversize.Inc()
 	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).
 		Msg("row too large for the broker, not published: raise the broker's max_payload, then update the row")
+	// With the digest, a comparison knows whether the row is still the same.
+	if _, data, ok := lockstep.Parts(c.Line); ok {
+		e.row.Header[stream.DigestHeader] = []string{fmt.Sprintf("%d %s", e.maxPayload, capture.Digest(data))}
+		defer delete(e.row.Header, stream.DigestHeader)
+	}
 	return e.addRow(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit))
 }
 

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -31,7 +34,7 @@ func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error)
 	return p.read(ctx, e, 1, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
 		seq := md.Sequence.Stream
 		if seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
-			r := storedRow(msg.Data())
+			r := e.storedRow(msg.Data(), msg.Headers())
 			if r.Key, err = p.key(msg, seq); err != nil {
 				return false, err
 			}
@@ -43,12 +46,18 @@ func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error)
 	})
 }
 
-// storedRow returns what a row's document says. It does not set the key.
-func storedRow(line []byte) (r capture.StoredRow) {
+// storedRow returns what a row's message says. It does not set the key.
+func (e *epoch) storedRow(line []byte, h nats.Header) (r capture.StoredRow) {
 	var isRow, known bool
 	r.Deleted, r.Data, isRow = lockstep.Parts(line)
 	r.Txid, known = lockstep.Txid(line)
-	r.Oversize = known && !isRow
+	if r.Oversize = known && !isRow; r.Oversize {
+		limit, digest, _ := strings.Cut(h.Get(stream.DigestHeader), " ")
+		// A broker that takes more than it did then may take the row now.
+		if n, err := strconv.ParseInt(limit, 10, 64); err == nil && n >= e.maxPayload {
+			r.Digest = []byte(digest)
+		}
+	}
 	return r
 }
 

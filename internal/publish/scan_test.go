@@ -1,6 +1,7 @@
 package publish_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,6 +69,11 @@ func TestPublish_Scan(t *testing.T) {
 		}
 	}
 	w.mustHeartbeat(t, 30)
+	// A comparison knows what the oversize row was.
+	_, data, _ := lockstep.Parts(change(3, 22, strings.Repeat("y", 2<<20)).Line)
+	if r, err := w.Get(t.Context(), change(3, 22, "").Key); err != nil || !bytes.Equal(r.Comparable(), capture.Comparable(data)) {
+		t.Errorf("got %+v, %v, want the digest of the oversize row's data", r, err)
+	}
 	want := []string{"0@10", "4@14", "1@20", "2@21 deleted", "3@22 oversize"}
 	if got := w.scan(t); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -150,5 +156,41 @@ func (w *writer) rewrite(keys int, stop chan struct{}) error {
 		if err := w.Row(context.Background(), change(i%keys, 20, "new")); err != nil {
 			return err
 		}
+	}
+}
+
+// TestPublish_OversizeRowMayFitLater: a broker that takes larger messages than it did when it refused a row may take that row
+// now. So the row equals nothing: a comparison must look at it again. (Issue 14, number 9.)
+func TestPublish_OversizeRowMayFitLater(t *testing.T) {
+	t.Parallel()
+	broker := testenv.NATSProcess(t, testenv.NATSConfig{MaxPayload: 1 << 20})
+	c := change(3, 22, strings.Repeat("y", 2<<20))
+	_, data, _ := lockstep.Parts(c.Line)
+	same := func(w *writer) bool {
+		t.Helper()
+		r, err := w.Get(t.Context(), c.Key)
+		if err != nil || !r.Oversize {
+			t.Fatalf("got %+v, %v, want an oversize row", r, err)
+		}
+		return bytes.Equal(r.Comparable(), capture.Comparable(data))
+	}
+	w := newWriter(t, broker.URL(), "a")
+	w.begin(t)
+	if err := w.Row(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	w.mustHeartbeat(t, 30)
+	if !same(w) {
+		t.Error("the broker is the same, and so is the row")
+	}
+	broker.Stop()
+	larger := testenv.NATSProcess(t, testenv.NATSConfig{MaxPayload: 4 << 20})
+	larger.Stop()
+	larger.ReplaceStore(broker.CopyStore())
+	larger.Start()
+	w = newWriter(t, larger.URL(), "a")
+	w.begin(t)
+	if same(w) {
+		t.Error("the broker takes more now, and the row counts as the same")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -74,7 +75,7 @@ func (e *epoch) track(subject string) {
 }
 
 // Get implements capture.Sink.
-func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
+func (p *Publisher) Get(ctx context.Context, key [][]byte) (*capture.StoredRow, error) {
 	subject, _ := p.layout.AppendRowSubject(nil, key)
 	p.mu.Lock()
 	e, err := p.current()
@@ -106,7 +107,8 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) ([]byte, error) {
 	if err != nil {
 		return nil, orLost(ctx, fmt.Errorf("read row of stream %s: %w", p.layout.Stream, err))
 	}
-	return msg.Data, nil
+	r := e.storedRow(msg.Data, msg.Header)
+	return &r, nil
 }
 
 // awaitStored waits until the stream holds everything sent up to seq.

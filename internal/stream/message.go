@@ -20,6 +20,9 @@ const (
 	HighHeader = "Lockstep-High"
 	// KeyHeader is a row's key, if its subject does not contain it.
 	KeyHeader = "Lockstep-Key"
+	// DigestHeader, on oversize control rows, is the largest message that the broker
+	// took then, and capture.Digest of the row's data.
+	DigestHeader = "Lockstep-Digest"
 	// EpochsHeader, on heartbeats and fences, is the list of epochs.
 	EpochsHeader = "Lockstep-Epochs"
 	// IncarnationHeader, on fences, is the stream's incarnation.

@@ -347,12 +347,11 @@ func (f *feed) before(ctx context.Context, key [][]byte) ([]byte, error) {
 	if f.task == taskCompare || f.reloads() || f.loose && f.pos < f.ahead || f.isSuspect(relation.KeyName(key)) {
 		return nil, nil
 	}
-	line, err := f.r.sink.Get(ctx, key)
-	if err != nil {
+	stored, err := f.r.sink.Get(ctx, key)
+	if err != nil || stored == nil {
 		return nil, err
 	}
-	_, data, _ := lockstep.Parts(line) // nil for what is no row
-	return data, nil
+	return stored.Data, nil
 }
 
 // truncate publishes that all rows are gone.

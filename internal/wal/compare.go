@@ -11,7 +11,6 @@ import (
 	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
-	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -38,7 +37,7 @@ type page struct {
 func (s *session) compare(ctx context.Context, f *feed) {
 	s.work.Go(func() {
 		within, cancel := f.within(ctx)
-		counts, err := s.comparison(within, f, false)
+		counts, _, err := s.comparison(within, f, false)
 		cancel()
 		s.call(ctx, func(context.Context) error {
 			if err != nil {
@@ -55,24 +54,26 @@ func (s *session) compare(ctx context.Context, f *feed) {
 }
 
 // comparison compares the relation with its stream, and returns when all that
-// differs was looked at.
-func (s *session) comparison(ctx context.Context, f *feed, exact bool) (reconcile.Counts, error) {
+// differs was looked at, with how long that took. It first waits for a place in
+// Pool.Comparisons.
+func (s *session) comparison(ctx context.Context, f *feed, exact bool) (counts reconcile.Counts, took time.Duration, err error) {
 	form, err := relation.NewForm(f.rel, f.types) // the feed's is not this goroutine's
 	if err != nil {
-		return reconcile.Counts{}, err
+		return counts, 0, err
 	}
 	select {
 	case s.c.pool.Comparisons <- struct{}{}:
 		defer func() { <-s.c.pool.Comparisons }()
 	case <-ctx.Done():
-		return reconcile.Counts{}, ctx.Err()
+		return counts, 0, ctx.Err()
 	}
+	begun := time.Now()
 	var done reconcile.Counts
 	size := pageKeys
 	if exact {
 		size = exactKeys
 	}
-	counts, err := reconcile.Compare(ctx, f.storedRows, s.relationRows(f, form), reconcile.Options{Page: size}, func(ctx context.Context, keys []reconcile.Suspect) error {
+	counts, err = reconcile.Compare(ctx, f.storedRows, s.relationRows(f, form), reconcile.Options{Page: size}, func(ctx context.Context, keys []reconcile.Suspect) error {
 		pg := &page{left: len(keys), done: make(chan struct{}), exact: exact}
 		ok := s.call(ctx, func(ctx context.Context) error {
 			for _, k := range keys {
@@ -94,9 +95,9 @@ func (s *session) comparison(ctx context.Context, f *feed, exact bool) (reconcil
 	})
 	if exact {
 		done.Rows, done.Approximate = counts.Rows, false
-		return done, err
+		counts = done
 	}
-	return counts, err
+	return counts, time.Since(begun), err
 }
 
 const (
@@ -112,7 +113,7 @@ func (f *feed) storedRows(ctx context.Context, row func(reconcile.Row) error) er
 		if r.Deleted {
 			return nil
 		}
-		return row(reconcile.Row{Key: r.Key, Data: r.Data})
+		return row(reconcile.Row{Key: r.Key, Data: r.Comparable()})
 	})
 }
 
@@ -147,7 +148,7 @@ func (s *session) readAll(ctx context.Context, f *feed, form *relation.Form, row
 		for rr.NextRow() {
 			r, err := f.lookedRow(form, rr.Values())
 			if err == nil && !r.deleted {
-				err = row(reconcile.Row{Key: r.key, Data: r.data})
+				err = row(reconcile.Row{Key: r.key, Data: capture.Comparable(r.data)})
 			}
 			if err != nil {
 				cancel() // Close would read all the rows that are left
@@ -205,12 +206,11 @@ func (sp *suspected) finish(kind reconcile.Kind) {
 
 // differs compares a row, or nil for none, with what the stream has.
 func (f *feed) differs(ctx context.Context, key [][]byte, r *lookedRow) (reconcile.Kind, error) {
-	line, err := f.r.sink.Get(ctx, key)
+	stored, err := f.r.sink.Get(ctx, key)
 	if err != nil {
 		return reconcile.Unknown, err
 	}
-	deleted, data, isRow := lockstep.Parts(line)
-	live := line != nil && !(isRow && deleted)
+	live := stored != nil && !stored.Deleted
 	switch {
 	case (r == nil || r.deleted) && live:
 		return reconcile.Zombie, nil
@@ -218,7 +218,7 @@ func (f *feed) differs(ctx context.Context, key [][]byte, r *lookedRow) (reconci
 		return reconcile.Unknown, nil
 	case !live:
 		return reconcile.Missing, nil
-	case !isRow || !bytes.Equal(data, r.data):
+	case !bytes.Equal(stored.Comparable(), capture.Comparable(r.data)):
 		return reconcile.Stale, nil
 	}
 	return reconcile.Unknown, nil
@@ -248,12 +248,11 @@ func (r *Relation) compareNow(ctx context.Context) (reconcile.Counts, time.Durat
 	}
 	ctx, cancel := l.feed.within(ctx)
 	defer cancel()
-	begun := time.Now()
-	counts, err := l.session.comparison(ctx, l.feed, true)
+	counts, took, err := l.session.comparison(ctx, l.feed, true)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return counts, time.Since(begun), err
+	return counts, took, err
 }
 
 // mirrors says whether the stream is the relation's state.

@@ -149,7 +149,7 @@ func (m *memory) Suspects(context.Context, uint64, capture.Page, int) ([]capture
 	return nil, capture.Page{}, nil
 }
 
-func (m *memory) Get(context.Context, [][]byte) (line []byte, err error) {
+func (m *memory) Get(context.Context, [][]byte) (row *capture.StoredRow, err error) {
 	err = m.do(func() { m.asked++ })
 	return nil, err
 }
