@@ -101,7 +101,8 @@
 // a heartbeat, its state is a state of the relation. If the relation is polled,
 // that is its state at one Postgres snapshot. If it is read from the write-ahead
 // log, that is its state after all transactions up to one of them, in the order
-// of their commits. The heartbeat's since is the xmin of that snapshot; for the
+// of their commits. In a polled relation, this is true of changes that a poll can
+// see: of those that left a new txid or a deleted mark. The heartbeat's since is the xmin of that snapshot; for the
 // write-ahead log, of an earlier one. So a client of a quiet relation moves
 // forward too. Heartbeats come from the capture through the whole path; the HTTP
 // server makes none itself. timestamp is the capture's time in Unix seconds.

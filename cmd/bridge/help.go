@@ -139,6 +139,8 @@ double quotes where SQL needs them. Options follow in parentheses, with ; betwee
   txid=column    the column with the transaction ID (default txid)
   deleted=column marks deleted rows: a boolean, or a timestamp (deleted if not null)
   tombstones=30d how long deleted rows stay in the stream (default: for ever)
+  reconcile=10s  how often to compare the stream with the relation (default:
+                 BRIDGE_RECONCILE_INTERVAL); for views whose rows change unseen
   history=log    keep every version; limit it by max_age=24h, max_bytes=10GiB
   capture=wal    read the write-ahead log instead of polling: sees deletes, adds
                  nothing to the table, needs wal_level=logical (see bridge sql)

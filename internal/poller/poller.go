@@ -69,8 +69,8 @@ type Options struct {
 	// ShapeInterval is how often the poller checks in the catalog whether the
 	// relation's shape changed; 0 means a minute.
 	ShapeInterval time.Duration
-	// ReconcileInterval is how often the stream is compared with the relation;
-	// 0 means never.
+	// ReconcileInterval is how often the stream is compared with the relation, if
+	// Spec does not say it; 0 means never.
 	ReconcileInterval time.Duration
 }
 
@@ -108,6 +108,7 @@ func New(pool *source.Pool, sink capture.Sink, opt Options, listener *Listener, 
 		status:  health.Status{State: health.StateStarting},
 	}
 	p.keeper.Compare, p.keeper.Live, p.keeper.Done, p.keeper.Log = p.compareNow, p.isLive, p.metrics.Reconciled, p.log
+	p.keeper.Expected = opt.Spec.Reconcile > 0
 	return p
 }
 
@@ -122,15 +123,15 @@ const (
 	logEvery = time.Minute
 )
 
-// Run captures the relation until ctx ends, and compares it with the stream every
-// Options.ReconcileInterval. It retries after every failure, for ever, with
+// Run captures the relation until ctx ends, and compares it with the stream from
+// time to time. It retries after every failure, for ever, with
 // backoff. It logs a failure immediately and then once a minute; Status shows it
 // too. Run returns ctx's error.
 func (p *Poller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	if p.opt.ReconcileInterval > 0 && p.opt.Spec.History != relation.HistoryLog {
-		wg.Go(func() { p.keeper.Run(ctx, p.opt.ReconcileInterval) })
+	if every := cmp.Or(p.opt.Spec.Reconcile, p.opt.ReconcileInterval); every > 0 && p.opt.Spec.History != relation.HistoryLog {
+		wg.Go(func() { p.keeper.Run(ctx, every) })
 	}
 	return p.capture(ctx)
 }

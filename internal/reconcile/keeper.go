@@ -23,6 +23,9 @@ type Keeper struct {
 	// Done is called after each comparison that succeeded.
 	Done func(took time.Duration, missing, stale, zombie int64)
 	Log  zerolog.Logger
+	// Expected says that the relation changes in ways that only comparisons find, and
+	// is compared often for that: then differences are no warning.
+	Expected bool
 
 	// mu is held during a comparison.
 	mu sync.Mutex
@@ -36,43 +39,66 @@ var ErrBusy = errors.New("the relation is already being reconciled, wait until t
 
 // Reconcile compares now. Any goroutine may call it.
 func (k *Keeper) Reconcile(ctx context.Context) (Counts, error) {
+	counts, _, err := k.reconcile(ctx)
+	return counts, err
+}
+
+func (k *Keeper) reconcile(ctx context.Context) (Counts, time.Duration, error) {
 	if !k.mu.TryLock() {
-		return Counts{}, ErrBusy
+		return Counts{}, 0, ErrBusy
 	}
 	defer k.mu.Unlock()
 	counts, took, err := k.Compare(ctx)
 	if err != nil {
-		return Counts{}, fmt.Errorf("reconcile: %w", err)
+		return Counts{}, took, fmt.Errorf("reconcile: %w", err)
 	}
 	k.Report(counts, took)
-	return counts, nil
+	return counts, took, nil
 }
 
 // Report logs and counts the result of a comparison.
 func (k *Keeper) Report(c Counts, took time.Duration) {
 	k.Done(took, c.Missing, c.Stale, c.Zombie)
 	e := k.Log.Info()
-	if c.Differ() > 0 {
+	switch {
+	case c.Differ() > 0 && !k.Expected:
 		e = k.Log.Warn()
+	case c.Differ() == 0 && k.Expected:
+		e = k.Log.Debug()
 	}
 	e.Int64("rows", c.Rows).Int64("missing", c.Missing).Int64("stale", c.Stale).Int64("zombie", c.Zombie).
 		Bool("approximate", c.Approximate).Dur("dur", took.Round(time.Millisecond)).Msg("stream compared with the relation")
 }
 
-// again is the longest time after which a comparison that failed is tried again.
-const again = 10 * time.Minute
+const (
+	// again is the longest time after which a comparison that failed is tried again.
+	again = 10 * time.Minute
+	// rests is how many times as long as it took a comparison is followed by none: so
+	// comparisons of a relation take at most a quarter of the time.
+	rests = 3
+)
 
 // Run compares periodically until ctx ends: first one interval after the relation
-// became live, and then once in each interval.
+// became live, and then once in each interval. If comparisons take more than a
+// quarter of the interval, they come more rarely, and the log says so.
 func (k *Keeper) Run(ctx context.Context, every time.Duration) {
-	for next := every; ; {
-		if k.untilLive(ctx) != nil || sleep(ctx, next+rand.N(next/10+1)) != nil || k.untilLive(ctx) != nil {
+	stretched := false
+	for rest := every; ; {
+		if k.untilLive(ctx) != nil || sleep(ctx, rest+rand.N(rest/10+1)) != nil || k.untilLive(ctx) != nil {
 			return
 		}
-		next = every
-		if _, err := k.Reconcile(ctx); err != nil && ctx.Err() == nil {
+		next := every
+		_, took, err := k.reconcile(ctx)
+		if err != nil && ctx.Err() == nil {
 			k.Log.Warn().Err(err).Msg("comparing the stream with the relation failed, trying again later")
 			next = min(next, again)
+		}
+		rest = max(next-took, rests*took)
+		if longer := rest > next-took; longer && !stretched {
+			k.Log.Warn().Dur("dur", took).Dur("rest", rest).Msg("comparisons take more than a quarter of their interval, so they come more rarely: they may take no more than that")
+			stretched = true
+		} else if !longer {
+			stretched = false
 		}
 	}
 }

@@ -14,6 +14,8 @@ type document struct {
 	Key      []string         `json:"key"`
 	Txid     string           `json:"txid,omitempty"`
 	Deleted  string           `json:"deleted,omitempty"`
+	// Protocol names the columns that are no data; see Column.Protocol.
+	Protocol []string `json:"protocol,omitempty"`
 	// Definition is Relation.Definition.
 	Definition string `json:"definition,omitempty"`
 }
@@ -50,6 +52,9 @@ func Document(rel *Relation, types Types) ([]byte, error) {
 	doc := document{Relation: rel.Name.Qualified(), Definition: rel.Definition}
 	for _, c := range rel.Columns {
 		doc.Columns = append(doc.Columns, documentColumn{c.Num, c.Name, c.Type, c.Dims, c.Nullable, partsOf(types, c.TypeOID)})
+		if c.Protocol {
+			doc.Protocol = append(doc.Protocol, c.Name)
+		}
 	}
 	for _, i := range rel.Key {
 		doc.Key = append(doc.Key, rel.Columns[i].Name)

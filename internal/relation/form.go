@@ -18,12 +18,14 @@ type Form struct {
 }
 
 // NewForm returns the form of a relation whose columns have these types. The txid
-// column and the deleted column are not part of the data. The error wraps
-// ErrStaleTypes if a type is not among types.
+// column, the deleted column and those of the protocol are not part of the data.
+// The error wraps ErrStaleTypes if a type is not among types.
 func NewForm(rel *Relation, types Types) (*Form, error) {
 	f := &Form{rel: rel}
 	var err error
-	if f.data, err = NewEncoder(types, rel.Columns, func(i int) bool { return i == rel.Txid || i == rel.Deleted }); err != nil {
+	if f.data, err = NewEncoder(types, rel.Columns, func(i int) bool {
+		return i == rel.Txid || i == rel.Deleted || rel.Columns[i].Protocol
+	}); err != nil {
 		return nil, err
 	}
 	if f.key, err = NewEncoder(types, rel.Columns, func(i int) bool { return !slices.Contains(rel.Key, i) }); err != nil {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"bridge/internal/view"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -55,6 +57,10 @@ SELECT json_build_object(
     SELECT FROM pg_catalog.pg_proc f WHERE f.pronamespace = c.relnamespace AND f.proname = c.relname AND f.pronargs = 0
        AND strpos(f.prosrc, E'#variable_conflict use_column\nBEGIN\n  IF TG_OP = ''TRUNCATE'' THEN\n    INSERT INTO ') > 0)),
   'definition', CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END,
+  'query', q.query, 'functions', (
+    SELECT json_agg(json_build_object('oid', f.oid::int8, 'name', f.proname, 'args', f.pronargs, 'volatile', f.provolatile = 'v',
+             'builtin', f.pronamespace = 'pg_catalog'::regnamespace))
+      FROM pg_catalog.pg_proc f WHERE f.oid IN (SELECT m[1]::oid FROM regexp_matches(q.query, ':(?:op)?funcid (\d+)', 'g') m)),
   'children', c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid),
   'select', has_table_privilege(c.oid, 'SELECT'), 'policies', row_security_active(c.oid),
   'hidden_rows', row_security_active(c.oid) AND NOT (
@@ -105,6 +111,7 @@ SELECT json_build_object(
       FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal))
   FROM objects o JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN LATERAL (SELECT r.ev_action::text AS query FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '1' AND c.relkind = 'v') q ON true
  ORDER BY NOT (n.nspname = $1 AND c.relname = $2), n.nspname, c.relname`
 
 // object is a table or view in the catalog.
@@ -124,6 +131,9 @@ type object struct {
 	Usage bool
 	// Definition identifies a view's query. It is empty for a table.
 	Definition string
+	// Query is pg_rewrite.ev_action of a view, Functions what it calls.
+	Query     string
+	Functions []function
 	// Tombstones is true for a table of tombstones that the SQL of SetupSQL made.
 	Tombstones bool
 	// Children is true for a table that others inherit from, not as partitions.
@@ -175,6 +185,16 @@ type column struct {
 	Generated bool
 	Select    bool
 	Comment   string
+	// protocol is Column.Protocol.
+	protocol bool
+}
+
+// function is a function that a view calls.
+type function struct {
+	OID               uint32
+	Name              string
+	Args              int
+	Volatile, Builtin bool
 }
 
 type index struct {
@@ -232,8 +252,12 @@ type looked struct {
 	spec    Spec
 	self    *object
 	sources []*object
-	// definition identifies the queries of all views.
+	// definition identifies the queries of all views, catalog has them.
 	definition string
+	catalog    view.Catalog
+	// vanish is set by checkView if rows of a view can change or vanish without a
+	// new transaction ID.
+	vanish bool
 	// allActions is true if the publication of the table has updates or deletes,
 	// also if the spec's actions leave them out.
 	allActions bool
@@ -246,7 +270,7 @@ func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
 	if spec.Txid == "" {
 		spec.Txid = defaultTxid
 	}
-	l := &looked{spec: spec}
+	l := &looked{spec: spec, catalog: view.Catalog{Relations: map[uint32]view.Relation{}, Functions: map[uint32]view.Function{}}}
 	rows, err := q.Query(ctx, catalogSQL, spec.Name.Schema, spec.Name.Table)
 	if err != nil {
 		return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
@@ -261,6 +285,10 @@ func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
 			return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
 		}
 		l.definition += o.Definition
+		l.catalog.Relations[o.OID] = view.Relation{Query: o.Query, Marks: o.marksDeleted()}
+		for _, f := range o.Functions {
+			l.catalog.Functions[f.OID] = view.Function{Name: f.Name, Builtin: f.Builtin, Volatile: f.Volatile, Args: f.Args}
+		}
 		switch {
 		case o.name() == spec.Name:
 			l.self = o

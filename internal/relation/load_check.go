@@ -81,9 +81,11 @@ func (l *looked) check() *Relation {
 	if !l.checkKind() {
 		return rel
 	}
+	l.checkView()
 	for _, c := range o.Columns {
 		rel.Columns = append(rel.Columns, Column{
 			Num: c.Num, Name: c.Name, Type: c.Type, TypeOID: c.OID, BaseOID: c.Base, Dims: c.Dims, Nullable: !c.NotNull, Generated: c.Generated, Coarse: c.Coarse,
+			Protocol: c.protocol,
 		})
 	}
 	for _, leaf := range o.Leaves {
@@ -243,9 +245,8 @@ func (l *looked) checkDeleted() int {
 		return -1
 	}
 	c := l.self.Columns[i]
-	fits := c.Dims == 0 && slices.Contains([]uint32{oidBool, oidDate, oidTimestamp, oidTimestamptz}, c.Base)
 	switch {
-	case fits:
+	case c.marks():
 		return i
 	case l.spec.Deleted == "":
 		l.warn(l.self, fmt.Sprintf("its column deleted is of type %s and counts as data: a deleted mark is boolean, date or timestamp", c.Type),
@@ -255,6 +256,17 @@ func (l *looked) checkDeleted() int {
 			"name such a column with deleted= in BRIDGE_TABLES, or remove deleted=")
 	}
 	return -1
+}
+
+// marks reports whether the type of a column fits a deleted mark.
+func (c *column) marks() bool {
+	return c.Dims == 0 && slices.Contains([]uint32{oidBool, oidDate, oidTimestamp, oidTimestamptz}, c.Base)
+}
+
+// marksDeleted reports whether a table marks deleted rows.
+func (o *object) marksDeleted() bool {
+	c := o.column(defaultDeleted)
+	return c != nil && c.marks()
 }
 
 func (l *looked) checkRights() {
@@ -470,6 +482,8 @@ func (l *looked) namedKey() []int {
 		switch {
 		case l.isMark(name):
 			l.unfit(fmt.Sprintf("its column %s can't be in the key: it changes with the row", quoteIdent(name)), "correct key= in BRIDGE_TABLES")
+		case c.protocol:
+			l.unfit(fmt.Sprintf("its column %s can't be in the key: it changes with every transaction", quoteIdent(name)), "correct key= in BRIDGE_TABLES")
 		case slices.Contains(unorderedTypes, strings.TrimPrefix(c.BaseName, "_")):
 			l.unfit(fmt.Sprintf("its key column %s is of type %s, which Postgres can't sort", quoteIdent(name), c.Type),
 				"name another column in key=, or cast this one to text in a view")

@@ -110,6 +110,10 @@ type Column struct {
 	// Coarse is true if Postgres calls values of the column equal that it prints
 	// differently, such as 1.0 and 1.00.
 	Coarse bool
+	// Protocol is true for a column of a view that is the protocol's own, as the
+	// oldest lockstep views have them: the xmin of the current snapshot, or the least
+	// of that and of the txid. It changes with every transaction, and is no data.
+	Protocol bool
 	// Nullable is false only if the catalog promises NOT NULL.
 	Nullable bool
 }

@@ -1,6 +1,7 @@
 package relation
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -296,6 +297,13 @@ func (s *setup) view(bases []base) {
 	s.part("A view needs a txid column with the highest txid of all tables whose changes show in it: greatest(a.txid, b.txid).",
 		"Its tables need what follows. The bridge misses rows that are deleted, or that no longer meet the view's conditions: keep them",
 		"in the view with deleted = true. For deletes, run bridge sql for the table, and build the view on the feed view that it makes.")
+	s.l.checkView()
+	for _, w := range s.l.warnings() {
+		s.part("Mind: "+w.What+".", "What helps: "+w.Do+".")
+	}
+	if s.l.vanish && s.use.History != HistoryLog {
+		s.use.Reconcile = cmp.Or(s.use.Reconcile, proposedReconcile)
+	}
 	if v.column(s.l.spec.Txid) == nil {
 		s.note("The view has no column " + sqlIdent(s.l.spec.Txid) + " yet: add it when the tables have it.")
 	}

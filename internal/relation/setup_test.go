@@ -250,7 +250,7 @@ func TestSetupSQL_View(t *testing.T) {
 	conn := ready(t, `CREATE TABLE a (id int PRIMARY KEY, b int); CREATE TABLE b (id int PRIMARY KEY, note text);
 		CREATE VIEW v AS SELECT a.id, note FROM a JOIN b ON b.id = a.b; CREATE VIEW w AS SELECT v.* FROM v`)
 	use := setUp(t, conn, "w")
-	if got, want := use.String(), "w(key=id)"; got != want {
+	if got, want := use.String(), "w(key=id;reconcile=10s)"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if _, err := conn.Exec(context.Background(), `DROP VIEW w; DROP VIEW v;

@@ -53,6 +53,9 @@ type Spec struct {
 	// Tombstones is how long a latest stream keeps deleted rows; 0 is for ever.
 	Tombstones time.Duration
 	Capture    Capture
+	// Reconcile is how often the stream is compared with the relation; 0 is as often
+	// as with others.
+	Reconcile time.Duration
 	// Actions are those of the package's Actions that a relation with capture=wal
 	// publishes; empty for all.
 	Actions []string
@@ -155,6 +158,7 @@ func (s Spec) options() string {
 	add("max_age", formatDuration(s.MaxAge), s.MaxAge > 0)
 	add("max_bytes", formatBytes(s.MaxBytes), s.MaxBytes > 0)
 	add("tombstones", formatDuration(s.Tombstones), s.Tombstones > 0)
+	add("reconcile", formatDuration(s.Reconcile), s.Reconcile > 0)
 	add("capture", string(s.Capture), s.Capture != "" && s.Capture != CapturePoll)
 	add("actions", strings.Join(s.Actions, "+"), len(s.Actions) > 0)
 	if len(opts) == 0 {

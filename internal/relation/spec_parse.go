@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "capture", "actions"}
+var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "reconcile", "capture", "actions"}
 
 // maxIdent is NAMEDATALEN-1. Postgres silently cuts longer names.
 const maxIdent = 63
@@ -295,6 +295,8 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 		spec.MaxAge, err = ParseDuration(v)
 	case "tombstones":
 		spec.Tombstones, err = ParseDuration(v)
+	case "reconcile":
+		spec.Reconcile, err = ParseDuration(v)
 	case "max_bytes":
 		spec.MaxBytes, err = parseBytes(v)
 	default:
@@ -321,6 +323,9 @@ func (p *specParser) pairs(spec *Spec, given map[string]int) {
 	}
 	if at, ok := given["tombstones"]; ok && spec.History == HistoryLog {
 		p.fail(at, "tombstones is for history=latest: a log is limited by max_age and max_bytes")
+	}
+	if at, ok := given["reconcile"]; ok && (spec.History == HistoryLog || len(spec.Actions) > 0) {
+		p.fail(at, "reconcile compares a stream with its relation: one with history=log or actions= can't be compared")
 	}
 	if at, ok := given["actions"]; ok && spec.Capture == CapturePoll {
 		p.fail(at, "actions needs capture=wal: polling sees only the result of changes")

@@ -146,6 +146,9 @@ func TestParseSpecs_Errors(t *testing.T) {
 		{"a(history=log;max_bytes=lots)", "want a number of bytes, such as 10GiB"},
 		{"a(history=log;max_bytes=0)", "want a number of bytes"},
 		{"a(history=log;max_bytes=9000000TiB)", "want a number of bytes"},
+		{"a(reconcile=1)", "reconcile=1: want a duration of at least 1s"},
+		{"a(reconcile=10s;history=log)", "character 3: reconcile compares a stream with its relation: one with history=log or actions= can't be compared"},
+		{"a(capture=wal;actions=insert;reconcile=10s)", "character 30: reconcile compares"},
 		{"a(actions=insert)", "actions needs capture=wal"},
 		{"a(capture=wal;actions=upsert)", `unknown action "upsert": want some of insert, update, delete, truncate`},
 		{strings.Repeat("x", 64), "the name is 64 bytes long; Postgres cuts names at 63"},
@@ -177,7 +180,7 @@ func FuzzParseSpecs(f *testing.F) {
 	for _, s := range []string{
 		"users,public.domains_lockstep(key=name),audit(history=log;max_age=24h),lines(key=order_id+pos)",
 		`*,-"A",s."b""c"(txid="T";deleted=d;tombstones=1d3h5m;capture=wal;actions=insert+delete)`,
-		"a(history=log;max_bytes=10KiB)", `a("key"=b)`, "a(((", `"`, "*,*", "-", "a(key=b;", "É.é",
+		"a(history=log;max_bytes=10KiB)", "v(key=id;reconcile=10s),w(key=id;reconcile=1d1h)", `a("key"=b)`, "a(((", `"`, "*,*", "-", "a(key=b;", "É.é",
 	} {
 		f.Add(s)
 	}

@@ -80,8 +80,8 @@ type Options struct {
 	// RetryMax is the longest pause before a relation that fails is taken into a
 	// session again; 0 means a minute.
 	RetryMax time.Duration
-	// ReconcileInterval is how often stream and relation are compared, 0 for
-	// never.
+	// ReconcileInterval is how often stream and relation are compared, 0 for never,
+	// if the relation's spec does not say it.
 	ReconcileInterval time.Duration
 	// MaxLag is how many bytes of WAL the slot may keep, 0 for any number.
 	MaxLag int64
@@ -128,6 +128,7 @@ func (c *Capture) Add(spec relation.Spec, sink capture.Sink, m *health.Metrics) 
 		status: health.Status{State: health.StateStarting},
 	}
 	r.keeper.Compare, r.keeper.Live, r.keeper.Done, r.keeper.Log = r.compareNow, r.isLive, r.metrics.Reconciled, r.log
+	r.keeper.Expected = spec.Reconcile > 0
 	c.relations = append(c.relations, r)
 	return r
 }
@@ -160,8 +161,8 @@ func (c *Capture) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, r := range c.relations {
-		if c.opt.ReconcileInterval > 0 && r.mirrors() {
-			wg.Go(func() { r.keeper.Run(ctx, c.opt.ReconcileInterval) })
+		if every := cmp.Or(r.spec.Reconcile, c.opt.ReconcileInterval); every > 0 && r.mirrors() {
+			wg.Go(func() { r.keeper.Run(ctx, every) })
 		}
 	}
 	wg.Go(func() { c.WatchSlot(ctx) })
