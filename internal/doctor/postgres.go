@@ -179,7 +179,7 @@ func (r *run) stamps(ctx context.Context, conn *pgx.Conn, rel *relation.Relation
 	}
 	col := pgx.Identifier{rel.Columns[rel.Txid].Name}.Sanitize()
 	next := "txid_snapshot_xmax(txid_current_snapshot())"
-	if rel.Columns[rel.Txid].Type == "xid8" {
+	if rel.Columns[rel.Txid].IsXID8() {
 		next = "pg_snapshot_xmax(pg_current_snapshot())"
 	}
 	do := "see whether the column is the application's own, and what this says: " + relation.SetupCommand(spec)

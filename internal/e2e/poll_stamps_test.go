@@ -28,6 +28,29 @@ func TestBridge_RowsWithoutTxidAreReported_I1(t *testing.T) {
 	f.converge(conn)
 }
 
+// A column that holds the application's own numbers may hold negative ones. Such rows are counted and left out, and the
+// others go on, also in a comparison.
+func TestBridge_NegativeTxidStopsNothing_I10(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text, txid bigint NOT NULL DEFAULT txid_current())", "CREATE INDEX ON t (txid)",
+		"INSERT INTO t VALUES (1, 'a'), (2, 'b')", "INSERT INTO t VALUES (3, 'odd', -5), (4, 'odd', -1::bigint << 62)")
+	b := startBridge(t, db, broker.URL(), "t")
+	rel := named("t")
+	rel.published = "txid >= 0"
+	f := follow(t, testenv.NATSConn(t, broker.URL()), rel)
+	f.converge(conn)
+	b.logged(`"level":"warn"`, `"rows":2`, "rows have no txid")
+	run(t, conn, "UPDATE t SET v = 'c', txid = txid_current() WHERE id = 1", "INSERT INTO t VALUES (5, 'odd', -6)")
+	f.converge(conn)
+	reconciled(t, broker.URL(), "t", "2 rows compared: 0 missing, 0 stale, 0 zombies")
+	b.restart()
+	run(t, conn, "UPDATE t SET v = 'd', txid = txid_current() WHERE id = 2")
+	f.converge(conn)
+	b.awaitReady()
+}
+
 // Rows of a restored dump have txids above the cluster's own. They arrive once and raise no position. Later polls and
 // starts do not send them again.
 func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {

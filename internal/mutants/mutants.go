@@ -958,8 +958,8 @@ var mutants = []mutant{
 	{
 		invariant: "I10", name: "rows-without-a-txid",
 		file: "internal/wal/look_sql.go",
-		old:  "if f.rel.Txid >= 0 && values[f.rel.Txid] != nil {",
-		new:  "if f.rel.Txid >= 0 {",
+		old:  "if txid, err := form.Txid(values); err == nil {",
+		new:  "if txid, err := form.Txid(values); err != nil {\n\t\t\treturn r, err\n\t\t} else {",
 		pkg:  "./internal/e2e", test: "TestWAL_NullTxid_I10",
 	},
 	{
@@ -1178,5 +1178,12 @@ var mutants = []mutant{
 		old:  "co.oid = a.attcollation AND NOT co.collisdeterministic)",
 		new:  "co.oid = a.attcollation AND false)",
 		pkg:  "./internal/relation", test: "TestLoad_CoarseColumns",
+	},
+	{
+		invariant: "I10", name: "negative-txid-read",
+		file: "internal/poller/query.go",
+		old:  `stamped = txid + " >= 0"`,
+		new:  `stamped = "true"`,
+		pkg:  "./internal/e2e", test: "TestBridge_NegativeTxidStopsNothing_I10",
 	},
 }

@@ -17,7 +17,7 @@ const (
 
 // countNulls reports rows whose txid is NULL, because no poll ever sees them.
 func (s *session) countNulls(ctx context.Context) error {
-	if !s.rel.Columns[s.rel.Txid].Nullable || time.Now().Before(s.nextNulls) {
+	if !s.rel.Columns[s.rel.Txid].Nullable && len(s.rel.Stamped) > 0 || time.Now().Before(s.nextNulls) {
 		return nil
 	}
 	every := nullsEvery
@@ -34,9 +34,9 @@ func (s *session) countNulls(ctx context.Context) error {
 	}
 	s.p.metrics.Nulls.Set(float64(n))
 	if n > 0 {
-		msg := "rows have no txid (NULL) and are not published; is the column the application's own? See bridge check"
+		msg := "rows have no txid (NULL, or below 0) and are not published; is the column the application's own? See bridge check"
 		if len(s.rel.Stamped) > 0 {
-			msg = "rows have no txid (NULL) and are not published; to correct them: UPDATE … SET txid = txid_current() WHERE txid IS NULL"
+			msg = "rows have no txid (NULL, or below 0) and are not published; to correct them: UPDATE … SET txid = txid_current() WHERE txid IS NULL"
 		}
 		s.log.Warn().Int64("rows", n).Msg(msg)
 	}

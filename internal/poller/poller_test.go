@@ -104,7 +104,7 @@ func TestQueries(t *testing.T) {
 	db := testenv.Postgres(t)
 	testenv.Exec(t, db, `CREATE EXTENSION citext`, `CREATE DOMAIN short AS varchar(5)`,
 		`CREATE TABLE "T ""q""" ("Key" short, n numeric(10,2), v text, "Tx" bigint, PRIMARY KEY (n, "Key"))`, `CREATE INDEX ON "T ""q""" ("Tx")`,
-		`CREATE TABLE x (k uuid PRIMARY KEY, txid xid8 NOT NULL)`, `CREATE INDEX ON x (txid)`,
+		`CREATE DOMAIN stamp AS xid8`, `CREATE TABLE x (k uuid PRIMARY KEY, txid stamp NOT NULL)`, `CREATE INDEX ON x (txid)`,
 		`CREATE TABLE gone (deleted boolean, k citext, txid bigint NOT NULL)`, `CREATE INDEX ON gone (txid)`)
 	conn := testenv.Conn(t, db)
 	for _, name := range []string{`"T ""q"""(txid="Tx")`, "x", "gone(key=k)"} {

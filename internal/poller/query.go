@@ -58,7 +58,7 @@ type queries struct {
 	all string
 	// keys reads the rows whose keys are in the arrays $1…, one per key column.
 	keys string
-	// nulls counts rows without a txid, up to maxNulls.
+	// nulls counts rows without a txid, or with one below 0, up to maxNulls.
 	nulls string
 }
 
@@ -67,7 +67,7 @@ const maxNulls = 1000
 func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	ident := func(i int) string { return "r." + pgx.Identifier{rel.Columns[i].Name}.Sanitize() }
 	txid, xid, high := ident(rel.Txid), "bigint", "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-	if rel.Columns[rel.Txid].Type == "xid8" {
+	if rel.Columns[rel.Txid].IsXID8() {
 		xid, high = "xid8", "pg_snapshot_xmax(pg_current_snapshot())"
 	}
 	list := "r.*"
@@ -106,14 +106,19 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 		return fmt.Sprintf(" AND (%s) %s (%s)", place, beyond, strings.Join(params, ", "))
 	}
 	inN := fmt.Sprintf("(%s < $1::%s AND %[1]s <> ALL($2::%[2]s[]))", txid, xid)
+	// A column of the application's own may hold anything.
+	stamped := txid + " IS NOT NULL"
+	if xid == "bigint" {
+		stamped = txid + " >= 0"
+	}
 	// The whole relation includes rows whose txid, from a restored dump, is ahead
 	// of this cluster.
-	wholeOfN := fmt.Sprintf("(%s OR %s >= %s)", inN, txid, high)
+	wholeOfN := fmt.Sprintf("%s AND (%s OR %s >= %s)", stamped, inN, txid, high)
 	deltaOfN := fmt.Sprintf("%s AND (%s >= $3::%s OR %[2]s = ANY($4::%[3]s[]))", inN, txid, xid)
 	return queries{
 		lock:      relation.LockSQL(rel.Name),
-		whole:     from + txid + " IS NOT NULL" + order,
-		all:       from + txid + " IS NOT NULL",
+		whole:     from + stamped + order,
+		all:       from + stamped,
 		deltaTail: fmt.Sprintf("%s%s >= $1::%s AND %[2]s < %[4]s%[5]s", from, txid, xid, high, order),
 		delta: fmt.Sprintf("%s%s = ANY($1::%s[]) AND %[2]s < %[4]s UNION ALL %[1]s%[2]s >= $2::%[3]s AND %[2]s < %[4]s%s",
 			from, txid, xid, high, order),
@@ -121,8 +126,8 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 		continueWholeAfter: from + wholeOfN + after(3) + order,
 		continueDelta:      from + deltaOfN + order,
 		continueDeltaAfter: from + deltaOfN + after(5) + order,
-		keys:               from + relation.KeysCondition(rel, keyEq) + " AND " + txid + " IS NOT NULL" + order,
-		nulls: fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM %s r WHERE %s IS NULL LIMIT %d) n",
-			rel.Name.SQL(), txid, maxNulls),
+		keys:               from + relation.KeysCondition(rel, keyEq) + " AND " + stamped + order,
+		nulls: fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM %s r WHERE %s IS NULL OR NOT %s LIMIT %d) n",
+			rel.Name.SQL(), txid, stamped, maxNulls),
 	}
 }

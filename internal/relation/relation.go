@@ -118,4 +118,7 @@ type Column struct {
 	Nullable bool
 }
 
+// IsXID8 reports whether the column is of type xid8, or of a domain over it.
+func (c Column) IsXID8() bool { return c.BaseOID == oidXID8 }
+
 func sqlIdent(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -53,9 +53,9 @@ func (f *feed) lookedRow(form *relation.Form, values [][]byte) (lookedRow, error
 	var err error
 	var columns [][]byte
 	values = form.Encodable(&columns, values)
-	if f.rel.Txid >= 0 && values[f.rel.Txid] != nil {
-		if r.txid, err = form.Txid(values); err != nil {
-			return r, err
+	if f.rel.Txid >= 0 {
+		if txid, err := form.Txid(values); err == nil { // the column may be the application's own
+			r.txid = txid
 		}
 	}
 	r.deleted = form.Deleted(values)
