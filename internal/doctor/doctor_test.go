@@ -73,14 +73,14 @@ func contains(t *testing.T, got string, want ...string) {
 
 func TestRun_AllWell(t *testing.T) {
 	servers(t)
-	url := testenv.Postgres(t)
+	url := testenv.NewCluster(t, "fsync=on").Database()
 	testenv.Exec(t, url, good)
 	s := testenv.NATS(t)
 	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1})
 	if !r.OK() || len(r.Problems) != 0 {
 		t.Error(text(t, r))
 	}
-	contains(t, text(t, r), "primary, database lockstep_test_", "nats-server 2.", "max_payload 1 MiB, memory for rows about 250 KiB to 1000 KiB",
+	contains(t, text(t, r), "primary, database db1", "nats-server 2.", "max_payload 1 MiB, memory for rows about 250 KiB to 1000 KiB",
 		"ok    users → LOCKSTEP-public-users, history latest, key id, about 1000 rows", "ok: 0 errors, 0 warnings")
 	var b bytes.Buffer
 	if err := r.JSON(&b); err != nil {
@@ -95,6 +95,17 @@ func TestRun_AllWell(t *testing.T) {
 	if err := json.Unmarshal(b.Bytes(), &doc); err != nil || !doc.OK || doc.Problems == nil || len(doc.Relations) != 1 || doc.Postgres.SystemID == "" {
 		t.Errorf("got %v of\n%s", err, b.String())
 	}
+}
+
+// With fsync off nothing is durable, so the promise about positions does not hold
+// (issue 14, number 11).
+func TestRun_FsyncIsOff(t *testing.T) {
+	servers(t)
+	url := testenv.NewCluster(t, "fsync=off").Database()
+	testenv.Exec(t, url, good)
+	s := testenv.NATS(t)
+	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1})
+	contains(t, text(t, r), "WARNING fsync is off: a crash of its machine may destroy the database.", "ALTER SYSTEM SET fsync = on", "ok: 0 errors, 1 warning")
 }
 
 // A problem in one part does not hide those in others.

@@ -52,6 +52,7 @@ func (r *run) postgres(ctx context.Context) {
 
 const serverSQL = `
 SELECT current_setting('server_version'), current_setting('server_encoding'), current_user::text, current_database()::text,
+       current_setting('fsync')::bool,
        (SELECT count(*) FROM pg_catalog.pg_prepared_xacts WHERE prepared < now() - interval '5 minutes'),
        coalesce((SELECT string_agg(gid, ', ' ORDER BY prepared) FROM pg_catalog.pg_prepared_xacts WHERE prepared < now() - interval '5 minutes'), ''),
        coalesce((SELECT string_agg(format('pid %s (%s, since %s)', pid, application_name, date_trunc('second', xact_start)), ', ' ORDER BY xact_start)
@@ -62,7 +63,8 @@ func (r *run) server(ctx context.Context, conn *pgx.Conn) error {
 	var pg Postgres
 	var encoding, prepared, writers string
 	var preparedCount int
-	err := conn.QueryRow(ctx, serverSQL).Scan(&pg.Version, &encoding, &pg.Role, &pg.Database, &preparedCount, &prepared, &writers)
+	var fsync bool
+	err := conn.QueryRow(ctx, serverSQL).Scan(&pg.Version, &encoding, &pg.Role, &pg.Database, &fsync, &preparedCount, &prepared, &writers)
 	if err != nil {
 		return err
 	}
@@ -77,6 +79,10 @@ func (r *run) server(ctx context.Context, conn *pgx.Conn) error {
 	}
 	if encoding != "UTF8" {
 		r.warn(AreaPostgres, "", fmt.Sprintf("the encoding of the database is %s: text that is not UTF-8 can't be published", encoding), "move to a database with ENCODING 'UTF8'")
+	}
+	if !fsync {
+		r.warn(AreaPostgres, "", "fsync is off: a crash of its machine may destroy the database. It also takes transaction IDs back that clients hold as positions; they would miss rows in silence",
+			"ALTER SYSTEM SET fsync = on, then SELECT pg_reload_conf()")
 	}
 	if preparedCount > 0 {
 		r.warn(AreaPostgres, "", "prepared transactions are more than 5 minutes old: "+prepared+". Until they end, no client's position moves past them",

@@ -85,7 +85,7 @@ func TestWAL_ReadOnlyRole_I1(t *testing.T) {
 // check says what is missing, and after them it finds no problem.
 func TestWAL_LeastRights(t *testing.T) {
 	needServers(t)
-	c, broker := testenv.NewCluster(t), testenv.NATS(t)
+	c, broker := testenv.NewCluster(t, "fsync=on"), testenv.NATS(t)
 	db := c.Database()
 	newBare(t, db, "t", 10)
 	conn := connect(t, db)
