@@ -60,6 +60,7 @@ func items() []item {
 		{7, benchWALLive},
 		{8, benchWALMemory},
 		{9, benchMany},
+		{10, benchRestart},
 	}
 }
 
