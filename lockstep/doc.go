@@ -58,7 +58,7 @@
 //
 // txid is the 64-bit ID of the transaction that last wrote the row.
 // current_xmin is the xmin of the snapshot under which the row was read, or
-// lower. since is min(txid, current_xmin). deleted is true if the row no longer
+// lower; see since of a heartbeat. since is min(txid, current_xmin). deleted is true if the row no longer
 // exists.
 //
 // data holds the row's columns except the txid column and the deleted column, as
@@ -101,12 +101,15 @@
 // a heartbeat, its state is a state of the relation. If the relation is polled,
 // that is its state at one Postgres snapshot. If it is read from the write-ahead
 // log, that is its state after all transactions up to one of them, in the order
-// of their commits. In a polled relation, this is true of changes that a poll can
-// see: of those that left a new txid or a deleted mark. The heartbeat's since is the xmin of that snapshot; for the
-// write-ahead log, of an earlier one. So a client of a quiet relation moves
-// forward too. Heartbeats come from the capture through the whole path; the HTTP
-// server makes none itself. timestamp is the capture's time in Unix seconds.
-// cursor is the exact place in the stream, and is opaque to clients.
+// of their commits. In a polled relation, this is true of changes that a poll
+// can see: of those that left a new txid or a deleted mark. The heartbeat's since
+// is the xmin of that snapshot, or of an earlier one: of the last that is known
+// to be safely on Postgres' disk. So no crash of Postgres makes a since void that
+// was shown. It is 0 while no such snapshot is known. A client of a quiet
+// relation moves forward too. Heartbeats come from the capture through the whole
+// path; the HTTP server makes none itself. timestamp is the capture's time in
+// Unix seconds. cursor is the exact place in the stream, and is opaque to
+// clients.
 //
 // truncate, in a stream that keeps every change, says that all rows were removed
 // together.

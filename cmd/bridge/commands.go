@@ -231,7 +231,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 		Prefix: cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Log: spec.History == relation.HistoryLog,
 		Limits: stream.Limits{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
 	}, publish.NewMetrics(nil), log)
-	if err := p.Adopt(ctx, source.Of(src, rel)); err != nil {
+	if err := p.Adopt(ctx, source.Of(src, rel, 0)); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(stdout, "the stream of %s starts over with the rows of database %q of system %d; a running bridge continues by itself\n", spec.Name.Quoted(), src.Database, src.SystemID)

@@ -77,6 +77,10 @@ type Source struct {
 	// OID is the relation's. A relation that was dropped and created again has
 	// another one.
 	OID uint32
+	// Next is the first transaction ID that had not been given out when the session
+	// began. A capture that polls needs to know it only above timeline 1; 0 is not
+	// known. It is no part of String.
+	Next uint64
 }
 
 // String returns the form that streams carry.

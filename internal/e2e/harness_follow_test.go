@@ -30,9 +30,11 @@ type seen struct {
 	since    uint64
 	high     uint64
 	snapshot relation.Snapshot // of a heartbeat
-	durable  uint64
-	lsn      uint64
-	at       time.Time
+	durable  uint64            // the xmax of D
+	// durableXmin is the xmin of D.
+	durableXmin uint64
+	lsn         uint64
+	at          time.Time
 }
 
 // follower reads a stream as a NATS subscriber does: from its start, every message in order, as long as the test runs.
@@ -58,8 +60,9 @@ type follower struct {
 	keep      bool
 	kept      []lockstep.Row
 	truncated int
-	// crashes allows what follows a crash of Postgres, which gives transaction IDs out again: a heartbeat's since falls,
-	// and rows come that an earlier heartbeat covered.
+	// crashes allows what follows a crash of Postgres, which gives transaction IDs out again: rows come that an earlier
+	// heartbeat's snapshot showed, and a row that Postgres lost gets its older version back. No ID below a since that was
+	// shown is given out again.
 	crashes bool
 	// repairs allows rows that an earlier heartbeat covered, because reconcile finds what polls do not see.
 	repairs bool
@@ -153,8 +156,15 @@ func (f *follower) take(msg jetstream.Msg) {
 		}
 		s.lsn = hb.LSN
 		s.since, s.durable = hb.Since, durable(msg.Headers().Get(stream.DurableHeader))
-		if s.since < f.since && !f.crashes {
+		if s.since < f.since {
 			fault("I5: a heartbeat's since falls from %d to %d", f.since, s.since)
+		}
+		if s.since > s.high || s.since > s.snapshot.Xmin {
+			fault("I3: since %d of a heartbeat is above its High %d, or above the xmin of its snapshot %s", s.since, s.high, s.snapshot)
+		}
+		d, err := relation.ParseSnapshot(hb.Durable)
+		if s.durableXmin = d.Xmin; hb.LSN == 0 && (s.since > 0 || hb.Durable != "") && (err != nil || s.since > d.Xmin) {
+			fault("I5: since %d of a heartbeat is above what is known to be durable: %s (%v)", s.since, hb.Durable, err)
 		}
 		f.since, f.heartbeats = s.since, s.snapshot
 	case stream.KindRow:
@@ -183,6 +193,9 @@ func (f *follower) take(msg jetstream.Msg) {
 		// or allowed (see crashes and repairs).
 		if old := f.rows[s.key]; f.heartbeats.Xmax > 0 && f.heartbeats.Visible(s.row.Txid) && old.Txid != s.row.Txid && !s.row.Deleted && !f.crashes && !f.repairs {
 			fault("I2: a row of transaction %d comes after a heartbeat whose snapshot shows it: %s", s.row.Txid, f.heartbeats)
+		}
+		if _, held := f.rows[s.key]; s.row.Txid < f.since && !s.row.Deleted && !held && !f.repairs {
+			fault("I5: a new row of transaction %d comes after a heartbeat with since %d", s.row.Txid, f.since)
 		}
 		if f.rows[s.key] = s.row; s.row.Deleted {
 			delete(f.rows, s.key)

@@ -82,7 +82,7 @@ func TestBridge_ReplacedViewIsPublishedAnew_I1(t *testing.T) {
 	b := startBridge(t, db, broker.URL(), "v(key=id)")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("v"))
 	f.converge(conn)
-	f.set(func() { f.crashes = true }) // rows of old transactions come after heartbeats that cover them
+	f.set(func() { f.repairs = true }) // rows of old transactions come after heartbeats that cover them
 	// A running bridge would notice within a minute, at its start it does so immediately.
 	b.Kill()
 	run(t, conn, "CREATE OR REPLACE VIEW below AS SELECT * FROM t")

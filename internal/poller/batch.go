@@ -30,9 +30,10 @@ type work struct {
 	previous *relation.Snapshot
 	// ceiling, if not 0, is the highest since that a row may show.
 	ceiling uint64
-	// announced is the snapshot of the interrupted batch that this one continues.
-	// No heartbeat follows such a batch.
+	// announced is the snapshot of the interrupted batch that this one continues,
+	// durable the D that was announced with it. No heartbeat follows such a batch.
 	announced *relation.Snapshot
+	durable   relation.Snapshot
 }
 
 // look is the result of snapshotSQL.
@@ -276,6 +277,9 @@ func (s *session) checkColumns(got []pgconn.FieldDescription) error {
 
 // endBatch publishes the heartbeat and makes the batch's snapshot the previous
 // one. If there are no rows and no heartbeat is due, it publishes nothing.
+//
+// The heartbeat shows no since above D's xmin. If that is below the snapshot's
+// xmin, one more heartbeat follows when D has come that far.
 func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) error {
 	if b.announced {
 		if err := s.durable.refresh(ctx, conn); err != nil {
@@ -284,19 +288,31 @@ func (s *session) endBatch(ctx context.Context, conn *pgxpool.Conn, b *batch) er
 	}
 	now := time.Now()
 	sn := b.look.snapshot
-	if b.rows == 0 && s.live && now.Before(s.nextHeartbeat) {
+	since := s.durable.limit(sn.Xmin)
+	reached := s.owed != 0 && since >= s.owed
+	if b.rows == 0 && s.live && !reached && now.Before(s.nextHeartbeat) {
 		s.previous = &sn
 		s.p.metrics.Fresh(b.begun)
 		return nil
 	}
-	hb := capture.Heartbeat{Snapshot: b.look.taken.String(), Since: sn.Xmin, Durable: s.durable.text(), High: sn.Xmin}
+	// High is the snapshot's own xmin: it says how far Postgres is, to a client that
+	// asks for more than the stream has.
+	hb := capture.Heartbeat{Snapshot: b.look.taken.String(), Since: since, Durable: s.durable.text(), High: sn.Xmin}
 	if err := s.sink.Heartbeat(ctx, hb); err != nil {
 		return err
+	}
+	switch {
+	case since == sn.Xmin:
+		s.owed = 0
+	case b.rows > 0 || !s.live:
+		s.owed = sn.Xmin
+	case reached: // by one more: if other relations are written, D is never there
+		s.owed = 0
 	}
 	s.previous = &sn
 	s.nextHeartbeat = now.Add(s.p.opt.HeartbeatInterval)
 	s.live, s.overdue = true, false
 	s.p.shown(s, b.look.taken, now)
-	s.p.metrics.Heartbeat(now, b.begun, sn.Xmin)
+	s.p.metrics.Heartbeat(now, b.begun, since)
 	return nil
 }

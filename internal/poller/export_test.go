@@ -36,6 +36,20 @@ func (r Repeats) Seen(values [][]byte, key []int, txid uint64, content string) b
 func (r Repeats) ForgetBelow(xmin uint64) { r.r.forgetBelow(xmin) }
 func (r Repeats) Len() int                { return len(r.r.rows) }
 
+// Durability is durability.
+type Durability struct{ d durability }
+
+func NewDurability(pages relation.WALPages) *Durability { return &Durability{durability{pages: pages}} }
+
+// Look is what a poll learns: a snapshot xmin:xmin:, and the WAL's positions after
+// it was taken.
+func (d *Durability) Look(xmin, inserted, flushed uint64) {
+	d.d.add(look{snapshot: relation.Snapshot{Xmin: xmin, Xmax: xmin}, inserted: inserted, flushed: flushed})
+}
+func (d *Durability) Flushed(position uint64)  { d.d.flushed(position) }
+func (d *Durability) Reconnected()             { d.d.reconnected() }
+func (d *Durability) Limit(xmin uint64) uint64 { return d.d.limit(xmin) }
+
 // Queries returns a relation's statements by name.
 func Queries(rel *relation.Relation, serverSide []bool) map[string]string {
 	q := newQueries(rel, serverSide)

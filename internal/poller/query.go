@@ -27,6 +27,13 @@ SELECT pg_current_snapshot()::text, COALESCE(to_regclass($1)::oid, 0)::text, pg_
        CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text,
        COALESCE(row_security_active(to_regclass($1)::oid), false)::text`
 
+	// nextSQL asks for the first transaction ID that was not given out.
+	nextSQL = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8`
+
+	// durableSQL takes a snapshot as snapshotSQL does, on a primary.
+	durableSQL = `
+SELECT pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8, (pg_current_wal_flush_lsn() - '0/0')::int8`
+
 	flushedSQL = `
 SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_current_wal_flush_lsn() - '0/0' END::text`
 )

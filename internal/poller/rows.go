@@ -26,8 +26,7 @@ type batch struct {
 	work  work
 	begun time.Time
 	look  look
-	// xmin is what the rows show as current_xmin: xmin of the batch's snapshot, or
-	// lower.
+	// xmin is what the rows show as current_xmin; see shown.
 	xmin uint64
 	// announced is set when the batch was announced, or needs no announcement.
 	announced bool
@@ -63,14 +62,9 @@ func (b *batch) start(ctx context.Context, l look) error {
 	if err := b.s.check(ctx, b, l); err != nil {
 		return err
 	}
-	b.look, b.xmin = l, l.snapshot.Xmin
-	if b.work.announced != nil {
-		b.xmin = b.work.announced.Xmin
-	}
-	if b.work.ceiling != 0 {
-		b.xmin = min(b.xmin, b.work.ceiling)
-	}
+	b.look = l
 	b.s.durable.add(l)
+	b.xmin = b.shown()
 	b.s.p.metrics.Next(l.next)
 	b.s.repeats.forgetBelow(l.snapshot.Xmin)
 	b.progress = health.NewProgress(b.begun)
@@ -80,10 +74,30 @@ func (b *batch) start(ctx context.Context, l look) error {
 	b.s.p.update(func(st *health.Status) {
 		*st = health.Status{State: health.StateFirstLoad, LoadRows: b.s.rel.EstimatedRows, Heartbeat: st.Heartbeat}
 	})
-	if err := b.announce(ctx); err != nil || b.work.schema == nil {
+	if err := b.announce(ctx); err != nil {
 		return err
 	}
+	b.xmin = b.shown() // announce may have found a D
+	if b.work.schema == nil {
+		return nil
+	}
 	return b.s.sink.Schema(ctx, b.work.schema)
+}
+
+// shown returns what the batch's rows show as current_xmin: the xmin of the
+// batch's snapshot, or of D if that is lower. So a crash of Postgres never gives
+// out again an ID below a since that was shown. What follows a continued batch is
+// all that is not visible in the D that was announced with it, if Postgres
+// crashed meanwhile.
+func (b *batch) shown() uint64 {
+	xmin := b.s.durable.limit(b.look.snapshot.Xmin)
+	if w := b.work; w.announced != nil {
+		xmin = min(w.announced.Xmin, w.durable.Xmin)
+	}
+	if b.work.ceiling != 0 {
+		xmin = min(xmin, b.work.ceiling)
+	}
+	return xmin
 }
 
 // add takes one row as Postgres sent it.
@@ -154,31 +168,19 @@ func (b *batch) hold(ctx context.Context, txid uint64, values [][]byte) error {
 	return b.flush(ctx)
 }
 
-// forgettable is a generous bound for the number of transaction IDs that Postgres
-// may give out again after a crash. These are the IDs assigned since the WAL was
-// last flushed, which the WAL writer does several times a second.
-const forgettable = 1 << 22
-
-// high returns High for the row's message.
+// high returns High for the row's message: its txid, which is at least the since
+// that it shows. A row that is written later has no lower txid than a since that
+// was shown before, so it never stands before the place at which the search for
+// that since ends, whatever became of the stream (I3).
 //
-// In a batch of the whole relation that is not xmin. Since xmin is far above the
-// txids of old rows, a client that was cut between them could not resume there.
-// But it is higher than the txid. The reason is the loss of the broker's files
-// after a crash of Postgres that gave IDs out again. Clients then come with
-// positions from before the crash, and rows written after it, with lower IDs,
-// must still be ahead of them in the stream (I3).
-//
-// A row with a txid of another cluster shows xmin as its since. It must not raise
-// High above that.
+// A row with a txid of another cluster shows the batch's xmin as its since. It
+// must not raise High above that.
 func (b *batch) high(txid uint64) uint64 {
-	switch {
-	case txid >= b.look.next:
+	if txid >= b.look.next {
 		b.foreign++
 		return b.xmin
-	case b.work.whole:
-		return max(txid, min(b.xmin, txid+forgettable))
 	}
-	return max(txid, b.xmin)
+	return txid
 }
 
 // announce announces the batch, unless that was done before.

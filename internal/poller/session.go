@@ -32,6 +32,8 @@ type session struct {
 	// shape distinguishes the prepared statements of different shapes.
 	shape uint64
 	src   relation.Source
+	// next is capture.Source.Next.
+	next uint64
 
 	// previous is P. It is nil before the first load has ended.
 	previous *relation.Snapshot
@@ -43,6 +45,9 @@ type session struct {
 	connects int64
 	// repeats remembers the published rows above xmin.
 	repeats *repeats
+	// owed, if not 0, is the since that clients wait for: the xmin of the snapshot
+	// of a heartbeat that could not show it yet.
+	owed uint64
 	// nextHeartbeat is when a heartbeat is due even without rows. nextNulls is when
 	// rows without a txid are counted again, nextShape when the catalog is checked
 	// again.
@@ -78,7 +83,7 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	pos, err := s.sink.Begin(ctx, source.Of(s.src, s.rel), func() {
+	pos, err := s.sink.Begin(ctx, source.Of(s.src, s.rel, s.next), func() {
 		s.p.update(func(st *health.Status) { *st = health.Status{State: health.StateStandby} })
 	})
 	if err != nil {
@@ -97,6 +102,14 @@ func (s *session) load(ctx context.Context) error {
 	var err error
 	if s.src, err = relation.LoadSource(ctx, s.pool); err != nil {
 		return err
+	}
+	s.durable.pages = s.src.WAL
+	if s.src.Timeline > 1 {
+		next, err := relation.QueryOne[int64](ctx, s.pool, nextSQL)
+		if err != nil {
+			return fmt.Errorf("ask for the next transaction ID: %w", err)
+		}
+		s.next = uint64(next)
 	}
 	var warnings []relation.Problem
 	if s.rel, warnings, err = relation.Load(ctx, s.pool, s.p.opt.Spec); relation.IsLocked(err) {
@@ -180,6 +193,10 @@ func (s *session) loop(ctx context.Context) error {
 		if s.waits > 0 {
 			err = s.waitAgain(ctx)
 		} else {
+			timer.interval = s.p.opt.Interval
+			if s.owed != 0 {
+				timer.interval = min(timer.interval, owedInterval)
+			}
 			err = timer.wait(ctx, s.p.wake, rows > 0)
 		}
 		if err != nil {
@@ -187,6 +204,9 @@ func (s *session) loop(ctx context.Context) error {
 		}
 	}
 }
+
+// owedInterval is the longest time between two polls while clients wait for D.
+const owedInterval = 100 * time.Millisecond
 
 // poll reads and publishes one batch, and returns its number of rows.
 func (s *session) poll(ctx context.Context) (int64, error) {
@@ -358,7 +378,15 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 		return fmt.Errorf("parse announced batch: %w", err)
 	}
 	n = s.bound(n)
-	w := work{announced: &n, params: [][]byte{xid(n.Xmax), xidArray(n.Xip)}}
+	durable, err := parseDurable(b.Durable)
+	if err != nil {
+		return fmt.Errorf("parse announced batch: %w", err)
+	}
+	if durable.Xmax > s.safe.Xmax {
+		s.safe = durable
+		s.durable.raise(durable)
+	}
+	w := work{announced: &n, durable: durable, params: [][]byte{xid(n.Xmax), xidArray(n.Xip)}}
 	if b.Previous == "" {
 		w.whole, w.query = true, s.queries.continueWhole
 		if after != nil {
@@ -380,13 +408,6 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 			return s.batch(ctx, work{query: s.queries.whole, whole: true})
 		}
 		w.params = append(append(w.params, xid(after.Txid)), after.Key...)
-	}
-	durable, err := parseDurable(b.Durable)
-	if err != nil {
-		return fmt.Errorf("parse announced batch: %w", err)
-	}
-	if durable.Xmax > s.safe.Xmax {
-		s.safe = durable
 	}
 	s.log.Info().Bool("whole", w.whole).Bool("begun", after != nil).Msg("continuing the batch that was interrupted")
 	if err := s.batch(ctx, w); err != nil {

@@ -126,7 +126,11 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 		reason = t.foreign
 	}
 	if reason != "" {
-		if meta, err = p.newIncarnation(ctx, src, reason, 0); err != nil {
+		shown := uint64(0)
+		if next := voidBelow(src); meta.Source.Timeline != src.Timeline && next > 0 {
+			shown = next - 1 // also by an end of the stream that the broker may have lost
+		}
+		if meta, err = p.newIncarnation(ctx, src, reason, shown); err != nil {
 			return capture.Position{}, err
 		}
 		if t, err = p.readTail(ctx); err != nil {

@@ -20,7 +20,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 	defer cancel()
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		meta := p.newMeta(src, 0)
+		meta := p.newMeta(src, voidBelow(src))
 		limits := p.opt.Limits
 		err = withReplicas(p.nc, limits.Replicas, func(n int) error {
 			limits.Replicas = n
@@ -46,6 +46,18 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 			capture.ErrOtherSource, p.layout.Stream, meta.Source.Database, meta.Source.System, src.Database, src.System, p.opt.Schema, p.opt.Table)
 	}
 	return meta, nil
+}
+
+// voidBelow returns the floor of a stream that did not exist. On Postgres' first
+// timeline that is 0: a stream that was lost showed no position that a crash could
+// take back. After a failover it may have: the new primary may lack the end of the
+// old one's WAL, and gives the IDs in it out again. So nobody goes on from any
+// position of a time before this session.
+func voidBelow(src capture.Source) uint64 {
+	if src.Timeline > 1 {
+		return src.Next
+	}
+	return 0
 }
 
 func (p *Publisher) newMeta(src capture.Source, floor uint64) stream.Meta {

@@ -46,15 +46,20 @@ func newLogWriter(t *testing.T, url string, lim stream.Limits) *writer {
 
 func startWriter(t *testing.T, url, holder string, opt publish.Options) *writer {
 	t.Helper()
+	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
+	if os.Getenv("LOG_LEVEL") == "debug" {
+		log = log.Level(zerolog.DebugLevel)
+	}
+	return startLogging(t, url, holder, opt, log)
+}
+
+func startLogging(t *testing.T, url, holder string, opt publish.Options, log zerolog.Logger) *writer {
+	t.Helper()
 	opt.Prefix, opt.Schema, opt.Table = "lockstep", "public", "t"
 	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
-	}
-	log := zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
-	if os.Getenv("LOG_LEVEL") == "debug" {
-		log = log.Level(zerolog.DebugLevel)
 	}
 	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: holder, Replicas: opt.Limits.Replicas, Timing: opt.Timing})
 	if err != nil {
@@ -68,6 +73,24 @@ func startWriter(t *testing.T, url, holder string, opt publish.Options) *writer 
 	w := &writer{Publisher: p, js: js, stop: func() { cancel(); wg.Wait() }}
 	t.Cleanup(w.stop)
 	return w
+}
+
+// lockedBuffer is what several goroutines write a log to.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func (w *writer) begin(t *testing.T) capture.Position {
@@ -552,6 +575,88 @@ func TestPublish_Suspects(t *testing.T) {
 		if n := got[fmt.Sprint(i)]; n != want {
 			t.Errorf("key %d came %d times, want %d", i, n, want)
 		}
+	}
+}
+
+// TestPublish_SuspectsReadOnlyWhatMayBeSuspect: a search from a txid on reads
+// nothing that stands before the first row with such a txid. A search that lasts
+// says in the log how far it has come (issue 14, number 11).
+func TestPublish_SuspectsReadOnlyWhatMayBeSuspect(t *testing.T) {
+	t.Parallel()
+	var log lockedBuffer
+	w := startLogging(t, testenv.NATS(t).URL(), "a", publish.Options{Timing: publish.Timing{Progress: time.Nanosecond}}, zerolog.New(&log))
+	w.begin(t)
+	for i := range 100 {
+		w.mustRow(t, i, uint64(100+i))
+	}
+	w.mustHeartbeat(t, 200)
+	w.begin(t)
+	const said = "looking in the stream for rows that a crash of Postgres may have undone"
+	read := func(txid uint64) int {
+		t.Helper()
+		before := strings.Count(log.String(), said)
+		rows, next, err := w.Suspects(t.Context(), txid, capture.Page{}, 1000)
+		if err != nil || next != (capture.Page{}) {
+			t.Fatalf("got %v, %v", next, err)
+		}
+		if want := int(max(200, txid) - txid); len(rows) != want {
+			t.Errorf("from %d on: %d rows, want %d", txid, len(rows), want)
+		}
+		return strings.Count(log.String(), said) - before
+	}
+	// Besides rows there are a heartbeat, a fence and a message that opens the batch.
+	if n := read(190); n < 10 || n > 14 {
+		t.Errorf("%d messages were read from 190 on, want those of 10 rows, and few more", n)
+	}
+	if n := read(200); n > 4 {
+		t.Errorf("%d messages were read from 200 on, want none of a row", n)
+	}
+	if !strings.Contains(log.String(), `"last":`) {
+		t.Errorf("the log does not say how far it is to go:\n%s", log.String())
+	}
+}
+
+// TestPublish_FloorAfterAFailover (I3): after a failover Postgres may give out
+// again IDs that were shown before. So a stream that did not exist, and one whose
+// end may be lost, refuse every position of a time before (issue 14, number 11).
+func TestPublish_FloorAfterAFailover(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		first capture.Source // of a stream that exists; zero for none
+		then  capture.Source
+		floor uint64
+	}{
+		{"no stream, first timeline", capture.Source{}, capture.Source{Timeline: 1, Next: 500}, 0},
+		{"no stream, second timeline", capture.Source{}, capture.Source{Timeline: 2, Next: 500}, 500},
+		{"a stream of the first timeline", capture.Source{Timeline: 1}, capture.Source{Timeline: 2, Next: 500}, 500},
+		{"a stream that is ahead", capture.Source{Timeline: 1}, capture.Source{Timeline: 2, Next: 5}, 10},
+		{"a stream of the same timeline", capture.Source{Timeline: 2, Next: 3}, capture.Source{Timeline: 2, Next: 500}, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWriter(t, testenv.NATS(t).URL(), "a")
+			begin := func(src capture.Source) {
+				t.Helper()
+				src.System, src.Database, src.OID = 7, "app", 42
+				if _, err := w.Begin(t.Context(), src, func() {}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.first.Timeline != 0 {
+				begin(c.first)
+				w.mustRow(t, 1, 5)
+				w.mustHeartbeat(t, 9)
+			}
+			begin(c.then)
+			s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, err := stream.ReadMeta(s.CachedInfo().Config); err != nil || m.Floor != c.floor {
+				t.Errorf("the floor is %d, want %d (%v)", m.Floor, c.floor, err)
+			}
+		})
 	}
 }
 

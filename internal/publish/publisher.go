@@ -76,12 +76,16 @@ type Timing struct {
 	// StoredWithin is how long the server may take to store a message. The default is
 	// 10 s.
 	StoredWithin time.Duration
+	// Progress is how long Suspects may search before it says how far it has come.
+	// After that it says so five times more rarely. The default is 2 s.
+	Progress time.Duration
 }
 
 func (t Timing) withDefaults() Timing {
 	return Timing{
 		LeaseTTL: cmp.Or(t.LeaseTTL, 3*time.Second), LeaseRetry: cmp.Or(t.LeaseRetry, 400*time.Millisecond),
 		Tick: cmp.Or(t.Tick, time.Second), StoredWithin: cmp.Or(t.StoredWithin, 10*time.Second),
+		Progress: cmp.Or(t.Progress, 2*time.Second),
 	}
 }
 
@@ -96,6 +100,10 @@ type Publisher struct {
 	log     zerolog.Logger
 	metrics relationMetrics
 	lease   *lease
+
+	// nextProgress is when Suspects next says how far it has come. Owned by the
+	// goroutine that calls the methods of capture.Sink.
+	nextProgress time.Time
 
 	// config is held while the stream's configuration is changed.
 	config sync.Mutex

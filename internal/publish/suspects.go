@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/stream"
@@ -13,7 +14,8 @@ import (
 )
 
 // Suspects implements capture.Sink. All pages together cover the stream up to the
-// last message that had been sent when the first page was asked for.
+// last message that had been sent when the first page was asked for. No heartbeat
+// comes meanwhile, so a long search says in the log how far it has come.
 func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page, limit int) ([]capture.RowPosition, capture.Page, error) {
 	e, last, err := p.sent()
 	if err != nil {
@@ -21,6 +23,8 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 	}
 	if page.End != 0 {
 		last = page.End
+	} else {
+		p.nextProgress = time.Now().Add(p.opt.Timing.Progress)
 	}
 	ctx, cancel := p.whileConnected(ctx)
 	defer cancel()
@@ -39,6 +43,11 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uint64, limit int) (rows []capture.RowPosition, next capture.Page, err error) {
 	err = p.read(ctx, e, from, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
 		seq := md.Sequence.Stream
+		if now := time.Now(); now.After(p.nextProgress) {
+			p.nextProgress = now.Add(5 * p.opt.Timing.Progress)
+			p.log.Info().Uint64("seq", seq).Uint64("last", last).
+				Msg("looking in the stream for rows that a crash of Postgres may have undone")
+		}
 		if t, ok := lockstep.Txid(msg.Data()); ok && t >= txid && seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
 			key, err := p.key(msg, seq)
 			if err != nil {

@@ -125,6 +125,30 @@ type Source struct {
 	InRecovery bool
 	// Version is server_version_num: 150018 for 15.18.
 	Version int
+	// WAL is the size of the WAL's pages and files.
+	WAL WALPages
+}
+
+// WALPages is the size in bytes of the pages of a WAL, and of its files.
+type WALPages struct{ Page, File uint64 }
+
+// The headers of WAL pages. The first page of a file has the long one.
+const (
+	walPageHeader = 24
+	walFileHeader = 40
+)
+
+// Start returns the start of the page if the position is just after the page's
+// header, and else the position itself. Between the two there is no record.
+func (w WALPages) Start(position uint64) uint64 {
+	switch {
+	case w.Page == 0 || w.File == 0:
+	case position%w.File == walFileHeader:
+		return position - walFileHeader
+	case position%w.Page == walPageHeader && position%w.File != walPageHeader:
+		return position - walPageHeader
+	}
+	return position
 }
 
 // Any role may execute these functions (checked on 15), unless EXECUTE was
@@ -135,7 +159,8 @@ const sourceSQL = `
 SELECT s.system_identifier,
        greatest(c.timeline_id, r.min_recovery_end_timeline, CASE WHEN pg_is_in_recovery() THEN 0
          ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END),
-       current_database()::text, pg_is_in_recovery(), current_setting('server_version_num')::int
+       current_database()::text, pg_is_in_recovery(), current_setting('server_version_num')::int,
+       current_setting('wal_block_size')::int8, pg_size_bytes(current_setting('wal_segment_size'))
   FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() r`
 
 // LoadSource asks which cluster, timeline and database q reads from. If the role
@@ -147,9 +172,9 @@ func LoadSource(ctx context.Context, q Querier) (Source, error) {
 	}
 	src, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (Source, error) {
 		var s Source
-		var system, timeline int64 // both unsigned in Postgres
-		err := row.Scan(&system, &timeline, &s.Database, &s.InRecovery, &s.Version)
-		s.SystemID, s.Timeline = uint64(system), uint32(timeline)
+		var system, timeline, page, file int64 // unsigned in Postgres
+		err := row.Scan(&system, &timeline, &s.Database, &s.InRecovery, &s.Version, &page, &file)
+		s.SystemID, s.Timeline, s.WAL = uint64(system), uint32(timeline), WALPages{uint64(page), uint64(file)}
 		return s, err
 	})
 	if err != nil {

@@ -3,9 +3,11 @@ package relation_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"bridge/internal/relation"
 	"bridge/internal/testenv"
@@ -349,6 +351,62 @@ func TestLoadSource(t *testing.T) {
 	if _, err := relation.LoadSource(ctx, conn); err == nil || !strings.Contains(err.Error(), "GRANT EXECUTE ON FUNCTION pg_control_system()") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A record may end exactly with a page of the WAL. Postgres then names a place to
+// insert that is never on disk before somebody writes. Start returns the place that
+// is.
+func TestWALPages_Start(t *testing.T) {
+	t.Parallel()
+	c := testenv.NewCluster(t, "fsync=on", "autovacuum=off", "wal_level=logical")
+	conn := testenv.Conn(t, c.Database())
+	src, err := relation.LoadSource(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if src.WAL != (relation.WALPages{Page: 8192, File: 16 << 20}) {
+		t.Fatalf("got %+v", src.WAL)
+	}
+	at := func(expression string) uint64 {
+		t.Helper()
+		n, err := relation.QueryOne[int64](t.Context(), conn, "SELECT ("+expression+" - '0/0')::int8")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return uint64(n)
+	}
+	write := func(bytes uint64) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), "SELECT pg_logical_emit_message(false, 'x', repeat('x', $1))", int(bytes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		begin := at("pg_current_wal_insert_lsn()")
+		write(64)
+		end := at("pg_current_wal_insert_lsn()")
+		left := 8192 - end%8192
+		head := end - begin - 64
+		if begin/8192 != end/8192 || left < head+8 {
+			continue
+		}
+		write(left - head) // up to the page's end
+		inserted := at("pg_current_wal_insert_lsn()")
+		if inserted%8192 != 24 {
+			t.Logf("the page ends at %d, the record at %d", end+left, inserted) // somebody else wrote
+			continue
+		}
+		testenv.Eventually(t, 20*time.Second, func() error { // the WAL writer flushes all that there is
+			if flushed := at("pg_current_wal_flush_lsn()"); flushed < src.WAL.Start(inserted) {
+				return fmt.Errorf("the WAL is flushed up to %d, want %d", flushed, src.WAL.Start(inserted))
+			}
+			return nil
+		})
+		if flushed := at("pg_current_wal_flush_lsn()"); flushed < inserted && at("pg_current_wal_insert_lsn()") == inserted {
+			return // as it is when nobody writes
+		}
+	}
+	t.Fatal("no record ended with a page")
 }
 
 // Immediately after a promotion LoadSource returns the new timeline, although the

@@ -23,11 +23,14 @@ func (v Violation) String() string {
 // Counts is how much a check compared.
 type Counts struct {
 	Rows, Heartbeats, Connections, Cuts, Refusals, Repeats int
+	// Snapshots is at how many of the heartbeats the snapshot was known.
+	Snapshots int
 }
 
 func (c *Counts) add(o Counts) {
 	c.Rows += o.Rows
 	c.Heartbeats += o.Heartbeats
+	c.Snapshots += o.Snapshots
 	c.Connections += o.Connections
 	c.Cuts += o.Cuts
 	c.Refusals += o.Refusals
@@ -100,7 +103,7 @@ type checker struct {
 	completed bool
 	seen      map[string]int64 // the highest Ver by key
 	shownRow  *Event           // the first row with the highest since of all rows
-	shownBeat map[int]uint64   // the highest since of all heartbeats, by era
+	shownBeat uint64           // the highest since of all heartbeats
 	lastBeat  *Event
 	epochs    map[string]bool
 	doubts    []Violation // those since the last heartbeat; see doubt
@@ -115,7 +118,7 @@ func (c *checker) fail(invariant, format string, args ...any) {
 
 func (c *checker) connected() {
 	c.completed, c.shownRow, c.lastBeat, c.doubts = false, nil, nil, nil
-	c.seen, c.shownBeat, c.epochs = map[string]int64{}, map[int]uint64{}, map[string]bool{}
+	c.seen, c.shownBeat, c.epochs = map[string]int64{}, 0, map[string]bool{}
 }
 
 func (c *checker) event(e *Event) {
@@ -158,7 +161,9 @@ func (c *checker) refused(e *Event) {
 	switch e.Status {
 	case 503, 404: // not ready, and no stream yet
 	case 409, 410:
-		if !within(c.truth.Losses, 0, e.At) {
+		if !c.truth.WAL {
+			c.fail("I3", "since %d was refused with %d, although no crash takes a position back: %s", e.Since, e.Status, e.Text)
+		} else if !within(c.truth.Losses, 0, e.At) {
 			c.fail("I3", "since %d was refused with %d, although nothing was lost: %s", e.Since, e.Status, e.Text)
 		}
 	default:

@@ -55,10 +55,8 @@ func (c *checker) promise(e *Event, known *Committed, held Version, holds bool) 
 	if c.shownRow != nil && e.Txid < c.shownRow.Since && !c.truth.repeats(e, known, c.shownRow) {
 		c.doubt("I5", "row %s (txid %d, ver %d) is new below since %d, which an earlier row showed", e.Key, e.Txid, e.Ver, c.shownRow.Since)
 	}
-	for era, since := range c.shownBeat {
-		if e.Txid < since && known.Era <= era {
-			c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which an earlier heartbeat showed", e.Key, e.Txid, e.Ver, since)
-		}
+	if e.Txid < c.shownBeat {
+		c.fail("I5", "row %s (txid %d, ver %d) is new below since %d, which an earlier heartbeat showed", e.Key, e.Txid, e.Ver, c.shownBeat)
 	}
 }
 
@@ -79,7 +77,7 @@ func (c *checker) heartbeat(e *Event) {
 		c.fail("I2", "a heartbeat before snapshot_completed")
 	}
 	if last := c.lastBeat; last != nil {
-		if e.Since < last.Since && era <= c.truth.era(last.Timestamp) {
+		if e.Since < last.Since {
 			c.fail("I5", "a heartbeat's since fell from %d to %d", last.Since, e.Since)
 		}
 		if e.Cursor.Seq <= last.Cursor.Seq {
@@ -92,7 +90,7 @@ func (c *checker) heartbeat(e *Event) {
 	c.judgeDoubts(e)
 	c.epochs[e.Cursor.Epoch] = true
 	c.lastBeat = e
-	c.shownBeat[era] = max(c.shownBeat[era], e.Since)
+	c.shownBeat = max(c.shownBeat, e.Since)
 	c.counts.Heartbeats++
 	c.sum(e)
 	c.finished(e, era)
@@ -115,13 +113,17 @@ func (c *checker) sum(e *Event) {
 	}
 }
 
-// finished checks that each version of a finished transaction is there, or a later one, and that no version is there
-// that Postgres lost before the heartbeat.
+// finished checks that each version of a transaction that had ended at the heartbeat's snapshot is there, or a later
+// one, and that no version is there that Postgres lost before the heartbeat.
 func (c *checker) finished(e *Event, era int) {
+	sn, known := c.truth.snapshot(e)
+	if known {
+		c.counts.Snapshots++
+	}
 	for key, ch := range c.truth.byKey {
 		held, holds := c.state[key]
-		if want := ch.required(e.Since, era); held.Ver < want && !(holds && held.bare() && !c.truth.WAL) && !c.gone(e, key, want) {
-			c.fail("I2", "at the heartbeat with since %d row %s has version %d, want at least %d", e.Since, key, held.Ver, want)
+		if want := ch.required(sn, era); held.Ver < want && !(holds && held.bare() && !c.truth.WAL) && !c.gone(e, key, want) {
+			c.fail("I2", "at the heartbeat with since %d row %s has version %d, want at least %d, as in its snapshot %s", e.Since, key, held.Ver, want, sn)
 		}
 	}
 	for key, held := range c.state {

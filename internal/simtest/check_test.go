@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"bridge/internal/relation"
 	"bridge/internal/simtest"
 	"bridge/lockstep"
 )
@@ -78,13 +79,11 @@ func TestCheck_AcceptsWhatIsRight(t *testing.T) {
 		"load":                       loaded(),
 		"a row goes to a lower txid": moved(),
 		"repeats":                    moved(row("a", 3, 4, 11, 13, 35), row("b", 3, 5, 11, 13, 65), beat(13, 902, "e2", 30)),
-		"a txid is given out again":  moved(beat(14, 903, "e1", 30), row("a", 4, 6, 13, 14, 36), row("b", 4, 7, 13, 14, 64), beat(14, 1001, "e2", 40)),
-		"since falls by a crash":     moved(beat(14, 903, "e1", 30), beat(13, 1001, "e2", 40)),
-		"a lost version is repaired": moved(row("a", 4, 70, 13, 14, 35), beat(14, 903, "e1", 30), row("a", 3, 4, 11, 13, 35), beat(13, 1001, "e2", 40)),
+		"a txid is given out again":  moved(beat(13, 903, "e1", 30), row("a", 4, 6, 13, 14, 36), row("b", 4, 7, 13, 14, 64), beat(14, 1001, "e2", 40)),
+		"a lost version is repaired": moved(row("a", 4, 70, 13, 13, 35), beat(13, 903, "e1", 30), row("a", 3, 4, 11, 13, 35), beat(13, 1001, "e2", 40)),
 		"resumed, state kept":        moved(simtest.Event{Kind: simtest.CutSeen}, connected(13), row("b", 3, 5, 11, 13, 65), completed(), beat(13, 904, "e1", 30)),
 		"torn by a kill":             moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 50 * time.Second}),
 		"torn by itself":             moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, Own: true, At: 90 * time.Second}),
-		"refused after a loss":       moved(simtest.Event{Kind: simtest.Refused, Status: 409, At: 61 * time.Second}),
 		"not ready":                  moved(simtest.Event{Kind: simtest.Refused, Status: 503}),
 		"a crash has a row repeated": {
 			connected(0), at(1, row("a", 3, 4, 11, 11, 35)), at(2, row("b", 2, 3, 12, 13, 60)),
@@ -140,7 +139,9 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 		{"delete of what was not lost", "I2: row b (txid 11, ver 3) was deleted by the bridge", moved(repaired)},
 		{"half a document", "I11: a chunk is not one line", moved(simtest.Event{Kind: simtest.Odd, Text: "a chunk is not one line"})},
 		{"torn although no edge was killed", "I11: the stream was cut within", moved(simtest.Event{Kind: simtest.CutSeen, Torn: true, At: 90 * time.Second})},
-		{"refused although nothing was lost", "I3: since 0 was refused with 410", moved(simtest.Event{Kind: simtest.Refused, Status: 410, At: 59 * time.Second})},
+		{"refused after a crash", "I3: since 0 was refused with 409", moved(simtest.Event{Kind: simtest.Refused, Status: 409, At: 61 * time.Second})},
+		{"given out again below a since that was shown", "I5: row a (txid 13, ver 4) is new below since 14", moved(beat(14, 903, "e1", 30), row("a", 4, 6, 13, 14, 36), row("b", 4, 7, 13, 14, 64), beat(14, 1001, "e2", 40))},
+		{"heartbeat's since falls by a crash", "I5: a heartbeat's since fell from 14 to 13", moved(beat(14, 903, "e1", 30), beat(13, 1001, "e2", 40))},
 		{"refused for no reason", "I3: since 0 was refused with 400", moved(simtest.Event{Kind: simtest.Refused, Status: 400})},
 		{"token that misses a row", "I2: at the heartbeat with since 13 row b has version 0", history{
 			{Kind: simtest.Adopted, State: simtest.State{"a": {Ver: 3, Op: 4, Txid: 11, Balance: 35}}, Since: 13},
@@ -151,6 +152,35 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			for _, h := range []history{c.h, timed(c.h)} {
 				mustFind(t, check(h), c.want)
+			}
+		})
+	}
+}
+
+// A heartbeat's since may be below the xmin of its snapshot. What had ended at the snapshot must be there all the same
+// (issue 14, number 11).
+func TestCheck_HeartbeatAtItsSnapshot(t *testing.T) {
+	first, second := beat(11, 900, "e1", 10).Cursor, beat(13, 901, "e1", 20).Cursor // of loaded and of moved
+	for _, c := range []struct {
+		name, want string
+		beat       lockstep.Cursor
+		snapshot   relation.Snapshot
+		h          history
+	}{
+		{"transaction 11 still runs", "", first, relation.Snapshot{Xmin: 11, Xmax: 13, Xip: []uint64{11}}, loaded()},
+		{"it has ended", "row a has version 2, want at least 3, as in its snapshot 13:13:", first, relation.Snapshot{Xmin: 13, Xmax: 13}, loaded()},
+		{"a later one runs", "row a has version 2, want at least 3, as in its snapshot 10:13:10", first, relation.Snapshot{Xmin: 10, Xmax: 13, Xip: []uint64{10}}, loaded()},
+		{"a later life gave its ID out again", "", second, relation.Snapshot{Xmin: 14, Xmax: 14}, moved()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			beats := simtest.NewBeats()
+			beats.Add(c.beat, c.snapshot)
+			found := checkWith(beats, c.h)
+			if c.want == "" && len(found) > 0 {
+				t.Errorf("got %v", found)
+			}
+			if c.want != "" {
+				mustFind(t, found, c.want)
 			}
 		})
 	}
@@ -178,8 +208,11 @@ func timed(h history) history {
 	return h
 }
 
-func check(h history) []simtest.Violation {
+func check(h history) []simtest.Violation { return checkWith(nil, h) }
+
+func checkWith(beats *simtest.Beats, h history) []simtest.Violation {
 	t := truth()
+	t.Beats = beats
 	t.EdgeKills, t.Losses = []time.Duration{51 * time.Second}, []time.Duration{60 * time.Second}
 	l := simtest.NewLog("c", simtest.Accounts)
 	for _, e := range h {

@@ -2,6 +2,7 @@ package simtest_test
 
 import (
 	"testing"
+	"time"
 
 	"bridge/internal/simtest"
 )
@@ -70,6 +71,7 @@ func TestCheckWAL_AcceptsWhatIsRight(t *testing.T) {
 		"said again by another writer": then(load, w11, w12, w11, w12, beats(beat(13, 901, "e2", 30))),
 		"found away by a look":         then(load, w11, history{away("b", 20), large("a", 3, 4, 12, 100), beat(13, 901, "e1", 30)}),
 		"removed again by a TRUNCATE":  then(load, w11, w12, history{away("b", 99), beat(13, 901, "e1", 30)}),
+		"refused after a loss":         then(load, history{{Kind: simtest.Refused, Status: 410, At: 61 * time.Second}}),
 		"resumed before the delete":    then(load, w11, w12, beats(beat(12, 901, "e1", 30)), history{connected(11)}, w11, w12, history{completed(), beat(12, 901, "e1", 31)}),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,6 +96,7 @@ func TestCheckWAL_FindsWhatIsWrong(t *testing.T) {
 		{"resurrected row", "I4: row b went back from version 3 to 2", then(load, w11, w12, beats(beat(12, 901, "e1", 30)), w11[1:], beats(beat(12, 901, "e1", 40)))},
 		{"resurrected row for who resumes", "I2: at the heartbeat with since 13 row b has version 2, want at least 3", then(load, w11, w12, history{connected(11), w11[1], completed(), beat(13, 901, "e1", 40)})},
 		{"resurrected by another writer", "I4: at the heartbeat with since 11 row b is back at version 2, after 3", then(load, w11, w12, w11, beats(beat(11, 901, "e2", 40)))},
+		{"refused although nothing was lost", "I3: since 0 was refused with 410", then(load, history{{Kind: simtest.Refused, Status: 410, At: 59 * time.Second}})},
 		{"torn transaction", "I2: only a part of transaction 12 is there: row b has its version 3, row a has version 2", then(load, w11, w12[:1], beats(beat(12, 901, "e1", 30)))},
 		{"torn transaction, by the sum", "the balances sum to 40", then(load, w11, w12[:1], beats(beat(12, 901, "e1", 30)))},
 		{"torn change of a key", "I2: only a part of transaction 14 is there: row a has its version 6, row d has version 0", then(load, w13, w14[:1], beats(beat(14, 903, "e1", 30)))},
@@ -124,6 +127,7 @@ func since(e simtest.Event, xmin uint64) simtest.Event {
 
 func checkWAL(h history) []simtest.Violation {
 	t := walTruth()
+	t.Losses = []time.Duration{60 * time.Second}
 	l := simtest.NewLog("c", simtest.Accounts)
 	for _, e := range h {
 		l.Add(e)

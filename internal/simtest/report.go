@@ -57,6 +57,7 @@ func (s *Sim) Report() (string, error) {
 	per := func(n int) int { return n * min(s.cfg.Seconds, 120) / 120 }
 	list := append(s.minimums(),
 		minimum{"heartbeats compared", s.counts.Heartbeats, per(1000)},
+		minimum{"heartbeats compared with their snapshot", s.counts.Snapshots, s.counts.Heartbeats / 2},
 		minimum{"tokens resumed", s.resumed, per(200)},
 		minimum{"bridges stopped and woken", s.pauses, 0},
 		minimum{"transactions that Postgres lost", s.lost, 0},

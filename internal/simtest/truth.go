@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sort"
 	"time"
+
+	"bridge/internal/relation"
 )
 
 // Committed is a committed version of a row. Polls see only the last version that a transaction made of a key.
@@ -46,6 +48,8 @@ type Truth struct {
 	Final  map[string]FinalRow
 	// EdgeKills is when edges were killed, Losses when the broker or Postgres may have lost something.
 	EdgeKills, Losses []time.Duration
+	// Beats, if not nil, knows the heartbeats' snapshots.
+	Beats *Beats
 
 	byKey map[string]*chain
 	// undone has the keys for which some client saw a version that was lost.
@@ -177,22 +181,36 @@ func (t *Truth) find(key string, v Version) *Committed {
 	return nil
 }
 
-// required returns the lowest Ver that a state of the era must hold if every transaction below since has ended.
-func (c *chain) required(since uint64, era int) int64 {
-	i := sort.Search(len(c.versions), func(i int) bool { return c.versions[i].Txid >= since })
-	switch {
-	case i == 0:
-		return 0
-	case c.era[i-1] <= era:
-		return c.newest[i-1]
-	}
+// required returns the lowest Ver that a state of the era must hold if it is that of the snapshot.
+func (c *chain) required(sn relation.Snapshot, era int) int64 {
+	i := sort.Search(len(c.versions), func(i int) bool { return c.versions[i].Txid >= sn.Xmin })
 	newest := int64(0)
-	for _, v := range c.versions[:i] {
-		if v.Era <= era {
+	if i > 0 && c.era[i-1] <= era {
+		newest = c.newest[i-1]
+	} else {
+		for _, v := range c.versions[:i] {
+			if v.Era <= era {
+				newest = max(newest, v.Ver)
+			}
+		}
+	}
+	for ; i < len(c.versions) && c.versions[i].Txid < sn.Xmax; i++ {
+		if v := c.versions[i]; v.Era <= era && sn.Visible(v.Txid) {
 			newest = max(newest, v.Ver)
 		}
 	}
 	return newest
+}
+
+// snapshot returns the snapshot of a heartbeat. If it is not known, it is the least that the heartbeat's since says.
+func (t *Truth) snapshot(e *Event) (sn relation.Snapshot, known bool) {
+	if t.Beats != nil {
+		sn, known = t.Beats.Snapshot(e.Cursor)
+	}
+	if !known {
+		sn = relation.Snapshot{Xmin: e.Since, Xmax: e.Since}
+	}
+	return sn, known
 }
 
 // era returns the era in which a heartbeat with the timestamp was made.

@@ -89,7 +89,9 @@ type World struct {
 	Addrs []string
 	// BridgeEnv is the environment of every bridge.
 	BridgeEnv []string
-	shipped   bool
+	// Beats knows the heartbeats' snapshots.
+	Beats   *Beats
+	shipped bool
 
 	mu sync.Mutex
 	// Guarded by mu: what the nemesis did, and when.
@@ -118,6 +120,7 @@ func NewWorld(t testing.TB, opt WorldOptions) *World {
 		"DATABASE_URL=" + w.URL, "NATS_URL=" + w.NATS.URL(), "BRIDGE_TABLES=" + opt.Tables, "BRIDGE_LISTEN=127.0.0.1:0",
 		"BRIDGE_POLL_INTERVAL=20ms", "BRIDGE_HEARTBEAT_INTERVAL=250ms", "LOG_LEVEL=info",
 	}, opt.Env...)
+	w.recordBeats()
 	w.Bridges, w.Edges = make([]*Proc, opt.Bridges), make([]*Proc, opt.Edges)
 	return w
 }
@@ -220,5 +223,5 @@ func (w *World) Died() error {
 func (w *World) Tell(t *Truth) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t.Starts, t.EdgeKills, t.Losses = w.starts, w.edgeKills, w.losses
+	t.Starts, t.EdgeKills, t.Losses, t.Beats = w.starts, w.edgeKills, w.losses, w.Beats
 }

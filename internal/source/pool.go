@@ -166,7 +166,7 @@ func IsChanged(err error) bool {
 }
 
 // Of returns what a stream keeps about the origin of its rows: the server, the
-// database, and the relation's OID.
-func Of(src relation.Source, rel *relation.Relation) capture.Source {
-	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID}
+// database, and the relation's OID. next is capture.Source.Next.
+func Of(src relation.Source, rel *relation.Relation, next uint64) capture.Source {
+	return capture.Source{System: src.SystemID, Timeline: src.Timeline, Database: src.Database, OID: rel.OID, Next: next}
 }

@@ -199,7 +199,7 @@ func (s *session) join(ctx context.Context) error {
 		b.known, b.published, b.released, b.first, b.compare = f.known, f.published, f.r.released, f.r.first, f.r.compare
 		s.work.Go(func() {
 			var err error
-			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel), f.schema, b)
+			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel, s.began.xmax), f.schema, b)
 			f.verdict = f.r.judge(f.position, b)
 			results <- begun{f, err}
 		})
@@ -265,7 +265,7 @@ func (s *session) probe(ctx context.Context, r *Relation) {
 			}
 		}
 		if err == nil {
-			_, err = r.sink.Begin(ctx, source.Of(s.src, f.rel), func() {})
+			_, err = r.sink.Begin(ctx, source.Of(s.src, f.rel, s.began.xmax), func() {})
 		}
 		s.call(ctx, func(context.Context) error {
 			r.probing = false
