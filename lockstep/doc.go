@@ -116,7 +116,9 @@
 //
 // oversize says that the current version of the row with that key is too large
 // to be sent. bytes is the size of its document, limit the largest size that the
-// broker accepts. A client SHOULD treat what it holds for the key as out of date.
+// broker accepts. Where the broker refused the row and its limit is not known,
+// reason says what the broker answered, and there is no limit. A client SHOULD
+// treat what it holds for the key as out of date.
 //
 // # Resuming
 //

@@ -45,6 +45,7 @@ type Control struct {
 	Key       json.RawMessage `json:"key,omitempty"`
 	Bytes     int64           `json:"bytes,omitempty"`
 	Limit     int64           `json:"limit,omitempty"`
+	Reason    string          `json:"reason,omitempty"`
 }
 
 // Message is one document of a stream. Exactly one of its fields is not nil.
@@ -165,17 +166,34 @@ func AppendSnapshotCompleted(dst []byte, timestamp int64) []byte {
 // AppendOversize appends, with its newline, the control row that replaces a row which
 // is too large. key is a JSON object of the row's key columns.
 func AppendOversize(dst []byte, txid, currentXmin uint64, key []byte, size, limit int64) []byte {
-	dst = append(dst, `{"control":true,"type":"oversize","txid":`...)
+	dst = appendOversizeHead(dst, txid, currentXmin, key, size)
+	dst = append(dst, `,"limit":`...)
+	dst = strconv.AppendInt(dst, limit, 10)
+	return append(dst, '}', '\n')
+}
+
+// AppendRefused is AppendOversize for a row that the broker refused for a reason of
+// its own. reason is what it said.
+func AppendRefused(dst []byte, txid, currentXmin uint64, key []byte, size int64, reason string) []byte {
+	dst = appendOversizeHead(dst, txid, currentXmin, key, size)
+	dst = append(dst, `,"reason":`...)
+	text, _ := json.Marshal(reason) // a string always has a JSON form
+	dst = append(dst, text...)
+	return append(dst, '}', '\n')
+}
+
+// oversizeTxid is the beginning of an oversize control row.
+const oversizeTxid = `{"control":true,"type":"oversize","txid":`
+
+func appendOversizeHead(dst []byte, txid, currentXmin uint64, key []byte, size int64) []byte {
+	dst = append(dst, oversizeTxid...)
 	dst = strconv.AppendUint(dst, txid, 10)
 	dst = append(dst, rowSince...)
 	dst = strconv.AppendUint(dst, min(txid, currentXmin), 10)
 	dst = append(dst, `,"key":`...)
 	dst = append(dst, key...)
 	dst = append(dst, `,"bytes":`...)
-	dst = strconv.AppendInt(dst, size, 10)
-	dst = append(dst, `,"limit":`...)
-	dst = strconv.AppendInt(dst, limit, 10)
-	return append(dst, '}', '\n')
+	return strconv.AppendInt(dst, size, 10)
 }
 
 // AppendTruncate appends, with its newline, the control row which says that a
@@ -194,7 +212,7 @@ func AppendTruncate(dst []byte, txid, currentXmin uint64) []byte {
 func Txid(line []byte) (uint64, bool) {
 	rest, ok := bytes.CutPrefix(line, []byte(rowTxid))
 	if !ok {
-		rest, ok = bytes.CutPrefix(line, []byte(`{"control":true,"type":"oversize","txid":`))
+		rest, ok = bytes.CutPrefix(line, []byte(oversizeTxid))
 	}
 	if !ok {
 		return 0, false

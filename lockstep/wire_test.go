@@ -47,6 +47,7 @@ func TestWire_Golden(t *testing.T) {
 		"heartbeat":          lockstep.AppendHeartbeat(nil, 1700000000, 551033, cur),
 		"snapshot_completed": lockstep.AppendSnapshotCompleted(nil, 1700000000),
 		"oversize":           lockstep.AppendOversize(nil, 549170, 549165, []byte(`{"id":7}`), 1600000, 1048576),
+		"oversize_refused":   lockstep.AppendRefused(nil, 549170, 549165, []byte(`{"id":7}`), 1600000, "a \"limit\" (error 10077)"),
 		"flat":               flat(row(549163, 551033, false, `{"name":"a,\"}b","updated_at":"2020","x":{"deleted_at":[1,{"y":"]"}]},"deleted_at":null}`)),
 		"flat_deleted":       flat(row(12, 13, true, `{"id":1}`)),
 		"flat_empty":         flat(row(12, 13, false, `{}`)),
@@ -168,6 +169,7 @@ func TestTxid(t *testing.T) {
 	}{
 		{row(18446744073709551615, 1, false, `{}`), 18446744073709551615, true},
 		{lockstep.AppendOversize(nil, 7, 9, []byte(`{}`), 1, 1), 7, true},
+		{lockstep.AppendRefused(nil, 7, 9, []byte(`{}`), 1, "r"), 7, true},
 		{lockstep.AppendSnapshotCompleted(nil, 1), 0, false},
 		{[]byte(`{"txid":`), 0, false},
 	} {

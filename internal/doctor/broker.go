@@ -48,6 +48,7 @@ func (r *run) broker(ctx context.Context) {
 		Version: nc.ConnectedServerVersion(), Cluster: nc.ConnectedClusterName(),
 		Servers: servers(nc), MaxPayload: nc.MaxPayload(),
 	}
+	b.MaxRow, _ = stream.SizesOf(stream.Config(stream.Layout{}, stream.Meta{}, stream.Limits{}), b.MaxPayload).Room("", nil)
 	r.Broker = b
 	if b.MaxPayload < smallPayload {
 		r.warn(AreaBroker, "", fmt.Sprintf("max_payload is %s: a larger row is replaced by an oversize mark", size(b.MaxPayload)),
@@ -225,6 +226,10 @@ func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 		if want := r.wantedReplicas(); want > rel.Replicas {
 			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has %d of %d replicas", rel.Stream, rel.Replicas, want),
 				"restart the bridge when all servers of the cluster run")
+		}
+		if limit := int64(info.Config.MaxMsgSize); limit > 0 && limit < r.Broker.MaxRow {
+			r.warn(AreaBroker, rel.Name, fmt.Sprintf("stream %s has max_msg_size %s: a larger row is replaced by an oversize mark", rel.Stream, size(limit)),
+				"remove max_msg_size from the stream")
 		}
 		meta, err := stream.ReadMeta(info.Config)
 		if err != nil {

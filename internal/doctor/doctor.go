@@ -112,6 +112,9 @@ type Broker struct {
 	Cluster    string `json:"cluster,omitempty"`
 	Servers    int    `json:"servers"`
 	MaxPayload int64  `json:"max_payload,omitempty"`
+	// MaxRow is about the size of the largest row's document that it takes, in bytes:
+	// max_payload, or the limit of its file store, whichever is less.
+	MaxRow int64 `json:"max_row,omitempty"`
 	// MemoryLow and MemoryHigh estimate how much of the broker's memory the
 	// latest streams take, in bytes.
 	MemoryLow  int64 `json:"memory_low"`

@@ -108,6 +108,24 @@ func TestRun_FsyncIsOff(t *testing.T) {
 	contains(t, text(t, r), "WARNING fsync is off: a crash of its machine may destroy the database.", "ALTER SYSTEM SET fsync = on", "ok: 0 errors, 1 warning")
 }
 
+// The largest row is that of max_payload, of the file store, or of the stream's own limit.
+func TestRun_LargestRow(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good)
+	s := testenv.NATS(t, func(o *server.Options) { o.MaxPayload = 64 << 20 })
+	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOCKSTEP-public-users", MaxMsgSize: 4096}); err != nil {
+		t.Fatal(err)
+	}
+	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1})
+	contains(t, text(t, r), "max_payload 64 MiB, rows up to 32 MiB, memory for rows",
+		"WARNING users: stream LOCKSTEP-public-users has max_msg_size 4 KiB: a larger row is replaced by an oversize mark")
+}
+
 // A problem in one part does not hide those in others.
 func TestRun_EverythingAtOnce(t *testing.T) {
 	servers(t)

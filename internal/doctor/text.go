@@ -43,6 +43,9 @@ func (r Report) Text(w io.Writer) error {
 		}
 		if n.MaxPayload > 0 {
 			fmt.Fprintf(&b, "max_payload %s, ", size(n.MaxPayload))
+			if n.MaxRow < n.MaxPayload {
+				fmt.Fprintf(&b, "rows up to %s, ", size(n.MaxRow))
+			}
 		}
 		fmt.Fprintf(&b, "memory for rows about %s to %s\n", size(n.MemoryLow), size(n.MemoryHigh))
 	}

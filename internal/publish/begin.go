@@ -88,6 +88,9 @@ func (p *Publisher) end(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.epoch != nil {
+		if p.epoch.refused.Load() {
+			p.caution.batchRefused()
+		}
 		p.epoch.close(ctx)
 		p.epoch = nil
 	}
@@ -95,6 +98,7 @@ func (p *Publisher) end(ctx context.Context) {
 
 // tail is the end of a stream as the stream's leader has it.
 type tail struct {
+	config     jetstream.StreamConfig
 	last       uint64
 	high       uint64
 	heartbeat  *capture.Heartbeat
@@ -142,10 +146,11 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 			return capture.Position{}, err
 		}
 	}
-	e, err := newEpoch(p.nc, p.js, p.layout, p.nc.MaxPayload())
+	e, err := newEpoch(p.nc, p.js, p.layout)
 	if err != nil {
 		return capture.Position{}, err
 	}
+	e.sizes, e.fills = p.sizesOf(t.config, p.nc.MaxPayload()), t.config.Discard == jetstream.DiscardNew
 	e.id, e.incarnation, e.src = nuid.Next(), meta.Incarnation, src
 	e.high, e.seq = t.high, t.last+1
 	e.epochs = t.epochs.Append(stream.Epoch{ID: e.id, First: e.seq})
@@ -182,7 +187,7 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 	if err != nil {
 		return tail{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
-	t := tail{last: s.CachedInfo().State.LastSeq}
+	t := tail{config: s.CachedInfo().Config, last: s.CachedInfo().State.LastSeq}
 	fence, seq, err := p.last(ctx, p.layout.Fence())
 	if err != nil {
 		return tail{}, err

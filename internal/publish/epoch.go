@@ -38,14 +38,18 @@ type epoch struct {
 	src         capture.Source
 	epochs      stream.Epochs
 	layout      stream.Layout
-	maxPayload  int64
+	sizes       stream.Sizes
+	// fills says that the stream refuses messages when it is full, instead of
+	// dropping its oldest.
+	fills bool
 	// nc is the connection, reconnects how often it had come back when the epoch
 	// began.
 	nc         *nats.Conn
 	reconnects uint64
 
 	fp jetstreamext.FastPublisher
-	// seq is the sequence of the last message sent, high its HighHeader.
+	// seq is the sequence of the last message sent, high its HighHeader. lastSent is
+	// when the batch last got a message.
 	seq, high uint64
 	lastSent  time.Time
 	// rows counts the rows that were sent.
@@ -84,14 +88,17 @@ type epoch struct {
 	// Run, or by the batch's error handler. That handler runs on a goroutine of
 	// nats.go which holds the batch's lock, so it must not wait for mu.
 	err atomic.Pointer[error]
+	// refused says that the broker refused a message of the batch, perhaps because
+	// of the message itself.
+	refused atomic.Bool
 }
 
-func newEpoch(nc *nats.Conn, js jetstream.JetStream, l stream.Layout, maxPayload int64) (*epoch, error) {
-	e := &epoch{nc: nc, reconnects: nc.Stats().Reconnects, layout: l, maxPayload: maxPayload, lastSent: time.Now()}
+func newEpoch(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) (*epoch, error) {
+	e := &epoch{nc: nc, reconnects: nc.Stats().Reconnects, layout: l, lastSent: time.Now()}
 	var err error
 	e.fp, err = jetstreamext.NewFastPublisher(js,
 		jetstreamext.FastPublishFlowControl{Flow: flowMessages, MaxOutstandingAcks: outstandingAcks, AckTimeout: ackTimeout},
-		jetstreamext.WithFastPublisherErrorHandler(e.fail))
+		jetstreamext.WithFastPublisherErrorHandler(e.batchFailed))
 	if err != nil {
 		return nil, fmt.Errorf("open batch: %w", err)
 	}
@@ -118,42 +125,50 @@ func (e *epoch) fault() error {
 
 // add sends a control message. high raises the stream's High, if it is higher.
 func (e *epoch) add(msg *nats.Msg, high uint64) error {
+	return e.addMsg(e.control(msg, high))
+}
+
+// control completes the headers of a control message.
+func (e *epoch) control(msg *nats.Msg, high uint64) *nats.Msg {
 	e.high, e.highText[0] = max(e.high, high), ""
 	msg.Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(e.seq, 10)}
 	msg.Header[stream.HighHeader] = []string{strconv.FormatUint(e.high, 10)}
-	return e.addMsg(msg)
+	return msg
 }
 
-type tooLargeError struct{ bytes, limit int64 }
+// keepOpen sends a message into a batch that had none for long.
+func (e *epoch) keepOpen() error {
+	if time.Since(e.lastSent) <= aliveAfter {
+		return nil
+	}
+	return e.add(stream.NewAlive(e.layout), 0)
+}
+
+// tooLargeError says that a message breaks a limit: that of its data, or, if limit
+// is less than 0, that of its headers. by says what sets the limit.
+type tooLargeError struct {
+	bytes, limit int64
+	by           string
+}
 
 func (t *tooLargeError) Error() string {
-	return fmt.Sprintf("message of %d bytes is too large, the broker takes %d", t.bytes, t.limit)
+	return fmt.Sprintf("message of %d bytes is too large, the broker takes %d (%s)", t.bytes, t.limit, t.by)
 }
 
-// headerRoom bounds the size of a row's headers without the key's: two names, two
-// numbers of 20 digits, and the framing around them.
-const headerRoom = 160
-
-// addRow sends line, the document of c or the oversize control row that replaces
-// it. If the broker would refuse the message, it sends nothing and returns a
-// *tooLargeError.
-func (e *epoch) addRow(c capture.Change, line []byte) error {
+// prepare makes row the message of line, the document of c or the oversize control
+// row that replaces it. If the message breaks a limit, it returns a *tooLargeError.
+func (e *epoch) prepare(c capture.Change, line []byte) error {
 	var needsKey bool
 	e.subject, needsKey = e.layout.AppendRowSubject(e.subject[:0], c.Key)
 	if e.row.Header == nil {
 		e.row.Header = nats.Header{jetstream.ExpectedLastSeqHeader: e.expected[:], stream.HighHeader: e.highText[:]}
 	}
-	size := int64(len(line) + headerRoom)
 	if needsKey {
 		e.keyText = stream.AppendKey(e.keyText[:0], c.Key)
 		e.key[0] = string(e.keyText)
 		e.row.Header[stream.KeyHeader] = e.key[:]
-		size += int64(len(e.keyText) + len(stream.KeyHeader))
 	} else {
 		delete(e.row.Header, stream.KeyHeader)
-	}
-	if size > e.maxPayload {
-		return &tooLargeError{bytes: int64(len(line)), limit: max(0, e.maxPayload-size+int64(len(line)))}
 	}
 	if e.highText[0] == "" || c.High > e.high {
 		e.high = max(e.high, c.High)
@@ -162,11 +177,15 @@ func (e *epoch) addRow(c capture.Change, line []byte) error {
 	e.expected[0] = strconv.FormatUint(e.seq, 10)
 	e.row.Subject = string(e.subject)
 	e.row.Data = line
+	if room, by := e.sizes.Room(e.row.Subject, e.row.Header); int64(len(line)) > room {
+		return &tooLargeError{bytes: int64(len(line)), limit: room, by: by}
+	}
 	e.track(e.row.Subject)
 	e.rows++
-	return e.addMsg(&e.row)
+	return nil
 }
 
+// addMsg sends a message into the batch.
 func (e *epoch) addMsg(msg *nats.Msg) error {
 	if e.seq == math.MaxUint64 {
 		panic("publish: I6 violated: the stream has no sequence left")
@@ -174,11 +193,16 @@ func (e *epoch) addMsg(msg *nats.Msg) error {
 	if _, err := e.fp.AddMsg(msg); err != nil {
 		return fmt.Errorf("publish: %w", err)
 	}
-	e.seq++
 	e.lastSent = time.Now()
+	e.count(msg)
+	return nil
+}
+
+// count records that a message was sent.
+func (e *epoch) count(msg *nats.Msg) {
+	e.seq++
 	e.schemaBytes += int64(len(msg.Data))
 	e.unconfirmed += len(msg.Data)
-	return nil
 }
 
 func (e *epoch) addSchema(schema []byte) error {

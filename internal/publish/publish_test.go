@@ -400,67 +400,6 @@ func TestPublish_QuietBatchStaysOpen(t *testing.T) {
 	}
 }
 
-// TestPublish_OversizeRow (I10): a row that the broker would refuse becomes a
-// control row on the key's own subject, and the relation goes on.
-func TestPublish_OversizeRow(t *testing.T) {
-	t.Parallel()
-	w := newWriter(t, testenv.NATS(t).URL(), "a")
-	w.begin(t)
-	w.mustRow(t, 1, 5)
-	if err := w.Row(t.Context(), change(1, 6, strings.Repeat("y", 2<<20))); err != nil {
-		t.Fatal(err)
-	}
-	w.mustRow(t, 2, 7)
-	w.awaitContents(t, "fence 1@6 2@7")
-	l := stream.NewLayout("lockstep", "public", "t", false)
-	s, err := w.js.Stream(t.Context(), l.Stream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	msg, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := lockstep.Decode(msg.Data)
-	if err != nil || m.Control == nil || m.Control.Type != lockstep.Oversize {
-		t.Fatalf("got %s, want an oversize control row", msg.Data)
-	}
-	if c := m.Control; c.Txid != 6 || string(c.Key) != `{"id":1}` || c.Bytes < 2<<20 || c.Limit > 1<<20 {
-		t.Errorf("got %+v", c)
-	}
-}
-
-// TestPublish_LargestRow: a row of exactly the limit that oversize rows name is
-// published. A row with one byte more is not.
-func TestPublish_LargestRow(t *testing.T) {
-	t.Parallel()
-	w := newWriter(t, testenv.NATS(t).URL(), "a")
-	w.begin(t)
-	base := len(change(1, 5, "").Line)
-	limit := 1<<20 - 160
-	for _, n := range []int{limit - base, limit - base + 1} {
-		if err := w.Row(t.Context(), change(1, 5, strings.Repeat("y", n))); err != nil {
-			t.Fatalf("%d bytes: %v", n, err)
-		}
-		w.mustHeartbeat(t, 6)
-		l := stream.NewLayout("lockstep", "public", "t", false)
-		s, err := w.js.Stream(t.Context(), l.Stream)
-		if err != nil {
-			t.Fatal(err)
-		}
-		testenv.Eventually(t, 5*time.Second, func() error {
-			msg, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.1")
-			if err != nil {
-				return err
-			}
-			if m, err := lockstep.Decode(msg.Data); err != nil || (m.Row != nil) != (n == limit-base) {
-				return fmt.Errorf("%d bytes: row %v, %v", n+base, m.Row != nil, err)
-			}
-			return nil
-		})
-	}
-}
-
 // TestPublish_LostTailIsNoticed (I8): if the broker loses messages while a writer
 // runs, the epoch ends. The next epoch goes on from what the broker still has.
 func TestPublish_LostTailIsNoticed(t *testing.T) {

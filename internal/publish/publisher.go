@@ -100,6 +100,8 @@ type Publisher struct {
 	log     zerolog.Logger
 	metrics relationMetrics
 	lease   *lease
+	// sizesOf is stream.SizesOf, unless a test replaces it.
+	sizesOf func(cfg jetstream.StreamConfig, maxPayload int64) stream.Sizes
 
 	// nextProgress is when Suspects next says how far it has come. Owned by the
 	// goroutine that calls the methods of capture.Sink.
@@ -109,8 +111,10 @@ type Publisher struct {
 	config sync.Mutex
 
 	mu sync.Mutex
-	// Guarded by mu. nil before Begin and after its end.
-	epoch *epoch
+	// Guarded by mu. epoch is nil before Begin and after its end. caution outlives
+	// epochs.
+	epoch   *epoch
+	caution caution
 }
 
 // New returns a publisher, which does nothing until Begin and Run are called.
@@ -120,7 +124,7 @@ func New(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zer
 	log = log.With().Str("component", "publish").Str("stream", l.Stream).Logger()
 	p := &Publisher{
 		nc: nc, js: js, opt: opt, layout: l, log: log,
-		metrics: m.relation(opt.Schema, opt.Table),
+		metrics: m.relation(opt.Schema, opt.Table), sizesOf: stream.SizesOf,
 	}
 	p.lease = opt.Leases.lease(l.Stream, p.leaseLost, log)
 	return p
@@ -165,17 +169,16 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 	})
 }
 
-// Row implements capture.Sink. If the row is too large for the broker, it sends
-// an oversize control row instead, on the subject of the same key.
+// Row implements capture.Sink. If the row is too large for the broker, or the broker
+// refuses it, Row sends an oversize control row instead, on the subject of the same
+// key.
 func (p *Publisher) Row(ctx context.Context, c capture.Change) error {
 	p.mu.Lock()
 	e, err := p.current()
 	if err == nil {
-		if err = e.addRow(c, c.Line); err != nil {
-			err = p.rowFailed(e, c, err)
-		} else {
-			p.metrics.rows.Inc()
-			p.metrics.bytes.Add(float64(len(c.Line)))
+		if err = p.addRow(ctx, e, c); err != nil {
+			e.fail(err)
+			err = e.fault()
 		}
 	}
 	full := err == nil && e.unconfirmed > windowBytes
@@ -196,18 +199,38 @@ func (p *Publisher) Stored() uint64 {
 	return p.epoch.storedLSN
 }
 
-// rowFailed handles the error of a row that was not sent. For a row that is too
-// large it sends the oversize control row; any other error ends the epoch.
-func (p *Publisher) rowFailed(e *epoch, c capture.Change, err error) error {
+// addRow sends a row, or the oversize control row that replaces it. The caller holds
+// mu.
+func (p *Publisher) addRow(ctx context.Context, e *epoch, c capture.Change) error {
+	alone := p.caution.alone(len(c.Line))
+	if alone { // the batch may be without a message for long
+		if err := e.keepOpen(); err != nil {
+			return err
+		}
+	}
+	err := e.prepare(c, c.Line)
 	var tooLarge *tooLargeError
-	if errors.As(err, &tooLarge) {
-		err = p.addOversize(e, c, tooLarge)
+	switch {
+	case errors.As(err, &tooLarge) && tooLarge.limit < 0:
+		p.leftOut(c, tooLarge)
+		return nil
+	case errors.As(err, &tooLarge):
+		return p.addOversize(e, c, tooLarge)
+	case err != nil:
+		return err
+	case alone:
+		return p.addAlone(ctx, e, c)
 	}
-	if err != nil {
-		e.fail(err)
-		return e.fault()
+	if err := e.addMsg(&e.row); err != nil {
+		return err
 	}
+	p.sentRow(c)
 	return nil
+}
+
+func (p *Publisher) sentRow(c capture.Change) {
+	p.metrics.rows.Inc()
+	p.metrics.bytes.Add(float64(len(c.Line)))
 }
 
 // current returns the epoch, or the error that says why it is over. The caller
@@ -222,20 +245,27 @@ func (p *Publisher) current() (*epoch, error) {
 	return p.epoch, nil
 }
 
+// addOversize sends the oversize control row of a row that breaks a known limit.
 func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError) error {
 	key, err := c.KeyJSON(nil)
 	if err != nil {
 		return fmt.Errorf("encode key of oversize row: %w", err)
 	}
-	p.metrics.oversize.Inc()
-	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).
-		Msg("row too large for the broker, not published: raise the broker's max_payload, then update the row")
 	// With the digest, a comparison knows whether the row is still the same.
 	if _, data, ok := lockstep.Parts(c.Line); ok {
-		e.row.Header[stream.DigestHeader] = []string{fmt.Sprintf("%d %s", e.maxPayload, capture.Digest(data))}
+		e.row.Header[stream.DigestHeader] = []string{fmt.Sprintf("%d %s", e.sizes.Largest(), capture.Digest(data))}
 		defer delete(e.row.Header, stream.DigestHeader)
 	}
-	return e.addRow(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit))
+	if err := e.prepare(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit)); err != nil {
+		return err
+	}
+	if err := e.addMsg(&e.row); err != nil {
+		return err
+	}
+	p.metrics.oversize.Inc()
+	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).Str("reason", size.by).
+		Msg("row too large for the broker, not published")
+	return nil
 }
 
 // Yield implements capture.Sink.

@@ -16,10 +16,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// pullBytes is how much the broker may send before a reader has taken it. Above
-// 64 MiB of pending data the broker would close the connection.
-const pullBytes = 4 << 20
-
 // Scan implements capture.Sink.
 func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error) error {
 	e, last, err := p.sent()
@@ -54,7 +50,7 @@ func (e *epoch) storedRow(line []byte, h nats.Header) (r capture.StoredRow) {
 	if r.Oversize = known && !isRow; r.Oversize {
 		limit, digest, _ := strings.Cut(h.Get(stream.DigestHeader), " ")
 		// A broker that takes more than it did then may take the row now.
-		if n, err := strconv.ParseInt(limit, 10, 64); err == nil && n >= e.maxPayload {
+		if n, err := strconv.ParseInt(limit, 10, 64); err == nil && n >= e.sizes.Largest() {
 			r.Digest = []byte(digest)
 		}
 	}
@@ -94,7 +90,7 @@ func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(j
 	if err != nil {
 		return failed(err)
 	}
-	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(p.nc.MaxPayload()))))
+	it, err := c.Messages(stream.PullAhead(p.nc.MaxPayload()))
 	if err != nil {
 		return failed(err)
 	}

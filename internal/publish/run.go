@@ -80,10 +80,7 @@ func (p *Publisher) look(ctx context.Context, c *confirmer) {
 		p.mu.Unlock()
 		return
 	}
-	var err error
-	if time.Since(e.lastSent) > aliveAfter {
-		err = e.add(stream.NewAlive(p.layout), 0)
-	}
+	err := e.keepOpen()
 	sent, due := e.seq, c.due(e)
 	p.mu.Unlock()
 	if err == nil && due {

@@ -13,10 +13,6 @@ import (
 )
 
 const (
-	// pullBytes is how much the broker sends ahead of a reader. (With a limit by
-	// messages and bytes the client stalls where the broker ends a request
-	// because of its bytes: it counts the messages that are left as owed.)
-	pullBytes = 4 << 20
 	// consumerIdle is when the broker forgets a consumer that nobody pulls.
 	consumerIdle = time.Minute
 	// requestTimeout bounds one request to the broker.
@@ -63,7 +59,10 @@ func openConsumer(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, l 
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
-	it, err := c.Messages(jetstream.PullMaxBytes(max(pullBytes, 2*int(nc.MaxPayload()))), jetstream.PullHeartbeat(5*time.Second))
+	// With a limit by messages and bytes the client stalls where the broker ends a
+	// request because of its bytes: it counts the messages that are left as owed.
+	ahead, more := stream.PullAhead(nc.MaxPayload())
+	it, err := c.Messages(ahead, more, jetstream.PullHeartbeat(5*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
