@@ -121,7 +121,7 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 			Name: spec.Name.Quoted(), History: string(spec.History), Rows: -1, spec: spec,
 			Stream: stream.NewLayout(r.cfg.Prefix, spec.Name.Schema, spec.Name.Table, log).Stream,
 		}
-		rel, warnings, err := relation.Load(ctx, conn, spec)
+		rel, warnings, err := relation.LoadFor(ctx, conn, spec, r.cfg.Name)
 		if errors.Is(err, relation.ErrNotFound) {
 			err = relation.NotFound(ctx, conn, spec.Name, captured)
 		}

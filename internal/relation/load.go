@@ -54,7 +54,7 @@ func (p *Problem) Error() string {
 	return fmt.Sprintf("%s: %s; to do: %s", p.Relation.Quoted(), p.What, p.Do)
 }
 
-// Unwrap returns ErrNotFound or nil.
+// Unwrap returns ErrNotFound, ErrBreaksWrites or nil.
 func (p *Problem) Unwrap() error { return p.err }
 
 // Load looks the relation up in the catalog, all of it with one statement, and
@@ -68,6 +68,14 @@ func (p *Problem) Unwrap() error { return p.err }
 // Load does not wait for locks. If another session has locked a view, or a table
 // below it, IsLocked is true for the error. A locked table can be looked up.
 func Load(ctx context.Context, q Querier, spec Spec) (*Relation, []Problem, error) {
+	return LoadFor(ctx, q, spec, "")
+}
+
+// LoadFor is Load, and for a spec with capture=wal it also asks what becomes of
+// the table's own writes in the bridge's publication, which has this name. Where
+// Postgres refuses one, or would refuse it, the error wraps ErrBreaksWrites. Nobody
+// may put the table into the publication then.
+func LoadFor(ctx context.Context, q Querier, spec Spec, publication string) (*Relation, []Problem, error) {
 	locked, err := lockedTable(ctx, q, spec.Name)
 	if err != nil {
 		return nil, nil, err
@@ -75,6 +83,11 @@ func Load(ctx context.Context, q Querier, spec Spec) (*Relation, []Problem, erro
 	l, err := look(ctx, q, spec)
 	if err != nil {
 		return nil, nil, err
+	}
+	if publication != "" && l.spec.Capture == CaptureWAL {
+		if err := l.lookPublications(ctx, q, publication); err != nil {
+			return nil, nil, err
+		}
 	}
 	rel := l.check()
 	if err := l.err(); err != nil {

@@ -76,7 +76,7 @@ SELECT json_build_object(
                  FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
                 WHERE co.oid = a.attcollation AND co.collname <> 'default'),
              'coarse', ` + coarseSQL + `,
-             'dims', a.attndims, 'not_null', a.attnotnull, 'generated', a.attgenerated <> '', 'comment', coalesce(col_description(c.oid, a.attnum), ''),
+             'dims', a.attndims, 'not_null', a.attnotnull, 'generated', a.attgenerated <> '', 'virtual', a.attgenerated = 'v', 'comment', coalesce(col_description(c.oid, a.attnum), ''),
              'select', has_column_privilege(c.oid, a.attnum, 'SELECT')) ORDER BY a.attnum)
       FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL (
         WITH RECURSIVE d(oid, typname, typlen, typtype, typbasetype) AS (
@@ -95,14 +95,14 @@ SELECT json_build_object(
       JOIN pg_catalog.pg_am am ON am.oid = ic.relam
      WHERE i.indrelid = c.oid),
   'leaves', CASE WHEN c.relkind = 'p' THEN (
-    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'full', lc.relreplident = 'f', 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
+    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'oid', lc.oid::int8, 'kind', lc.relkind, 'persistence', lc.relpersistence, 'full', lc.relreplident = 'f', 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
              SELECT la.attname FROM pg_catalog.pg_attribute la
               WHERE la.attrelid = lc.oid AND la.attnum > 0 AND NOT la.attisdropped AND (lc.relreplident = 'f' OR EXISTS (
                 SELECT FROM pg_catalog.pg_index li WHERE li.indrelid = lc.oid AND li.indimmediate AND li.indisvalid
                    AND CASE lc.relreplident WHEN 'd' THEN li.indisprimary WHEN 'i' THEN li.indisreplident ELSE false END
                    AND la.attnum = ANY ((li.indkey::int2[])[0:li.indnkeyatts - 1]))))) ORDER BY lc.oid)
       FROM pg_catalog.pg_partition_tree(c.oid) lt JOIN pg_catalog.pg_class lc ON lc.oid = lt.relid JOIN pg_catalog.pg_namespace ln ON ln.oid = lc.relnamespace
-     WHERE lt.isleaf AND lc.relkind = 'r') END,
+     WHERE lt.isleaf AND lc.relkind IN ('r', 'f')) END,
   'triggers', (
     SELECT json_agg(json_build_object('name', t.tgname, 'type', t.tgtype, 'enabled', t.tgenabled,
              'all_columns', t.tgattr::text = '', 'source', f.prosrc,
@@ -153,7 +153,9 @@ type object struct {
 
 // leaf is a partition that holds rows. It has its own replica identity.
 type leaf struct {
-	Schema, Table string
+	Schema, Table     string
+	OID               uint32
+	Kind, Persistence string
 	// Full is true for REPLICA IDENTITY FULL. Columns are the columns of an old row
 	// that the WAL has.
 	Full    bool
@@ -164,6 +166,9 @@ type leaf struct {
 }
 
 func (p leaf) name() Name { return Name{Schema: p.Schema, Table: p.Table} }
+
+// logged reports whether its changes are in the WAL.
+func (p leaf) logged() bool { return p.Kind == "r" && p.Persistence == "p" }
 
 type column struct {
 	Num       int
@@ -181,10 +186,11 @@ type column struct {
 	Coarse  bool
 	Dims    int
 	NotNull bool `json:"not_null"`
-	// Generated is true if the column is computed from other columns.
-	Generated bool
-	Select    bool
-	Comment   string
+	// Generated is true if the column is computed from other columns, Virtual if it
+	// is not even stored.
+	Generated, Virtual bool
+	Select             bool
+	Comment            string
 	// protocol is Column.Protocol.
 	protocol bool
 }
@@ -258,9 +264,8 @@ type looked struct {
 	// vanish is set by checkView if rows of a view can change or vanish without a
 	// new transaction ID.
 	vanish bool
-	// allActions is true if the publication of the table has updates or deletes,
-	// also if the spec's actions leave them out.
-	allActions bool
+	// publications are nil unless they were looked up.
+	publications *publications
 
 	problems []*Problem
 }

@@ -89,7 +89,9 @@ func (l *looked) check() *Relation {
 		})
 	}
 	for _, leaf := range o.Leaves {
-		rel.Leaves = append(rel.Leaves, leaf.File)
+		if leaf.Kind == "r" {
+			rel.Leaves = append(rel.Leaves, leaf.File)
+		}
 	}
 	for _, s := range l.sources {
 		if s.Kind == "r" || s.Kind == "p" {

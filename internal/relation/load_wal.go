@@ -32,9 +32,8 @@ func (l *looked) stampedTxid() int {
 	return i
 }
 
-// checkWAL checks what logical replication needs. It refuses a table without
-// replica identity before the table gets into a publication, because then UPDATE
-// and DELETE of the table itself would fail.
+// checkWAL checks what logical replication needs. It refuses a table before the
+// table gets into a publication in which its own UPDATE or DELETE would fail.
 func (l *looked) checkWAL(rel *Relation) {
 	o := l.self
 	switch {
@@ -45,31 +44,29 @@ func (l *looked) checkWAL(rel *Relation) {
 		l.unfit("it is unlogged: its rows are not in the WAL", fmt.Sprintf("ALTER TABLE %s SET LOGGED", o.name().SQL()))
 		return
 	}
-	if rel.Key == nil {
+	l.checkLeaves()
+	if l.checkPublications(rel.Key) || rel.Key == nil || l.generatedKey(rel.Key) {
 		return
 	}
-	if l.spec.History == HistoryLog && o.Identity != identityFull && l.needsIdentity() {
+	if !l.needsIdentity() {
+		return
+	}
+	if l.spec.History == HistoryLog && o.Identity != identityFull {
 		l.unfitIdentity("history=log needs old rows in full: without them, the WAL lacks large values that an UPDATE does not change",
-			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL()))
+			l.harmless(l.fullWay(o.name()))...)
+		return
+	}
+	if i := slices.IndexFunc(o.Leaves, func(p leaf) bool { return p.logged() && !p.Full }); i >= 0 && l.spec.History == HistoryLog {
+		name := o.Leaves[i].name()
+		l.unfitWays(fmt.Sprintf("history=log needs old rows in full, and its partition %s does not give them", name.Quoted()),
+			statements(l.harmless(l.fullWay(name)))...)
 		return
 	}
 	identity := l.identity()
-	if !l.needsIdentity() {
-		if l.allActions {
-			l.checkAnyIdentity(rel.Key, identity)
-		}
-		return
-	}
-	if i := slices.IndexFunc(o.Leaves, func(p leaf) bool { return !p.Full }); i >= 0 && l.spec.History == HistoryLog {
-		name := o.Leaves[i].name()
-		l.unfit(fmt.Sprintf("history=log needs old rows in full, and its partition %s does not give them", name.Quoted()),
-			fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name.SQL()))
-		return
-	}
 	for _, i := range rel.Key {
 		if lacks, ok := l.leafWithout(o.Columns[i].Name); ok {
 			l.unfitWays(fmt.Sprintf("the replica identity of its partition %s lacks its key column %s: the WAL would not say which row was changed or deleted",
-				lacks.name().Quoted(), quoteIdent(o.Columns[i].Name)), l.leafWays(lacks, rel.Key)...)
+				lacks.name().Quoted(), quoteIdent(o.Columns[i].Name)), statements(l.leafWays(lacks.name(), rel.Key))...)
 			return
 		}
 		if !slices.Contains(identity, o.Columns[i].Num) {
@@ -80,25 +77,68 @@ func (l *looked) checkWAL(rel *Relation) {
 	}
 }
 
-// checkAnyIdentity checks that UPDATE and DELETE of the table itself still work
-// in a publication that has updates or deletes.
-func (l *looked) checkAnyIdentity(key, identity []int) {
-	const but = "has no replica identity: in a publication of updates and deletes its own UPDATE and DELETE fail, with any actions="
-	bare := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return !p.Full && len(p.Columns) == 0 })
-	switch {
-	case bare >= 0:
-		p := l.self.Leaves[bare]
-		l.unfitWays("its partition "+p.name().Quoted()+" "+but, l.leafWays(p, key)...)
-	case len(l.self.Leaves) == 0 && len(identity) == 0:
-		l.unfitIdentity("it "+but, l.identityWays(key)...)
+// checkLeaves warns of partitions whose changes are not in the WAL.
+func (l *looked) checkLeaves() {
+	for _, p := range l.self.Leaves {
+		what, do := "a foreign table", "nothing, if that partition never changes; else capture it where it is"
+		if p.Kind == "r" {
+			what, do = "unlogged", fmt.Sprintf("ALTER TABLE %s SET LOGGED", p.name().SQL())
+		}
+		if !p.logged() {
+			l.warn(l.self, fmt.Sprintf("its partition %s is %s: changes there are not in the WAL, and are found only when the bridge compares", p.name().Quoted(), what), do)
+		}
 	}
+}
+
+// generatedKey adds a problem for a key that is not sent, because Postgres leaves
+// generated columns out.
+func (l *looked) generatedKey(key []int) bool {
+	if l.publications == nil {
+		return false
+	}
+	var ours *member // nil while it is yet to be put in
+	if i := slices.IndexFunc(l.publications.Members, func(m member) bool { return m.Publication == l.publications.name && m.OID == l.self.OID }); i >= 0 {
+		ours = &l.publications.Members[i]
+	}
+	for _, i := range key {
+		c := l.self.Columns[i]
+		sent := l.publications.Version >= publishesGenerated && !c.Virtual &&
+			(l.publications.stored() || ours != nil && slices.Contains(ours.Columns, c.Name))
+		if !c.Generated || sent {
+			continue
+		}
+		ways := []string{"name another key in key=", "remove capture=wal, to poll it"}
+		if l.publications.Version >= publishesGenerated && !c.Virtual {
+			ways = append([]string{l.publishStored()}, ways...)
+		}
+		l.unfitWays(fmt.Sprintf("its key column %s is generated, and is not in publication %s", quoteIdent(c.Name), quoteIdent(l.publications.name)), ways...)
+		return true
+	}
+	return false
+}
+
+// way is something that makes a table fit.
+type way struct {
+	sql string
+	// change is the replica identity that comes of it, nil if none does. If alone is
+	// true, the statement does nothing but set it.
+	change *identityChange
+	alone  bool
+}
+
+func statements(ways []way) []string {
+	list := make([]string, len(ways))
+	for i, w := range ways {
+		list[i] = w.sql
+	}
+	return list
 }
 
 // unfitIdentity is unfitWays for ways that are statements. If there is only one,
 // and it does nothing but set the replica identity, bridge sql prints it.
-func (l *looked) unfitIdentity(what string, ways ...string) {
-	l.unfitWays(what, ways...)
-	l.problems[len(l.problems)-1].identity = len(ways) == 1 && l.self.Kind != "p"
+func (l *looked) unfitIdentity(what string, ways ...way) {
+	l.unfitWays(what, statements(ways)...)
+	l.problems[len(l.problems)-1].identity = len(ways) == 1 && ways[0].alone && l.self.Kind != "p"
 }
 
 // needsIdentity reports whether updates or deletes are published.
@@ -110,24 +150,11 @@ func (l *looked) needsIdentity() bool {
 // the identity of the partitions counts: that of the root has no effect, and
 // partitions do not inherit it.
 func (l *looked) leafWithout(name string) (leaf, bool) {
-	i := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return !p.Full && !slices.Contains(p.Columns, name) })
+	i := slices.IndexFunc(l.self.Leaves, func(p leaf) bool { return p.logged() && !p.Full && !slices.Contains(p.Columns, name) })
 	if i < 0 {
 		return leaf{}, false
 	}
 	return l.self.Leaves[i], true
-}
-
-// leafWays returns the statements that give a partition a replica identity with
-// the key: one of them is enough.
-func (l *looked) leafWays(p leaf, key []int) []string {
-	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", p.name().SQL())
-	switch fit, any := l.primary(key); {
-	case fit:
-		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", p.name().SQL())}
-	case any || l.mayBeNull(key):
-		return []string{full}
-	}
-	return []string{l.addUnique("PRIMARY KEY", key), full}
 }
 
 // mayBeNull reports whether a column of the key may be NULL. Then no index on it
@@ -136,11 +163,36 @@ func (l *looked) mayBeNull(key []int) bool {
 	return slices.ContainsFunc(key, func(i int) bool { return !l.self.Columns[i].NotNull })
 }
 
-// primary reports whether there is a primary key (any), and whether it can be a
-// replica identity with the key (fit).
-func (l *looked) primary(key []int) (fit, any bool) {
+// fullWay returns the statement that gives old rows in full.
+func (l *looked) fullWay(of Name) way {
+	sql := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", of.SQL())
+	return way{sql: sql, change: &identityChange{of: of, full: true}, alone: true}
+}
+
+// indexWay returns the statement that makes an index the replica identity.
+func (l *looked) indexWay(of Name, ix index) way {
+	sql := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", of.SQL(), sqlIdent(ix.Name))
+	if ix.Primary {
+		sql = fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", of.SQL())
+	}
+	return way{sql: sql, change: &identityChange{of: of, columns: l.names(ix.Columns)}, alone: true}
+}
+
+// leafWays returns the statements that give a partition a replica identity with
+// the key: one of them is enough.
+func (l *looked) leafWays(of Name, key []int) []way {
+	full := l.fullWay(of)
+	if l.wantsFull() {
+		return l.harmless(full)
+	}
 	i := slices.IndexFunc(l.self.Indexes, func(ix index) bool { return ix.Primary })
-	return i >= 0 && l.identifies(l.self.Indexes[i], key), i >= 0
+	switch {
+	case i >= 0 && l.identifies(l.self.Indexes[i], key):
+		return l.harmless(l.indexWay(of, l.self.Indexes[i]))
+	case i >= 0 || l.mayBeNull(key):
+		return l.harmless(full)
+	}
+	return l.harmless(l.uniqueWay(of, "PRIMARY KEY", key), full)
 }
 
 // identifies reports whether an index can be a replica identity with the key.
@@ -149,12 +201,15 @@ func (l *looked) identifies(ix index, key []int) bool {
 		!slices.ContainsFunc(key, func(i int) bool { return !slices.Contains(ix.Columns, l.self.Columns[i].Num) })
 }
 
-func (l *looked) addUnique(what string, key []int) string {
+// uniqueWay returns the statement that adds an index with the key. It becomes the
+// identity of the table or partition.
+func (l *looked) uniqueWay(of Name, what string, key []int) way {
 	names := make([]string, len(key))
 	for n, i := range key {
 		names[n] = l.self.Columns[i].Name
 	}
-	return fmt.Sprintf("ALTER TABLE %s ADD %s (%s)", l.self.name().SQL(), what, sqlList(names))
+	sql := fmt.Sprintf("ALTER TABLE %s ADD %s (%s)", l.self.name().SQL(), what, sqlList(names))
+	return way{sql: sql, change: &identityChange{of: of, columns: names}}
 }
 
 // identity returns the numbers of the columns of an old row that the WAL has.
@@ -189,30 +244,40 @@ func (l *looked) identity() []int {
 
 // identityWays returns the statements that give the table a replica identity with
 // the key: one, if the table has an index for it, else several to choose from.
-func (l *looked) identityWays(key []int) []string {
+func (l *looked) identityWays(key []int) []way {
 	o := l.self
-	fit, primary := l.primary(key)
+	primary := slices.ContainsFunc(o.Indexes, func(ix index) bool { return ix.Primary })
+	full := l.fullWay(o.name())
 	switch {
 	case o.Kind == "p" && primary: // the table's own identity has no effect
-		return []string{"remove key=: partitions will have the primary key as replica identity"}
+		return []way{{sql: "remove key=: partitions will have the primary key as replica identity"}}
 	case o.Kind == "p":
-		return []string{l.addUnique("PRIMARY KEY", key)}
-	case fit:
-		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT", o.name().SQL())}
+		return []way{l.uniqueWay(o.name(), "PRIMARY KEY", key)}
+	case l.wantsFull():
+		return l.harmless(full)
 	}
-	if i := slices.IndexFunc(o.Indexes, func(ix index) bool { return l.identifies(ix, key) }); i >= 0 {
-		return []string{fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY USING INDEX %s", o.name().SQL(), sqlIdent(o.Indexes[i].Name))}
+	var ways []way
+	for _, ix := range o.Indexes { // the primary key is the first
+		if l.identifies(ix, key) {
+			ways = append(ways, l.indexWay(o.name(), ix))
+		}
 	}
-	full := fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", o.name().SQL())
-	if l.mayBeNull(key) {
-		return []string{full}
+	switch {
+	case len(ways) > 0:
+		if ways := l.harmless(ways...); ways[0].alone {
+			return ways[:1]
+		}
+		return l.harmless(append(ways, full)...)
+	case l.mayBeNull(key):
+		return l.harmless(full)
+	case primary: // bridge sql then makes the other the identity
+		return l.harmless(l.uniqueWay(o.name(), "UNIQUE", key), full)
 	}
-	add := "PRIMARY KEY"
-	if primary {
-		add = "UNIQUE" // bridge sql then makes it the identity
-	}
-	return []string{l.addUnique(add, key), full}
+	return l.harmless(l.uniqueWay(o.name(), "PRIMARY KEY", key), full)
 }
+
+// wantsFull reports whether only REPLICA IDENTITY FULL will do.
+func (l *looked) wantsFull() bool { return l.spec.History == HistoryLog && l.needsIdentity() }
 
 // Only returns the relation with only the named columns. If a key column is not
 // among them, it returns an error that names the column.

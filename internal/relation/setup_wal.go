@@ -5,19 +5,13 @@ import (
 	"fmt"
 )
 
-// publishesAllSQL asks whether the publication has updates or deletes. One that
-// does not exist yet will have both: the script makes it.
-const publishesAllSQL = `
-SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1 AND NOT pubupdate AND NOT pubdelete)`
-
 // wal returns the script for capture=wal. In the table itself it changes at most
 // the replica identity. A table that is not fit for a publication gets only
 // comments: in a publication its own UPDATE and DELETE would fail.
 func (s *setup) wal(ctx context.Context, q Querier) (string, *Spec, error) {
 	l := s.l
-	var err error
-	if l.allActions, err = QueryOne[bool](ctx, q, publishesAllSQL, s.opt.Name); err != nil {
-		return "", nil, fmt.Errorf("look up publication: %w", err)
+	if err := l.lookPublications(ctx, q, s.opt.Name); err != nil {
+		return "", nil, err
 	}
 	l.check()
 	var unfit []*Problem
@@ -84,11 +78,11 @@ func (s *setup) publication(identity string) {
 	s.p("DO $lockstep$ BEGIN")
 	s.p("  IF current_setting('wal_level') <> 'logical' THEN RAISE EXCEPTION 'wal_level is %%, and must be logical', current_setting('wal_level'); END IF;")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = %s) THEN", sqlLiteral(name))
-	s.p("    CREATE PUBLICATION %s WITH (publish_via_partition_root = true);", sqlIdent(name))
+	s.p("    %s;", CreatePublication(name, s.l.publications.Version))
 	s.p("  END IF;")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = %s AND schemaname = %s AND tablename = %s) THEN",
 		sqlLiteral(name), sqlLiteral(o.Schema), sqlLiteral(o.Table))
-	s.p("    ALTER PUBLICATION %s ADD TABLE %s;", sqlIdent(name), o.name().SQL())
+	s.p("    ALTER PUBLICATION %s ADD TABLE ONLY %s;", sqlIdent(name), o.name().SQL())
 	s.p("  END IF;")
 	s.p("END $lockstep$;")
 	s.p("COMMIT;")

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -101,12 +102,16 @@ type feed struct {
 // hold is where a stream stood: it holds back what heartbeats say.
 type hold struct{ lsn, since uint64 }
 
-// load looks at the relation.
+// load looks at the relation. One whose own writes would fail in the publication
+// does not get into it, and does not stay in it.
 func (s *session) load(ctx context.Context, r *Relation) (*feed, error) {
 	f := &feed{r: r, src: s.src, last: &s.last, suspects: make(map[string]*suspected), lookRows: firstRows, ended: make(chan struct{})}
 	f.keyJSON = func(dst []byte) ([]byte, error) { return f.form.AppendKey(dst, f.key) }
 	var err error
-	if f.rel, f.warnings, err = relation.Load(ctx, s.c.pool, r.spec); err != nil {
+	if f.rel, f.warnings, err = relation.LoadFor(ctx, s.c.pool, r.spec, s.c.opt.Name); err != nil {
+		if errors.Is(err, relation.ErrBreaksWrites) {
+			s.spare(ctx, r)
+		}
 		return nil, err
 	}
 	return f, nil

@@ -256,9 +256,6 @@ func (s *session) probe(ctx context.Context, r *Relation) {
 	s.work.Go(func() {
 		f, err := s.load(ctx, r)
 		if err == nil {
-			err = s.spare(ctx, f)
-		}
-		if err == nil {
 			var p *publication
 			if p, err = s.loadPublication(ctx, r); err == nil {
 				err = p.tables[r.spec.Name].err

@@ -171,7 +171,7 @@ func (s *session) publish(ctx context.Context) error {
 	p := s.publication
 	name := pgx.Identifier{s.c.opt.Name}.Sanitize()
 	if !p.exists {
-		err := s.exec(ctx, "CREATE PUBLICATION "+name+" WITH (publish_via_partition_root = true)")
+		err := s.exec(ctx, relation.CreatePublication(s.c.opt.Name, s.src.Version))
 		if errors.Is(err, errRival) {
 			return err
 		}
@@ -189,11 +189,8 @@ func (s *session) publish(ctx context.Context) error {
 			f.known = true
 			continue
 		}
-		if err := s.spare(ctx, f); err != nil { // before it is published
-			s.leave(f, err)
-			continue
-		}
-		err := s.exec(ctx, "ALTER PUBLICATION "+name+" ADD TABLE "+n.SQL())
+		// ONLY: a table that has come to inherit from it must not be published.
+		err := s.exec(ctx, "ALTER PUBLICATION "+name+" ADD TABLE ONLY "+n.SQL())
 		if errors.Is(err, errRival) {
 			return err
 		}
@@ -219,27 +216,25 @@ func (s *session) publish(ctx context.Context) error {
 	return nil
 }
 
-const identifiedSQL = `
-SELECT COALESCE(bool_and(c.relreplident = 'f' OR pg_get_replica_identity_index(c.oid) IS NOT NULL), true)
-  FROM pg_catalog.pg_class c
- WHERE c.oid = $1::oid AND c.relkind = 'r' OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::oid) WHERE isleaf)`
+// ownTableSQL asks whether a publication of the bridge's own names a table.
+const ownTableSQL = `
+SELECT EXISTS (SELECT FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+  WHERE p.pubname = $1 AND r.prrelid = to_regclass($2) AND obj_description(p.oid, 'pg_publication') = $3 AND pg_has_role(p.pubowner, 'USAGE'))`
 
-// spare refuses a table of which the application's own UPDATE and DELETE would
-// fail in a publication of these, whatever is asked of the relation.
-func (s *session) spare(ctx context.Context, f *feed) error {
-	p := s.publication
-	_, published := p.tables[f.r.spec.Name]
-	if published || p.exists && !slices.Contains(p.actions, "update") && !slices.Contains(p.actions, "delete") {
-		return nil
+// spare takes a table out of a publication of the bridge's own, in which the
+// table's own writes fail since it changed. What somebody else put in, only they
+// take out; the relation's error says how.
+func (s *session) spare(ctx context.Context, r *Relation) {
+	in, err := relation.QueryOne[bool](ctx, s.c.pool, ownTableSQL, s.c.opt.Name, r.spec.Name.SQL(), ours)
+	if err != nil || !in {
+		return // it is asked again with the relation
 	}
-	identified, err := relation.QueryOne[bool](ctx, s.c.pool, identifiedSQL, f.rel.OID)
+	err = s.exec(ctx, "ALTER PUBLICATION "+pgx.Identifier{s.c.opt.Name}.Sanitize()+" DROP TABLE "+r.spec.Name.SQL())
 	if err != nil {
-		return fmt.Errorf("look up its replica identity: %w", err)
+		r.log.Error().Err(err).Msg("the table's own writes fail in the publication, and taking it out failed, trying again")
+		return
 	}
-	if !identified {
-		return fmt.Errorf("it has no replica identity, so its own UPDATE and DELETE would fail in publication %s; to do: see %s", s.c.opt.Name, relation.SetupCommand(f.r.spec))
-	}
-	return nil
+	r.log.Error().Str("publication", s.c.opt.Name).Msg("table taken out of the publication, because its own writes failed in it")
 }
 
 // unpublish takes tables out of a publication of the bridge's own that are no

@@ -85,10 +85,14 @@ func (r *Relation) fail(err error, most time.Duration) {
 	now := time.Now()
 	if r.err == nil || r.err.Error() != err.Error() || now.Sub(r.logged) > logEvery {
 		r.logged = now
+		level := zerolog.WarnLevel
+		if errors.Is(err, relation.ErrBreaksWrites) { // nothing but somebody's change helps
+			level = zerolog.ErrorLevel
+		}
 		if r.tries == 0 && errors.Is(err, errChanged) { // if the change did harm, the next try says so
 			r.log.Info().Str("reason", err.Error()).Msg("the relation is no longer what was loaded, loading it again")
 		} else {
-			r.log.Warn().Err(err).Msg("the relation is not being captured, trying again")
+			r.log.WithLevel(level).Err(err).Msg("the relation is not being captured, trying again")
 		}
 	}
 	if r.failing.IsZero() {
