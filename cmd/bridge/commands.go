@@ -165,6 +165,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 		return err
 	}
 	var inv program.Invalid
+	cfg.validateName(&inv)
 	if cfg.validateDatabase(&inv); inv.Err() != nil {
 		return inv.Err()
 	}

@@ -89,9 +89,7 @@ func (c *Config) invalid() program.Invalid {
 			inv.Add("BRIDGE_STREAM_REPLICAS", "the embedded server can't replicate; name a cluster in NATS_URL, or set 1")
 		}
 	}
-	if !slotName.MatchString(c.Name) {
-		inv.Add("BRIDGE_NAME", fmt.Sprintf("%q can't name a replication slot; use 1 to 63 characters of a-z, 0-9 and _", c.Name))
-	}
+	c.validateName(&inv)
 	if c.SlotMaxLag != "0" {
 		n, err := humanize.ParseBytes(c.SlotMaxLag)
 		if err != nil || n < minSlotMaxLag || n > math.MaxInt64 {
@@ -140,6 +138,12 @@ func (c *Config) validateEmbedded(inv *program.Invalid) {
 		if value != "" {
 			inv.Add(variable, "is only for a server named by NATS_URL, which is empty; set NATS_URL, or remove this")
 		}
+	}
+}
+
+func (c *Config) validateName(inv *program.Invalid) {
+	if !slotName.MatchString(c.Name) {
+		inv.Add("BRIDGE_NAME", fmt.Sprintf("%q can't name a replication slot; use 1 to 63 characters of a-z, 0-9 and _", c.Name))
 	}
 }
 

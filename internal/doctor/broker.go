@@ -155,7 +155,7 @@ func (r *run) memory(b *Broker) {
 	var rows int64
 	for _, rel := range r.Relations {
 		if rel.OK && rel.History == "latest" {
-			rows += max(0, rel.Rows)
+			rows += max(0, rel.estimate)
 		}
 	}
 	b.MemoryLow, b.MemoryHigh = rows*minRowMemory, rows*maxRowMemory

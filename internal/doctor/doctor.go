@@ -96,7 +96,7 @@ type Relation struct {
 	Stream  string   `json:"stream"`
 	History string   `json:"history"`
 	Key     []string `json:"key,omitempty"`
-	// Rows is an estimate, -1 if unknown.
+	// Rows is an estimate, -1 if Postgres has not yet counted the rows.
 	Rows int64 `json:"rows"`
 	// Replicas is how many servers hold its stream, 0 if there is no stream.
 	Replicas int `json:"replicas,omitempty"`
@@ -104,6 +104,8 @@ type Relation struct {
 	OK bool `json:"ok"`
 
 	spec relation.Spec
+	// estimate is a guess from the size of the files, if Postgres has not counted.
+	estimate int64
 }
 
 // Broker is the NATS server that was asked.

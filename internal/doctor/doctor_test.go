@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -274,4 +275,54 @@ func TestRun_Streams(t *testing.T) {
 	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "users,a,b,c"), Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1, Timeout: time.Minute})
 	contains(t, text(t, r), "ERROR users: stream LOCKSTEP-public-users holds rows of database", "bridge adopt users",
 		"WARNING a: Postgres is on timeline 1, the stream on 2", "WARNING b: it now has history=latest", "ERROR c: ", `layout "99"`)
+}
+
+// Versions that the tests don't run on are refused. Releases with a known fault in
+// reading the WAL are named to those who read it.
+func TestRun_Versions(t *testing.T) {
+	t.Parallel()
+	wal, poll := specs(t, "users(capture=wal)"), specs(t, "users")
+	for _, c := range []struct {
+		version int
+		text    string
+		specs   relation.Specs
+		want    string
+	}{
+		{140018, "14.18", poll, "error: Postgres 14.18 is too old; upgrade it to 15 or later"},
+		{150000, "15.0", wal, ""},
+		{150012, "15.12", wal, ""},
+		{150013, "15.13", wal, "upgrade it to 15.14 or later"},
+		{150013, "15.13", poll, ""},
+		{160009, "16.9", wal, "upgrade it to 16.10 or later"},
+		{170005, "17.5", wal, "warning: Postgres 17.5 has a fault in reading the WAL"},
+		{170006, "17.6", wal, ""},
+		{0, "", wal, ""},
+	} {
+		var got string
+		for _, p := range doctor.VersionProblems(c.version, c.text, c.specs) {
+			got += fmt.Sprintf("%s: %s; %s", p.Severity, p.What, p.Do)
+		}
+		if got == "" && c.want != "" || c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %q, want %q", c.text, got, c.want)
+		}
+	}
+}
+
+// Of a table that Postgres has not counted, the report does not say how many rows
+// it has: the planner would guess, and says 1850 or the like of an empty one.
+func TestRun_NeverAnalyzed(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, `CREATE TABLE few (id int PRIMARY KEY, txid bigint NOT NULL) WITH (autovacuum_enabled = false); INSERT INTO few VALUES (1, 3)`,
+		`CREATE VIEW seen AS SELECT * FROM few`, `CREATE TABLE root (id int PRIMARY KEY, txid bigint NOT NULL) PARTITION BY RANGE (id)`,
+		`CREATE TABLE leaf PARTITION OF root DEFAULT WITH (autovacuum_enabled = false)`, `INSERT INTO root VALUES (1, 3)`)
+	run := func() string {
+		return text(t, doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: specs(t, "few,seen(key=id),root"), Prefix: "lockstep"}))
+	}
+	if got := run(); strings.Contains(got, ", about ") {
+		t.Errorf("it says how many rows there are:\n%s", got)
+	}
+	testenv.Exec(t, url, "ANALYZE few", "ANALYZE leaf")
+	contains(t, run(), "few → LOCKSTEP-public-few, history latest, key id, about 1 rows", "seen → LOCKSTEP-public-seen, history latest, key id, about 1 rows",
+		"root → LOCKSTEP-public-root, history latest, key id, about 1 rows")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,13 +17,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// minPostgres is the first release with CREATE OR REPLACE TRIGGER, which
-// bridge sql prints. Older ones are refused. The documents ask for
-// testedPostgres, the oldest major version that the tests run on.
-const (
-	minPostgres    = 140000
-	testedPostgres = 150000
-)
+// minPostgres is the oldest major version that the tests run on. Older ones are
+// refused.
+const minPostgres = 150000
+
+// badDecoding are releases that tell the transactions that run of each other's
+// changes of tables and publications again and again, until a message about them is
+// too large. The next release of each mends it.
+var badDecoding = []int{150013, 160009, 170005}
 
 func (r *run) postgres(ctx context.Context) {
 	if r.cfg.DatabaseURL == "" {
@@ -44,6 +46,9 @@ func (r *run) postgres(ctx context.Context) {
 	if err := r.server(ctx, conn); err != nil {
 		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "look at the log of Postgres")
 		return
+	}
+	if v := r.source.Version; v != 0 && v < minPostgres {
+		return // it lacks what the other checks ask for
 	}
 	if err := r.relations(ctx, conn); err != nil {
 		r.fail(AreaPostgres, "", "a query failed: "+oneLine(err), "look at the log of Postgres")
@@ -70,9 +75,7 @@ func (r *run) server(ctx context.Context, conn *pgx.Conn) error {
 	}
 	pg.SystemID, pg.Timeline, pg.Standby = strconv.FormatUint(r.source.SystemID, 10), r.source.Timeline, r.source.InRecovery
 	r.Postgres = &pg
-	if v := r.source.Version; v != 0 && v < minPostgres {
-		r.fail(AreaPostgres, "", fmt.Sprintf("Postgres %s is too old", pg.Version), fmt.Sprintf("upgrade it to %d or later", testedPostgres/10000))
-	}
+	r.version(r.source.Version, pg.Version)
 	if pg.Standby {
 		r.warn(AreaPostgres, "", "Postgres is a standby: rows come with its delay, some of them twice, and no NOTIFY wakes the bridge",
 			"if the delay matters, name the primary in DATABASE_URL")
@@ -93,6 +96,18 @@ func (r *run) server(ctx context.Context, conn *pgx.Conn) error {
 			"end them, or limit them by idle_in_transaction_session_timeout")
 	}
 	return nil
+}
+
+// version checks the server's version: as a number, 0 if unknown, and as text.
+func (r *run) version(v int, text string) {
+	wal := r.cfg.Specs.ReadsWAL()
+	switch {
+	case v != 0 && v < minPostgres:
+		r.fail(AreaPostgres, "", fmt.Sprintf("Postgres %s is too old", text), fmt.Sprintf("upgrade it to %d or later", minPostgres/10000))
+	case wal && slices.Contains(badDecoding, v):
+		r.warn(AreaPostgres, "", fmt.Sprintf("Postgres %s has a fault in reading the WAL: after many changes of tables or publications it may fail with \"invalid memory alloc request size\", and capture=wal stops", text),
+			fmt.Sprintf("upgrade it to %d.%d or later", v/10000, v%10000+1))
+	}
 }
 
 // relations checks each relation. What a relation lacks is a problem in the
@@ -136,7 +151,10 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 			r.relationProblem(&p)
 		}
 		if rel != nil {
-			entry.OK, entry.Rows = true, rel.EstimatedRows
+			entry.OK, entry.estimate = true, rel.EstimatedRows
+			if rel.Analyzed {
+				entry.Rows = rel.EstimatedRows
+			}
 			for _, i := range rel.Key {
 				entry.Key = append(entry.Key, rel.Columns[i].Name)
 			}

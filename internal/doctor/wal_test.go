@@ -107,3 +107,26 @@ func TestRun_SlotThatNoRelationNeeds(t *testing.T) {
 	dropped = true
 	contains(t, check(doctor.Config{Specs: specs(t, "users")}), "0 errors, 1 warning")
 }
+
+// A list of columns keeps some of them from the bridge. The advice is then not to
+// give the role all of them.
+func TestRun_PublicationWithAListOfColumns(t *testing.T) {
+	servers(t)
+	db := testenv.Postgres(t)
+	name := testenv.Conn(t, db).Config().Database
+	reader := name + "_reader"
+	testenv.Exec(t, db, `CREATE TABLE people (id int PRIMARY KEY, name text, secret text)`, fmt.Sprintf("CREATE PUBLICATION p_%s FOR TABLE people (id, name)", name),
+		fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'sesame-3f9c'", reader), fmt.Sprintf("GRANT SELECT (id, name) ON people TO %s", reader))
+	t.Cleanup(func() { testenv.Exec(t, db, "DROP OWNED BY "+reader, "DROP ROLE "+reader) })
+	as, err := url.Parse(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as.User = url.UserPassword(reader, "sesame-3f9c")
+	cfg := doctor.Config{DatabaseURL: as.String(), Prefix: "lockstep", Name: "p_" + name, Specs: specs(t, "people(capture=wal)")}
+	got := section(doctor.Run(t.Context(), cfg), "people")
+	contains(t, got, "may not read column secret", "to do: the publication's list of columns leaves out what the role may not read", "poll a view without them")
+	// Another column is missing: the publication has it.
+	testenv.Exec(t, db, fmt.Sprintf("REVOKE SELECT (name) ON people FROM %s", reader))
+	contains(t, section(doctor.Run(t.Context(), cfg), "people"), "may not read column name, secret\n  to do: GRANT SELECT ON")
+}

@@ -46,6 +46,7 @@ func TestBridge_BadConfigurationIsReportedAtOnce(t *testing.T) {
 		{nil, []string{"tail"}},
 		{nil, []string{"reconcile"}},
 		{nil, []string{"sql", "a,b"}},
+		{[]string{"DATABASE_URL=postgres://localhost/a", "BRIDGE_NAME=A-b"}, []string{"sql", "a(capture=wal)"}},
 	} {
 		if code, _, stderr := command(t, c.env, c.args...); code != 2 || stderr == "" {
 			t.Errorf("%q %q: exit status %d, want 2: %s", c.env, c.args, code, stderr)

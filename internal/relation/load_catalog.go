@@ -95,7 +95,7 @@ SELECT json_build_object(
       JOIN pg_catalog.pg_am am ON am.oid = ic.relam
      WHERE i.indrelid = c.oid),
   'leaves', CASE WHEN c.relkind = 'p' THEN (
-    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'oid', lc.oid::int8, 'kind', lc.relkind, 'persistence', lc.relpersistence, 'full', lc.relreplident = 'f', 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
+    SELECT json_agg(json_build_object('schema', ln.nspname, 'table', lc.relname, 'oid', lc.oid::int8, 'kind', lc.relkind, 'persistence', lc.relpersistence, 'tuples', lc.reltuples, 'full', lc.relreplident = 'f', 'file', lc.oid::text || '/' || lc.relfilenode::text, 'columns', ARRAY(
              SELECT la.attname FROM pg_catalog.pg_attribute la
               WHERE la.attrelid = lc.oid AND la.attnum > 0 AND NOT la.attisdropped AND (lc.relreplident = 'f' OR EXISTS (
                 SELECT FROM pg_catalog.pg_index li WHERE li.indrelid = lc.oid AND li.indimmediate AND li.indisvalid
@@ -156,6 +156,7 @@ type leaf struct {
 	Schema, Table     string
 	OID               uint32
 	Kind, Persistence string
+	Tuples            float64
 	// Full is true for REPLICA IDENTITY FULL. Columns are the columns of an old row
 	// that the WAL has.
 	Full    bool
@@ -228,6 +229,15 @@ type trigger struct {
 }
 
 func (o *object) name() Name { return Name{Schema: o.Schema, Table: o.Table} }
+
+// analyzed reports whether Postgres has counted the rows. It counts those of a
+// partitioned table in the partitions.
+func (o *object) analyzed() bool {
+	if o.Kind == "p" {
+		return o.Tuples >= 0 || !slices.ContainsFunc(o.Leaves, func(p leaf) bool { return p.Tuples < 0 })
+	}
+	return o.Tuples >= 0
+}
 
 func (o *object) column(name string) *column {
 	for i := range o.Columns {

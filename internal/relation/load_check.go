@@ -98,6 +98,7 @@ func (l *looked) check() *Relation {
 			rel.Sources = append(rel.Sources, s.name())
 		}
 	}
+	rel.Analyzed = !slices.ContainsFunc(l.sources, func(s *object) bool { return !s.analyzed() })
 	wal := l.spec.Capture == CaptureWAL
 	if wal {
 		rel.Txid = l.stampedTxid()
@@ -293,6 +294,11 @@ func (l *looked) checkRights() {
 			which = "it"
 		}
 		do := fmt.Sprintf("GRANT SELECT ON %s TO %s", o.name().SQL(), role)
+		if l.unpublished(missing) {
+			// The bridge locks what it reads, and Postgres asks for the right to all of it.
+			do = fmt.Sprintf("the publication's list of columns leaves out what the role may not read, but the bridge must lock the table. To keep those columns from it, "+
+				"poll a view without them: remove capture=wal, and use a role without REPLICATION, which may read the changes of every column; only if the role may read all: %s", do)
+		}
 		if o.Kind != "v" && l.spec.Capture != CaptureWAL {
 			do += "; but if bridge sql has made a feed view for it, which also shows deletes, name the view in BRIDGE_TABLES: " +
 				Name{Schema: o.Schema, Table: cutName(o.Table, "_"+defaultAs)}.Quoted() + "(key=…)"

@@ -289,6 +289,15 @@ func identList(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
+// unpublished reports whether the bridge's publication has a list of columns, and
+// none of these is in it.
+func (l *looked) unpublished(names []string) bool {
+	return len(names) > 0 && l.publications != nil && slices.ContainsFunc(l.publications.Members, func(m member) bool {
+		return m.Publication == l.publications.name && m.OID == l.self.OID && m.Columns != nil &&
+			!slices.ContainsFunc(m.Columns, func(c string) bool { return slices.Contains(names, quoteIdent(c)) })
+	})
+}
+
 // checkPublications adds an error if the bridge's publication makes the table's
 // own writes fail, or would do so; and a warning for each publication of
 // somebody else that does so already. It reports whether there is an error.

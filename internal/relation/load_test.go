@@ -63,7 +63,7 @@ func TestLoad(t *testing.T) {
 			{Num: 5, Name: "deleted", Type: "boolean", TypeOID: 16, BaseOID: 16, Nullable: true},
 			{Num: 6, Name: "Gone", Type: "date", TypeOID: 1082, BaseOID: 1082, Nullable: true},
 		},
-		Key: []int{0}, Unique: true, Txid: 2, Stamped: []relation.Stamped{{Table: relation.Name{Schema: "public", Table: "users"}, Column: "txid", Now: "txid_current()"}}, Deleted: 3, EstimatedRows: 3000,
+		Key: []int{0}, Unique: true, Txid: 2, Stamped: []relation.Stamped{{Table: relation.Name{Schema: "public", Table: "users"}, Column: "txid", Now: "txid_current()"}}, Deleted: 3, EstimatedRows: 3000, Analyzed: true,
 		Sources: []relation.Name{{Schema: "public", Table: "users"}},
 	}
 	if rel.OID == 0 || !reflect.DeepEqual(rel, want) {

@@ -78,8 +78,11 @@ type Relation struct {
 	Definition string
 	// Policies is true if row level security applies to the bridge's role.
 	Policies bool
-	// EstimatedRows is how many rows Postgres' planner expects, -1 if unknown.
+	// EstimatedRows is how many rows Postgres' planner expects, -1 if unknown. Analyzed
+	// is true if Postgres has counted all that this comes from; else the planner
+	// guesses from the size of files, and is far off for small ones.
 	EstimatedRows int64
+	Analyzed      bool
 }
 
 // Stamped is a column that a trigger sets to the ID of the transaction.

@@ -5,6 +5,11 @@ import (
 	"fmt"
 )
 
+// otherSlotSQL finds a slot under the bridge's name that is not the bridge's.
+const otherSlotSQL = `
+SELECT COALESCE((SELECT concat_ws(' ', slot_type, plugin, database) FROM pg_catalog.pg_replication_slots
+  WHERE slot_name = $1 AND (slot_type <> 'logical' OR plugin <> 'pgoutput' OR database <> current_database())), '')`
+
 // wal returns the script for capture=wal. In the table itself it changes at most
 // the replica identity. A table that is not fit for a publication gets only
 // comments: in a publication its own UPDATE and DELETE would fail.
@@ -36,6 +41,16 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, *Spec, error) {
 			}
 		}
 		return s.notYet("The table is not fit for a publication: in one, its own UPDATE and DELETE could fail.", unfit, or...)
+	}
+	slot, err := QueryOne[string](ctx, q, otherSlotSQL, s.opt.Name)
+	if err != nil {
+		return "", nil, fmt.Errorf("look up the replication slot: %w", err)
+	}
+	if slot != "" {
+		return s.notYet("The bridge needs a replication slot of its own.", []*Problem{{
+			Relation: l.spec.Name, Severity: SeverityError,
+			What: fmt.Sprintf("the replication slot %s is not the bridge's (%s)", s.opt.Name, slot), Do: "choose another BRIDGE_NAME",
+		}})
 	}
 	if err := s.lookMine(ctx, q, nil); err != nil {
 		return "", nil, err

@@ -215,3 +215,29 @@ func TestSetupSQL_WALNoPublicationAfterAnError(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// bridge sql refuses what bridge check refuses: a slot under the bridge's name that
+// is another's, and a key that the publication does not have.
+func TestSetupSQL_WALRefusesWhatCheckRefuses(t *testing.T) {
+	conn := ready(t, genKey)
+	name := "p_" + conn.Config().Database
+	if _, err := conn.Exec(t.Context(), "CREATE PUBLICATION "+name+" WITH (publish_via_partition_root = true)"); err != nil {
+		t.Fatal(err)
+	}
+	script, err := setupWAL(t, conn, "t(capture=wal)")
+	if err == nil || !strings.Contains(script, "generated") {
+		t.Errorf("%v, and this is printed for a generated key:\n%s", err, script)
+	}
+	mustBeComments(t, script)
+	if _, _, err := relation.LoadFor(t.Context(), conn, mustParse(t, "t(capture=wal)").List[0], name); err == nil || !strings.Contains(err.Error(), "generated") {
+		t.Errorf("the key is generated, and LoadFor says %v", err)
+	}
+	if _, err := conn.Exec(t.Context(), "CREATE TABLE e (id int PRIMARY KEY); SELECT pg_create_logical_replication_slot('"+name+"', 'test_decoding')"); err != nil {
+		t.Fatal(err)
+	}
+	script, err = setupWAL(t, conn, "e(capture=wal)")
+	if err == nil || !strings.Contains(script, "the replication slot "+name+" is not the bridge's (logical test_decoding") {
+		t.Errorf("%v, and this is printed beside another's slot:\n%s", err, script)
+	}
+	mustBeComments(t, script)
+}
