@@ -232,8 +232,10 @@ func TestSetupSQL_WALRefusesWhatCheckRefuses(t *testing.T) {
 	if _, _, err := relation.LoadFor(t.Context(), conn, mustParse(t, "t(capture=wal)").List[0], name); err == nil || !strings.Contains(err.Error(), "generated") {
 		t.Errorf("the key is generated, and LoadFor says %v", err)
 	}
-	if _, err := conn.Exec(t.Context(), "CREATE TABLE e (id int PRIMARY KEY); SELECT pg_create_logical_replication_slot('"+name+"', 'test_decoding')"); err != nil {
-		t.Fatal(err)
+	for _, sql := range []string{"CREATE TABLE e (id int PRIMARY KEY)", "SELECT pg_create_logical_replication_slot('" + name + "', 'test_decoding')"} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
 	}
 	script, err = setupWAL(t, conn, "e(capture=wal)")
 	if err == nil || !strings.Contains(script, "the replication slot "+name+" is not the bridge's (logical test_decoding") {
