@@ -11,12 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"bridge/cmd/internal/program"
 	"bridge/internal/health"
 	"bridge/internal/relation"
 
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 )
@@ -50,14 +50,10 @@ func newOps(cfg *Config, log zerolog.Logger) (*ops, error) {
 		return nil, fmt.Errorf("listen on BRIDGE_LISTEN: %w", err)
 	}
 	o := &ops{
-		listener: l, log: log.With().Str("component", "ops").Logger(), registry: registry(),
+		listener: l, log: log.With().Str("component", "ops").Logger(), registry: program.Registry(),
 		heartbeat: cfg.heartbeatInterval, waiting: "starting",
 	}
 	return o, nil
-}
-
-func registerRuntime(r *prometheus.Registry) {
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 // run serves until ctx ends.

@@ -24,7 +24,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 )
@@ -264,11 +263,4 @@ func retry(ctx context.Context, log zerolog.Logger, msg string, f func() error) 
 		}
 		backoff = min(2*backoff, 5*time.Second)
 	}
-}
-
-// registry returns a registry with the metrics of the Go runtime and the process.
-func registry() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	registerRuntime(r)
-	return r
 }

@@ -14,8 +14,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 )
@@ -49,9 +47,8 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(broker.NewCollector(nc),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := program.Registry()
+	registry.MustRegister(broker.NewCollector(nc))
 	hub := replay.NewHub(nc, js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes}, replay.NewMetrics(registry), log)
 	srv := edge.New(source{hub: hub}, edge.Options{
 		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval,

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"bridge/internal/spell"
+
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 )
@@ -298,37 +300,8 @@ func formatBytes(n int64) string {
 // nearest returns the name most similar to s, or "" if none is so similar that s
 // may be a typing error.
 func nearest(s string, names []string) string {
-	best, bestDist := "", 1+max(1, len(s)/3)
-	for _, n := range names {
-		if d := editDistance(strings.ToLower(s), strings.ToLower(n)); d < bestDist {
-			best, bestDist = n, d
-		}
-	}
-	return best
-}
-
-// editDistance counts the bytes that were inserted, removed or replaced, and the
-// neighbours that were swapped.
-func editDistance(a, b string) int {
-	before, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		cur[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], before[j-2]+1)
-			}
-		}
-		before, prev, cur = prev, cur, before
-	}
-	return prev[len(b)]
+	name, _ := spell.Nearest(s, names, max(1, len(s)/3))
+	return name
 }
 
 func oneOf[T ~string](v string, values ...T) (T, error) {

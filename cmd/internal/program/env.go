@@ -14,16 +14,16 @@ import (
 	"time"
 
 	"bridge/internal/broker"
+	"bridge/internal/spell"
 
 	"github.com/dustin/go-humanize"
 	"github.com/kelseyhightower/envconfig"
 )
 
 // Settings reads the environment into cfg, a pointer to a struct of string
-// fields. It returns a warning for each variable that has the prefix and is no
-// setting, with the name of the nearest setting. An empty variable counts as
-// not set. All fields are strings, so that the caller can report every bad
-// value together.
+// fields. It returns a warning for each variable that is probably a misspelt
+// setting. An empty variable counts as not set. All fields are strings, so that
+// the caller can report every bad value together.
 func Settings(prefix string, cfg any) (warnings []string, err error) {
 	for _, f := range fields(prefix, cfg) {
 		if os.Getenv(f.name) == "" { // an .env file sets variables to nothing
@@ -38,13 +38,47 @@ func Settings(prefix string, cfg any) (warnings []string, err error) {
 		known = append(known, f.name)
 	}
 	for _, kv := range os.Environ() {
-		name, _, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, strings.ToUpper(prefix)+"_") || slices.Contains(known, name) {
-			continue
+		name, value, _ := strings.Cut(kv, "=")
+		if w := misspelt(name, strings.ToUpper(prefix)+"_", known); w != "" && value != "" {
+			warnings = append(warnings, w)
 		}
-		warnings = append(warnings, fmt.Sprintf("%s is not a setting; did you mean %s?", name, nearest(name, known)))
 	}
 	return warnings, nil
+}
+
+// misspelt returns a warning if the variable name is no setting and was probably
+// meant to be one: it has the prefix, or it resembles a setting that is not set.
+func misspelt(name, prefix string, known []string) string {
+	if slices.Contains(known, name) {
+		return ""
+	}
+	short, prefixed := strings.CutPrefix(name, prefix)
+	if !prefixed {
+		// Other programs have variables, too, so it must resemble the setting
+		// closely: NATS_PORT, which Kubernetes sets, is no NATS_CERT.
+		near, _ := spell.Nearest(name, known, max(1, len(name)/6))
+		if near == "" || os.Getenv(near) != "" {
+			return ""
+		}
+		return didYouMean(name, near)
+	}
+	near, differ := spell.Nearest(name, known, len(name)/4)
+	if other, less := spell.Nearest(short, known, 1); other != "" && less < differ { // HTTPEDGE_NATS_URL is NATS_URL
+		near = other
+	}
+	for _, k := range known {
+		if near == "" && (strings.HasPrefix(k, name+"_") || strings.HasSuffix(k, "_"+short)) { // a word is missing
+			near = k
+		}
+	}
+	if near == "" {
+		return name + " is not a setting; --help lists the settings"
+	}
+	return didYouMean(name, near)
+}
+
+func didYouMean(name, near string) string {
+	return fmt.Sprintf("%s is not a setting; did you mean %s?", name, near)
 }
 
 // ErrUsage marks the errors that end a program with status 2: a bad
@@ -179,35 +213,4 @@ func MarkdownSettings(prefix string, cfg any) string {
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.name, value, strings.ReplaceAll(f.desc, "|", "\\|"))
 	}
 	return b.String()
-}
-
-// nearest returns the known name with the smallest edit distance to name.
-func nearest(name string, known []string) string {
-	best, bestDistance := "", len(name)+1
-	for _, k := range known {
-		if d := distance(name, k); d < bestDistance {
-			best, bestDistance = k, d
-		}
-	}
-	return best
-}
-
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

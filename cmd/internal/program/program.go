@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -34,28 +33,6 @@ func Logger(w io.Writer, level string) (zerolog.Logger, error) {
 func init() {
 	zerolog.TimeFieldFormat = "2006-01-02T15:04:05.000Z07:00"
 	zerolog.DurationFieldFormat = zerolog.DurationFormatString
-}
-
-// release is the version, for builds that don't know it from version control.
-// The linker sets it: -X bridge/cmd/internal/program.release=v1.2.3
-var release string
-
-// Version returns what --version prints.
-func Version(name string) string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return name + " (unknown version)"
-	}
-	version, revision := info.Main.Version, ""
-	if release != "" {
-		version = release
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			revision = ", revision " + s.Value
-		}
-	}
-	return fmt.Sprintf("%s %s (%s%s)", name, version, info.GoVersion, revision)
 }
 
 // ExitCode prints the error that ended a program and returns its exit status: 0
