@@ -211,6 +211,9 @@ func connectBroker(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logge
 		stop()
 		return nil, nil, err
 	}
+	if cfg.NatsURL != "" {
+		go broker.Watch(ctx, nc, cfg.broker(), log)
+	}
 	ops.setBroker(nc)
 	ops.registry.MustRegister(broker.NewCollector(nc))
 	return nc, func() { nc.Close(); stop() }, nil

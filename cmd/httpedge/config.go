@@ -35,8 +35,10 @@ type Config struct {
 
 // Validate parses every setting. Its error names each bad one and wraps
 // program.ErrUsage.
-func (c *Config) Validate() error {
-	var inv program.Invalid
+func (c *Config) Validate() error { return c.invalid().Err() }
+
+// invalid parses every setting, and returns what is wrong.
+func (c *Config) invalid() (inv program.Invalid) {
 	if c.NatsURL == "" {
 		inv.Add("NATS_URL", "is empty; set it, for example to nats://127.0.0.1:4222")
 	} else {
@@ -54,7 +56,7 @@ func (c *Config) Validate() error {
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
 		inv.Add("LOG_LEVEL", err.Error())
 	}
-	return inv.Err()
+	return inv
 }
 
 func (c *Config) broker() broker.Config {

@@ -62,6 +62,8 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHub()
 	var g errgroup.Group
+	g.Go(func() error { broker.Watch(hubCtx, nc, cfg.broker(), log); return nil })
+	g.Go(func() error { watchStreams(hubCtx, nc, js, cfg.StreamPrefix, log); return nil })
 	g.Go(func() error { return hub.Run(hubCtx) })
 	g.Go(func() error {
 		defer stopHub()

@@ -99,19 +99,26 @@ func (s source) Ready(ctx context.Context) error {
 	}
 	var problems []error
 	for _, r := range relations {
-		name := lockstep.RelationName(r.Schema, r.Table)
-		if r.Heartbeat == nil {
-			problems = append(problems, fmt.Errorf("%s: the first load is running", name))
-			continue
-		}
-		m, err := lockstep.Decode(r.Heartbeat)
-		if err != nil || m.Control == nil {
-			problems = append(problems, fmt.Errorf("%s: the last heartbeat can't be read", name))
-			continue
-		}
-		if age := time.Since(time.Unix(m.Control.Timestamp, 0)); age > max(leastStale, staleIntervals*r.Interval) {
-			problems = append(problems, fmt.Errorf("%s: the last heartbeat is %s old", name, age.Round(time.Second)))
+		if _, err := live(r); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", lockstep.RelationName(r.Schema, r.Table), err))
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// live returns how old a relation's last heartbeat is, and an error if the
+// relation is not live.
+func live(r replay.Listed) (age time.Duration, err error) {
+	if r.Heartbeat == nil {
+		return 0, errors.New("the first load is running")
+	}
+	m, err := lockstep.Decode(r.Heartbeat)
+	if err != nil || m.Control == nil {
+		return 0, errors.New("the last heartbeat can't be read")
+	}
+	age = time.Since(time.Unix(m.Control.Timestamp, 0)).Round(time.Second)
+	if age > max(leastStale, staleIntervals*r.Interval) {
+		return age, fmt.Errorf("the last heartbeat is %s old", age)
+	}
+	return age, nil
 }

@@ -257,9 +257,9 @@ func delay(attempts int) time.Duration {
 	return d/2 + rand.N(d/2)
 }
 
-// logging returns the handlers that log each change of the connection's state.
+// logging returns the handlers that log each change of the connection's state. Watch logs that it does not change.
 func (c Config) logging(log zerolog.Logger) []nats.Option {
-	var away, faults throttle
+	var faults throttle
 	return []nats.Option{
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			log.Info().Str("remote", nc.ConnectedAddr()).Msg("broker connected")
@@ -268,13 +268,7 @@ func (c Config) logging(log zerolog.Logger) []nats.Option {
 			if nc.IsClosed() {
 				return
 			}
-			away.ready() // this line is the first about it
 			log.Warn().Err(c.safe(err)).Msg("broker connection lost")
-		}),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			if away.ready() {
-				log.Warn().Err(c.safe(err)).Msg("broker still not connected")
-			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info().Str("remote", nc.ConnectedAddr()).Msg("broker connection restored")

@@ -37,7 +37,7 @@ func (r *run) broker(ctx context.Context) {
 			r.memory(r.Broker)
 			return
 		}
-		r.fail(AreaBroker, "NATS_URL", oneLine(err), natsAdvice(err))
+		r.fail(AreaBroker, "NATS_URL", oneLine(err), broker.Advice(err))
 		return
 	}
 	defer nc.Close()
@@ -64,21 +64,6 @@ func (r *run) broker(ctx context.Context) {
 	if r.account(ctx, js) {
 		r.streams(ctx, js)
 	}
-}
-
-func natsAdvice(err error) string {
-	var dns *net.DNSError
-	switch {
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
-		return "correct NATS_CREDS, NATS_NKEY, or the user and password in NATS_URL"
-	case errors.As(err, &dns):
-		return "correct the host in NATS_URL"
-	case errors.Is(err, nats.ErrSecureConnRequired), errors.Is(err, nats.ErrSecureConnWanted):
-		return "use tls:// in NATS_URL if the server has TLS, else nats://; set NATS_CA if your own CA signed its certificate"
-	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
-		return "look for a firewall between here and the server, or a paused server"
-	}
-	return "start nats-server with -js, or correct NATS_URL; with an empty NATS_URL the bridge runs a server of its own"
 }
 
 // embedded checks whether the bridge could start its server. The bridge does not
@@ -168,16 +153,9 @@ func (r *run) memory(b *Broker) {
 // account checks the limits of the account. It returns false if JetStream does
 // not answer.
 func (r *run) account(ctx context.Context, js jetstream.JetStream) bool {
-	info, err := js.AccountInfo(ctx)
-	switch {
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled):
-		r.fail(AreaBroker, "", "the server runs without JetStream", "start it with -js, or with jetstream {} in its configuration")
-		return false
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		r.fail(AreaBroker, "", "the account has no JetStream", "enable jetstream for the account")
-		return false
-	case err != nil:
-		r.fail(AreaBroker, "", "JetStream does not answer: "+oneLine(err), "allow the user to publish to $JS.API.> and to subscribe to _INBOX.>; check that the cluster has a meta leader")
+	info, what, do := broker.JetStream(ctx, js)
+	if what != "" {
+		r.fail(AreaBroker, "", what, do)
 		return false
 	}
 	lim := info.Limits

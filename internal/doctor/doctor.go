@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bridge/internal/relation"
+	"bridge/internal/report"
 
 	"github.com/nats-io/nats.go"
 )
@@ -50,33 +51,24 @@ type Embedded struct {
 }
 
 // Area is the part of the system that has a problem.
-type Area string
+type Area = report.Area
 
 const (
-	AreaConfig   Area = "config"
-	AreaPostgres Area = "postgres"
-	AreaRelation Area = "relation"
-	AreaBroker   Area = "broker"
+	AreaConfig   = report.Config
+	AreaPostgres = report.Postgres
+	AreaRelation = report.Relation
+	AreaBroker   = report.Broker
 )
 
 // Problem is one thing that is wrong.
-type Problem struct {
-	Severity relation.Severity `json:"severity"`
-	Area     Area              `json:"area"`
-	// Subject is the variable or the relation that has the problem, if any.
-	Subject string `json:"subject,omitempty"`
-	// What says what is wrong. Do says what to do: the SQL to run, or the
-	// setting to change.
-	What string `json:"what"`
-	Do   string `json:"do"`
-}
+type Problem = report.Problem
 
 // Report is what Run found.
 type Report struct {
-	Problems  []Problem  `json:"problems"`
-	Postgres  *Postgres  `json:"postgres,omitempty"`
-	Relations []Relation `json:"relations"`
-	Broker    *Broker    `json:"broker,omitempty"`
+	Problems  report.Problems `json:"problems"`
+	Postgres  *Postgres       `json:"postgres,omitempty"`
+	Relations []Relation      `json:"relations"`
+	Broker    *Broker         `json:"broker,omitempty"`
 }
 
 // Postgres is the server that DATABASE_URL leads to.
@@ -124,14 +116,7 @@ type Broker struct {
 }
 
 // OK reports whether there are no errors.
-func (r Report) OK() bool {
-	for _, p := range r.Problems {
-		if p.Severity == relation.SeverityError {
-			return false
-		}
-	}
-	return true
-}
+func (r Report) OK() bool { return r.Problems.OK() }
 
 // Run makes all checks. It waits for the servers to answer, up to the timeout.
 func Run(ctx context.Context, cfg Config) Report {
@@ -161,9 +146,9 @@ func (r *run) part(ctx context.Context, check func(context.Context)) {
 }
 
 func (r *run) fail(area Area, subject, what, do string) {
-	r.Problems = append(r.Problems, Problem{relation.SeverityError, area, subject, what, do})
+	r.Problems.Fail(area, subject, what, do)
 }
 
 func (r *run) warn(area Area, subject, what, do string) {
-	r.Problems = append(r.Problems, Problem{relation.SeverityWarning, area, subject, what, do})
+	r.Problems.Warn(area, subject, what, do)
 }

@@ -171,7 +171,7 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 }
 
 func (r *run) relationProblem(p *relation.Problem) {
-	r.Problems = append(r.Problems, Problem{p.Severity, AreaRelation, p.Relation.Quoted(), p.What, p.Do})
+	r.Problems = append(r.Problems, Problem{Severity: p.Severity, Area: AreaRelation, Subject: p.Relation.Quoted(), What: p.What, Do: p.Do})
 }
 
 // split takes apart the problems that Load joined. An error that is not made of

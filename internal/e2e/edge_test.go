@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"bridge/internal/testenv"
 	"bridge/lockstep"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
@@ -376,4 +378,129 @@ func documents(t *testing.T, response []byte) (docs []string, complete bool) {
 		body = rest[size+2:]
 	}
 	return docs, false
+}
+
+// Each command of httpedge has a help of its own: --help does not run it (issue 14, number 19).
+func TestHTTPEdge_HelpOfCommands(t *testing.T) {
+	t.Parallel()
+	prog := testenv.Build(t, "./cmd/httpedge")
+	for _, c := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{"healthcheck", "--help"}, 0, "Usage: httpedge healthcheck: "},
+		{[]string{"healthcheck", "-h"}, 0, "Usage: httpedge healthcheck: "},
+		{[]string{"check", "--help"}, 0, "Usage: httpedge check [--json]: "},
+		{[]string{"help", "check"}, 0, "Usage: httpedge check [--json]: "},
+		{[]string{"help", "verify"}, 2, `no command "verify"`},
+		{[]string{"verify", "--help"}, 2, `no command "verify"`},
+		{[]string{"check", "--jsn"}, 2, "usage: httpedge check [--json]"},
+		{[]string{"--help"}, 0, "httpedge check [--json]"},
+	} {
+		p := testenv.Start(t, prog, []string{"HTTPEDGE_LISTEN=127.0.0.1:9"}, c.args...)
+		status, err := p.Wait(20 * time.Second)
+		if out := p.Stdout() + p.Stderr(); err != nil || status != c.status || !strings.Contains(out, c.want) {
+			t.Errorf("%v: exit status %d, %v: %q, want %d and %q", c.args, status, err, out, c.status, c.want)
+		}
+	}
+}
+
+// checkEdge runs httpedge check, and wants the status and each text.
+func checkEdge(t *testing.T, status int, env []string, texts ...string) {
+	t.Helper()
+	p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), env, "check")
+	got, err := p.Wait(long)
+	if err != nil || got != status {
+		t.Errorf("httpedge check with %q: exit status %d, %v; want %d", env, got, err, status)
+	}
+	for _, want := range texts {
+		if !strings.Contains(p.Stdout(), want) {
+			t.Errorf("httpedge check with %q does not say %q:\n%s", env, want, p.Stdout())
+		}
+	}
+	if strings.Contains(p.Stdout()+p.Stderr(), "sesame") {
+		t.Errorf("it shows a password: %s%s", p.Stdout(), p.Stderr())
+	}
+}
+
+// httpedge check finds every problem, says what to do, and ends with 2 if there is an error (issue 14, number 19).
+func TestHTTPEdge_Check(t *testing.T) {
+	needServers(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	checkEdge(t, 2, []string{"NATS_URL=nats://app:sesame@127.0.0.1:9", "HTTPEDGE_LISTEN=" + taken.Addr().String(), "HTTPEDGE_CACHE_BYTES=12", "HTTPEGDE_WRITE_TIMEOUT=1s"},
+		"ERROR HTTPEDGE_CACHE_BYTES: ", "ERROR HTTPEDGE_LISTEN: the edge can't listen, and no edge runs there", "ERROR NATS_URL: connect to NATS at 127.0.0.1:9",
+		"to do: start nats-server", "WARNING environment: HTTPEGDE_WRITE_TIMEOUT is not a setting; did you mean HTTPEDGE_WRITE_TIMEOUT?", "bad: 3 errors, 1 warning")
+	checkEdge(t, 2, []string{"NATS_URL=http://app:sesame@127.0.0.1", "HTTPEDGE_LISTEN=127.0.0.1:0"}, "ERROR NATS_URL: ", "bad: 1 error, 0 warnings")
+	bare := testenv.NATS(t, func(o *server.Options) { o.JetStream = false })
+	checkEdge(t, 2, []string{"NATS_URL=" + bare.URL(), "HTTPEDGE_LISTEN=127.0.0.1:0"}, "ERROR the server runs without JetStream", "to do: start it with -js")
+	broker := testenv.NATS(t)
+	env := []string{"NATS_URL=" + broker.URL(), "HTTPEDGE_LISTEN=127.0.0.1:0"}
+	checkEdge(t, 2, env, "has no stream whose name begins with LOCKSTEP-", "to do: start the bridge")
+	write(t, broker.URL(), 3)
+	stop := writeTable(t, broker.URL(), "old", time.Second, 1)
+	stop()
+	checkEdge(t, 0, env, "ok    t ← LOCKSTEP-public-t, history latest, last heartbeat ", "old ← LOCKSTEP-public-old", "nats-server ")
+	checkEdge(t, 2, append(env, "HTTPEDGE_STREAM_PREFIX=other"), "ERROR HTTPEDGE_STREAM_PREFIX: the broker has no stream whose name begins with OTHER-", "a bridge that has streams there: lockstep")
+	_, addr := start(t, broker.URL())
+	checkEdge(t, 0, []string{"NATS_URL=" + broker.URL(), "HTTPEDGE_LISTEN=" + addr}, "ok: 0 errors")
+	testenv.Eventually(t, long, func() error { // the heartbeats of one relation have ended
+		p := testenv.Start(t, testenv.Build(t, "./cmd/httpedge"), env, "check", "--json")
+		_, err := p.Wait(long)
+		var doc struct {
+			OK        bool
+			Problems  []struct{ Severity, Subject, What string }
+			Relations []struct {
+				Name string
+				Live bool
+			}
+		}
+		if err := errors.Join(err, json.Unmarshal([]byte(p.Stdout()), &doc)); err != nil {
+			return fmt.Errorf("%w: %s", err, p.Stdout())
+		}
+		if !doc.OK || len(doc.Relations) != 2 || len(doc.Problems) != 1 || doc.Problems[0].Subject != "old" || !strings.Contains(doc.Problems[0].What, "the last heartbeat is") {
+			return fmt.Errorf("want a warning of old: %s", p.Stdout())
+		}
+		return nil
+	})
+}
+
+// An edge without a broker, or without a stream to serve, says so in its log, with the address and what to do. So it does
+// if its login is refused (issue 14, number 19).
+func TestHTTPEdge_SaysWhyItServesNothing(t *testing.T) {
+	needServers(t)
+	logs := func(p *testenv.Process, parts ...string) {
+		t.Helper()
+		testenv.Eventually(t, long, func() error {
+			for line := range strings.Lines(p.Stderr()) {
+				if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+					return nil
+				}
+			}
+			return fmt.Errorf("no line with %q", parts)
+		})
+	}
+	away, _ := start(t, "nats://127.0.0.1:9")
+	broker := testenv.NATS(t)
+	empty, addr := start(t, broker.URL())
+	bare := testenv.NATS(t, func(o *server.Options) { o.JetStream = false })
+	noJetStream, _ := start(t, bare.URL())
+	closed := testenv.NATS(t, func(o *server.Options) { o.Username, o.Password = "app", "right" })
+	refused, _ := start(t, strings.Replace(closed.URL(), "nats://", "nats://app:sesame@", 1))
+	logs(away, "broker still not connected", `"level":"warn"`, "127.0.0.1:9", "to do: start nats-server")
+	logs(refused, "broker still not connected", "Authorization Violation", "to do: correct NATS_CREDS")
+	logs(empty, "there is no relation to serve", `"level":"warn"`, "LOCKSTEP-", broker.URL()[len("nats://"):], "to do: start the bridge")
+	logs(noJetStream, "there is no relation to serve", "runs without JetStream", "to do: start it with -js")
+	if strings.Contains(refused.Stderr(), "sesame") {
+		t.Errorf("the log shows a password: %s", refused.Stderr())
+	}
+	write(t, broker.URL(), 1)
+	logs(empty, "serving the relations of the broker", `"relations":1`)
+	if _, _, body := get(t, "http://"+addr+"/metrics"); !strings.Contains(body, "lockstep_build_info{goversion=\"go1") {
+		t.Errorf("the edge has no lockstep_build_info:\n%s", body)
+	}
 }

@@ -1187,6 +1187,27 @@ var mutants = []mutant{
 		pkg:  "./internal/edge", test: "TestParse_SlashAtTheEnd",
 	},
 	{
+		invariant: "none", name: "silent-without-a-broker",
+		file: "cmd/httpedge/run.go",
+		old:  `broker.Watch(hubCtx, nc, cfg.broker(), log)`,
+		new:  `_ = broker.Watch`,
+		pkg:  "./internal/e2e", test: "TestHTTPEdge_SaysWhyItServesNothing",
+	},
+	{
+		invariant: "none", name: "silent-without-streams",
+		file: "cmd/httpedge/run.go",
+		old:  `watchStreams(hubCtx, nc, js, cfg.StreamPrefix, log)`,
+		new:  `_ = watchStreams`,
+		pkg:  "./internal/e2e", test: "TestHTTPEdge_SaysWhyItServesNothing",
+	},
+	{
+		invariant: "none", name: "misspelt-only-with-the-prefix",
+		file: "cmd/internal/program/env.go",
+		old:  `if near == "" || os.Getenv(near) != "" {`,
+		new:  `if near != "" || os.Getenv(near) != "" {`,
+		pkg:  "./cmd/internal/program", test: "TestSettings_MisspeltVariables",
+	},
+	{
 		invariant: "none", name: "hangup-ends-the-edge",
 		file: "cmd/httpedge/run.go",
 		old:  "\tdefer program.SurviveHangup(log)()\n",

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"bridge/internal/report"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -20,13 +22,13 @@ type Querier interface {
 var ErrNotFound = errors.New("relation not found")
 
 // Severity says what a Problem prevents.
-type Severity string
+type Severity = report.Severity
 
 const (
 	// SeverityError means that the relation can't be captured.
-	SeverityError Severity = "error"
+	SeverityError = report.Error
 	// SeverityWarning means that it can, but changes may come late or be missed.
-	SeverityWarning Severity = "warning"
+	SeverityWarning = report.Warning
 )
 
 // Problem is one thing that is wrong with a relation. It is an error, so that
