@@ -17,7 +17,7 @@ import (
 func TestBridge_LoadsThenFollows_I1(t *testing.T) {
 	needServers(t)
 	// In a shared cluster, transactions of other tests would hold xmin back.
-	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "t", 2500)
 	conn := connect(t, db)
 	b := startBridge(t, db, broker.URL(), "t")

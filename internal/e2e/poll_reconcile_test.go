@@ -31,7 +31,7 @@ func TestBridge_ReconcileFindsHardDeletes_I1(t *testing.T) {
 	needServers(t)
 	// In a shared cluster, transactions of other tests could hold xmin below the rows' txid. A comparison leaves rows of a
 	// view alone that are not below its last heartbeat's xmin.
-	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "t", 1000)
 	testenv.Exec(t, db, "CREATE VIEW w AS SELECT * FROM t WHERE v <> 'hidden'")
 	conn := connect(t, db)

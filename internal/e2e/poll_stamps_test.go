@@ -56,7 +56,7 @@ func TestBridge_NegativeTxidStopsNothing_I10(t *testing.T) {
 func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
 	needServers(t)
 	// In a shared cluster, transactions of other tests would hold the durable snapshot back.
-	db, broker := testenv.NewCluster(t).Database(), testenv.NATS(t)
+	db, broker := ownDatabase(t), testenv.NATS(t)
 	newTable(t, db, "t", 10)
 	conn := connect(t, db)
 	const ahead, restored = 1_000_000_000, 2500

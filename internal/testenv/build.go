@@ -107,7 +107,7 @@ func buildOnce(what program) (string, error) {
 // readSources reads the folders that programs are built from. A child process builds them, which go test does not see. It
 // does see what the test process reads, and so it does not take a result from its cache after a source has changed.
 func readSources(root string) error {
-	for _, dir := range []string{"cmd", "internal", "lockstep"} {
+	for _, dir := range []string{"cmd", "docs/examples", "internal", "lockstep"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(_ string, _ fs.DirEntry, err error) error { return err })
 		if err != nil {
 			return fmt.Errorf("read the sources: %w", err)
