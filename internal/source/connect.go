@@ -43,6 +43,7 @@ func Connect(ctx context.Context, s Server) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.ConnConfig.RuntimeParams["jit"] = noJIT
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
 	return conn, s.safe(err)
 }

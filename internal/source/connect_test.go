@@ -12,11 +12,15 @@ import (
 	"strings"
 	"testing"
 
+	"bridge/internal/relation"
 	"bridge/internal/source"
+	"bridge/internal/testenv"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
+
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // canary is the piece of a password that no text may show.
 const canary = "Zq9canary"
@@ -121,6 +125,30 @@ func echo(conn net.Conn) {
 	}
 	backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "42704", Message: text})
 	_ = backend.Flush()
+}
+
+// No connection lets Postgres compile statements: to compile a look at the catalog takes a second of CPU.
+func TestConnect_CompilesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs Postgres")
+	}
+	t.Parallel()
+	server := source.Server{URL: testenv.Postgres(t)}
+	pool, err := source.Open(server, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	conn, err := source.Connect(t.Context(), server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(t.Context()) }()
+	for _, q := range []relation.Querier{pool, conn} {
+		if jit, err := relation.QueryOne[string](t.Context(), q, "SHOW jit"); err != nil || jit != "off" {
+			t.Errorf("%T: jit is %q, %v", q, jit, err)
+		}
+	}
 }
 
 // Every connection to Postgres is made in this package, which knows how to tell its errors.

@@ -84,6 +84,11 @@ func Open(server Server, relations int) (*Pool, error) {
 	return p, nil
 }
 
+// noJIT is for all connections. Postgres compiles a statement that it expects to be
+// expensive. It expects that of a look at the catalog, which has many parts and
+// takes 20 ms. To compile them took another second of CPU.
+const noJIT = "off"
+
 // Configure gives a connection the settings that those of the pool have. The
 // text form of values depends on them, and relation.Encoder relies on it.
 func Configure(cfg *pgconn.Config) {
@@ -91,6 +96,7 @@ func Configure(cfg *pgconn.Config) {
 		"application_name": "lockstep bridge", "client_encoding": "UTF8",
 		"TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "postgres",
 		"bytea_output": "hex", "extra_float_digits": "1", "quote_all_identifiers": "off",
+		"jit": noJIT,
 		// A first load may take any time.
 		"statement_timeout": "0",
 		// Nothing waits long for a lock, because other relations need the connection
