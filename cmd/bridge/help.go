@@ -85,9 +85,12 @@ Settings: the same as for the bridge.
 Example:
   bridge adopt users
 `},
-		{"healthcheck", "", "ask the running bridge whether it is ready", `
-For the health check of a container. If the bridge is ready, the exit status is
-0. Else it is 1, and the reason is printed.
+		{"healthcheck", "[--ready]", "ask the running bridge whether it runs", `
+For the health check of a container. If the bridge runs, the exit status is 0,
+else it is 1. A first load, or a database that is away, makes no bridge unhealthy:
+a restart would not help.
+
+  --ready   ask whether every relation is live; if not, print which and why
 
 Settings: BRIDGE_LISTEN.
 `},

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "adopt":
 		return adopt(ctx, &cfg, args, stdout, stderr)
 	case "healthcheck":
-		return program.Healthcheck(ctx, cfg.Listen, stdout)
+		return program.Healthcheck(ctx, cfg.Listen, args, stdout)
 	}
 	return unknown(name)
 }

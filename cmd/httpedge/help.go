@@ -33,10 +33,12 @@ Example:
 `)
 		return err
 	case "healthcheck":
-		_, err := io.WriteString(w, `Usage: httpedge healthcheck: `+healthcheckDoes+`.
+		_, err := io.WriteString(w, `Usage: httpedge healthcheck [--ready]: `+healthcheckDoes+`.
 
 For the health check of a container. If the answer is good, the exit status is 0.
 Else it is 1, and the reason is printed.
+
+  --ready   ask whether it is ready: whether it serves every relation
 
 Settings: HTTPEDGE_LISTEN.
 `)
@@ -45,7 +47,7 @@ Settings: HTTPEDGE_LISTEN.
 	return unknown(command)
 }
 
-const healthcheckDoes = "ask the running edge whether it is ready"
+const healthcheckDoes = "ask the running edge whether it runs"
 
 func printGeneralHelp(w io.Writer) {
 	_, _ = fmt.Fprintf(w, `httpedge serves the streams that the bridge fills to HTTP clients. A client sends

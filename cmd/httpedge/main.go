@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "check":
 		return check(ctx, &cfg, warnings, args, stdout)
 	case "healthcheck":
-		return program.Healthcheck(ctx, cfg.Listen, stdout)
+		return program.Healthcheck(ctx, cfg.Listen, args, stdout)
 	}
 	return unknown(command)
 }

@@ -84,28 +84,23 @@ func (r *run) wal(ctx context.Context, conn *pgx.Conn, specs []relation.Spec) er
 func byWAL(s relation.Spec) bool { return s.Capture == relation.CaptureWAL }
 
 const idleSlotSQL = `
-SELECT COALESCE(active_pid, 0)::int FROM pg_catalog.pg_replication_slots
- WHERE slot_name = $1 AND slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database()`
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_replication_slots
+   WHERE slot_name = $1 AND slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database() AND NOT active)`
 
-// idleSlot warns about a slot that no relation needs any more.
+// idleSlot warns about a slot that no relation needs any more. One that is read is
+// another bridge's, which has another BRIDGE_TABLES.
 func (r *run) idleSlot(ctx context.Context, conn *pgx.Conn) error {
 	if slices.ContainsFunc(r.cfg.Invalid, func(p Problem) bool { return p.Subject == "BRIDGE_TABLES" }) {
 		return nil // which relations there are is not known
 	}
-	rows, err := conn.Query(ctx, idleSlotSQL, r.cfg.Name)
-	if err != nil {
+	var idle bool
+	if err := conn.QueryRow(ctx, idleSlotSQL, r.cfg.Name).Scan(&idle); err != nil || !idle {
 		return err
 	}
-	var pid int
-	_, err = pgx.ForEachRow(rows, []any{&pid}, func() error {
-		do := fmt.Sprintf("SELECT pg_drop_replication_slot('%s')", r.cfg.Name)
-		if pid != 0 {
-			do = fmt.Sprintf("process %d reads it: if that is another bridge, choose another BRIDGE_NAME; else stop it, then: %s", pid, do)
-		}
-		r.warn(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("no relation has capture=wal, but Postgres keeps WAL for the replication slot %s", r.cfg.Name), do)
-		return nil
-	})
-	return err
+	r.warn(AreaPostgres, "BRIDGE_NAME", fmt.Sprintf("no relation has capture=wal, but Postgres keeps WAL for the replication slot %s, which nobody reads", r.cfg.Name),
+		fmt.Sprintf("if no bridge that is away now needs it: SELECT pg_drop_replication_slot('%s')", r.cfg.Name))
+	return nil
 }
 
 // publishedSQL has no row for what is not a table. It lists the tables above a

@@ -1,6 +1,7 @@
 package doctor_test
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -8,6 +9,9 @@ import (
 
 	"bridge/internal/doctor"
 	"bridge/internal/testenv"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // without fails the test for each bad text in got.
@@ -94,6 +98,28 @@ func TestRun_SlotThatNoRelationNeeds(t *testing.T) {
 	got := check(doctor.Config{Specs: specs(t, "users")})
 	contains(t, got, "WARNING BRIDGE_NAME: no relation has capture=wal, but Postgres keeps WAL for the replication slot "+slot, drop, "0 errors, 2 warnings")
 	without(t, check(doctor.Config{Specs: specs(t, "users(capture=wal)")}), drop)
+	// Another bridge reads it, with other relations.
+	testenv.Exec(t, db, fmt.Sprintf("CREATE PUBLICATION %s", slot))
+	reader, err := pgconn.Connect(t.Context(), db+"&replication=database")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pglogrepl.StartReplication(t.Context(), reader, slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: []string{
+		"proto_version '1'", fmt.Sprintf("publication_names '%s'", slot),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	without(t, check(doctor.Config{Specs: specs(t, "users")}), "replication slot")
+	if err := reader.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Exec(t, db, fmt.Sprintf("DROP PUBLICATION %s", slot))
+	testenv.Eventually(t, testenv.Patience(), func() error {
+		if !strings.Contains(check(doctor.Config{Specs: specs(t, "users")}), drop) {
+			return errors.New("nobody reads the slot any more, and the report does not name it")
+		}
+		return nil
+	})
 	// A slot that the bridge will drop, and what a publication of the user's own
 	// leaves out.
 	testenv.Exec(t, db, fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE users WITH (publish = 'insert, update')", slot), "SELECT pg_logical_emit_message(true, 'noise', repeat('x', 2000000))")

@@ -1347,4 +1347,18 @@ var mutants = []mutant{
 		new:  `stamped = "true"`,
 		pkg:  "./internal/e2e", test: "TestBridge_NegativeTxidStopsNothing_I10",
 	},
+	{
+		invariant: "none", name: "health-asks-for-readiness",
+		file: "cmd/internal/program/program.go",
+		old:  `path := "/healthz"`,
+		new:  `path := "/readyz"`,
+		pkg:  "./internal/e2e", test: "TestPrograms_HealthIsNotReadiness",
+	},
+	{
+		invariant: "none", name: "slot-that-is-read-called-idle",
+		file: "internal/doctor/wal.go",
+		old:  "database = current_database() AND NOT active)",
+		new:  "database = current_database())",
+		pkg:  "./internal/doctor", test: "TestRun_SlotThatNoRelationNeeds",
+	},
 }

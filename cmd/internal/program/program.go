@@ -59,9 +59,20 @@ func CheckAddress(address string) error {
 	return nil
 }
 
-// Healthcheck asks the program that listens on address whether it is ready. If
-// it is not, Healthcheck prints its answer and returns an error.
-func Healthcheck(ctx context.Context, address string, out io.Writer) error {
+// Healthcheck asks the program that listens on address whether it runs, or with
+// the argument --ready whether it is ready. If it is not, Healthcheck prints its
+// answer and returns an error.
+//
+// Health is not readiness: an engine may end a container that is not healthy, and
+// a first load that began again and again would never end.
+func Healthcheck(ctx context.Context, address string, args []string, out io.Writer) error {
+	path := "/healthz"
+	switch {
+	case len(args) == 1 && args[0] == "--ready":
+		path = "/readyz"
+	case len(args) > 0:
+		return fmt.Errorf("%w: healthcheck takes nothing but --ready", ErrUsage)
+	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("%w: %q is not host:port", ErrUsage, address)
@@ -71,7 +82,7 @@ func Healthcheck(ctx context.Context, address string, out io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+path, nil)
 	if err != nil {
 		return fmt.Errorf("ask for health: %w", err)
 	}
@@ -84,5 +95,5 @@ func Healthcheck(ctx context.Context, address string, out io.Writer) error {
 		return nil
 	}
 	_, _ = io.Copy(out, io.LimitReader(resp.Body, 64<<10))
-	return fmt.Errorf("not ready: status %d", resp.StatusCode)
+	return fmt.Errorf("%s: status %d", path, resp.StatusCode)
 }
