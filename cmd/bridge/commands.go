@@ -250,6 +250,13 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 		DatabaseURL: cfg.DatabaseURL, DatabasePasswordFile: cfg.DatabasePasswordFile, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name, MaxLag: cfg.slotMaxLag,
 		Connect: func(ctx context.Context) (*nats.Conn, error) { return connectOnce(ctx, cfg) },
 	}
+	dc.Orphans = func(ctx context.Context, nc *nats.Conn, src relation.Source, own []relation.Name) ([]relation.Name, error) {
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return nil, fmt.Errorf("open JetStream: %w", err)
+		}
+		return orphans(ctx, nc, js, cfg.StreamPrefix, src, own)
+	}
 	if cfg.NatsURL == "" {
 		dc.Embedded = &doctor.Embedded{Listen: cfg.NatsListen, Dir: cfg.NatsDir}
 	}

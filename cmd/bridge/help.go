@@ -85,6 +85,21 @@ Settings: the same as for the bridge.
 Example:
   bridge adopt users
 `},
+		{"remove", "[--yes] RELATION", "remove the stream of a relation that is captured no more", `
+First take the relation out of BRIDGE_TABLES, and restart every bridge that had it.
+The command refuses while a running bridge has it, and names that bridge. It
+removes the stream, and clients that read it get 404. If the bridge or bridge sql
+made the publication, it takes the table out. With the last table it drops the
+publication and the slot. What bridge sql added to the table stays.
+Without DATABASE_URL it removes the stream alone.
+
+  --yes   do not ask; needed if the input is no terminal
+
+Settings: the same as for the bridge.
+
+Example:
+  bridge remove users
+`},
 		{"healthcheck", "[--ready]", "ask the running bridge whether it runs", `
 For the health check of a container. If the bridge runs, the exit status is 0,
 else it is 1. A first load, or a database that is away, makes no bridge unhealthy:

@@ -57,6 +57,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return askReconcile(ctx, &cfg, args, stdout, stderr)
 	case "adopt":
 		return adopt(ctx, &cfg, args, stdout, stderr)
+	case "remove":
+		return remove(ctx, &cfg, args, os.Stdin, stdout)
 	case "healthcheck":
 		return program.Healthcheck(ctx, cfg.Listen, args, stdout)
 	}

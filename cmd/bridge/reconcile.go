@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
 	"bridge/internal/stream"
@@ -57,12 +58,15 @@ type reconciler interface {
 	Reconcile(ctx context.Context) (reconcile.Counts, error)
 	// Captures reports whether this process captures the relation now.
 	Captures() bool
+	Status() health.Status
 }
 
-// desk answers the requests to reconcile one relation.
+// desk answers the requests to reconcile one relation, and who has it (see
+// whoHas).
 type desk struct {
 	nc      *nats.Conn
 	subject string
+	holder  string
 	by      reconciler
 	log     zerolog.Logger
 }
@@ -83,6 +87,10 @@ func (d *desk) Run(ctx context.Context) error {
 			continue // requests were dropped; those that follow are answered
 		case err != nil:
 			return err
+		}
+		if string(msg.Data) == whoRequest {
+			d.reply(msg, present{Bridge: d.holder, State: string(d.by.Status().State)})
+			continue
 		}
 		wg.Go(func() { d.answer(ctx, msg) })
 	}
@@ -124,13 +132,13 @@ func (d *desk) answer(ctx context.Context, msg *nats.Msg) {
 	}
 }
 
-func (d *desk) reply(msg *nats.Msg, s reconcileState) {
-	data, err := json.Marshal(s)
+func (d *desk) reply(msg *nats.Msg, answer any) {
+	data, err := json.Marshal(answer)
 	if err == nil {
 		err = msg.Respond(data)
 	}
 	if err != nil {
-		d.log.Debug().Str("component", "bridge").Err(err).Msg("reconcile request not answered")
+		d.log.Debug().Str("component", "bridge").Err(err).Msg("request not answered")
 	}
 }
 

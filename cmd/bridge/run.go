@@ -87,15 +87,16 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 		return err
 	}
 	ops.setWaiting("")
+	self := holder()
 	leases, err := publish.NewLeases(nc, publish.LeaseOptions{
-		Prefix: cfg.StreamPrefix, Holder: holder(), Replicas: cfg.replicas, Timing: publishTiming,
+		Prefix: cfg.StreamPrefix, Holder: self, Replicas: cfg.replicas, Timing: publishTiming,
 	})
 	if err != nil {
 		return err
 	}
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
-		leases: leases, published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
+		holder: self, leases: leases, published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
 		listener: poller.NewListener(pool, log), fromWAL: fromWAL,
 	}
 	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
@@ -122,6 +123,7 @@ type captures struct {
 	pool      *source.Pool
 	ops       *ops
 	log       zerolog.Logger
+	holder    string
 	leases    *publish.Leases
 	published *publish.Metrics
 	captured  *health.Metrics
@@ -160,7 +162,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			wg.Go(func() { _ = p.Run(ctx) })
 		}
 		wg.Go(func() { _ = pub.Run(ctx) })
-		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), by: by, log: c.log}
+		d := &desk{nc: c.nc, subject: reconcileSubject(c.cfg, spec.Name), holder: c.holder, by: by, log: c.log}
 		wg.Go(func() {
 			if err := d.Run(ctx); ctx.Err() == nil {
 				c.log.Error().Str("component", "bridge").Str("table", spec.Name.String()).Err(err).Msg("requests of bridge reconcile are no longer answered, restart the bridge")
@@ -168,6 +170,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		})
 	}
 	wg.Go(func() { _ = c.fromWAL.Run(ctx) })
+	wg.Go(func() { c.tellOrphans(ctx, specs) })
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
 	<-ctx.Done()
 	return ctx.Err()

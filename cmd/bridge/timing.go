@@ -13,3 +13,7 @@ import (
 var publishTiming publish.Timing
 
 const joinWithin, slotInterval time.Duration = 0, 0
+
+// orphansAfter is how long after its start a bridge looks for streams that nobody writes: other bridges, which start at
+// the same time, have connected by then.
+const orphansAfter = 30 * time.Second

@@ -13,3 +13,5 @@ import (
 var publishTiming = publish.Timing{LeaseTTL: 2 * time.Second, LeaseRetry: 100 * time.Millisecond, Tick: 400 * time.Millisecond}
 
 const joinWithin, slotInterval = 3 * time.Second, 500 * time.Millisecond
+
+const orphansAfter = 2 * time.Second

@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"bridge/internal/broker"
+	"bridge/internal/relation"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
@@ -63,6 +65,7 @@ func (r *run) broker(ctx context.Context) {
 	}
 	if r.account(ctx, js) {
 		r.streams(ctx, js)
+		r.orphans(ctx, nc)
 	}
 }
 
@@ -216,6 +219,31 @@ func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 		}
 		r.origin(*rel, meta)
 	}
+}
+
+// orphans names the streams that nobody writes any more. Without Postgres, or with
+// a wrong BRIDGE_TABLES, it is not known whose a stream is.
+func (r *run) orphans(ctx context.Context, nc *nats.Conn) {
+	if r.cfg.Orphans == nil || r.source.SystemID == 0 || r.wrongTables() {
+		return
+	}
+	var own []relation.Name
+	for _, rel := range r.Relations {
+		own = append(own, rel.spec.Name)
+	}
+	list, err := r.cfg.Orphans(ctx, nc, r.source, own)
+	if err != nil {
+		r.warn(AreaBroker, "", "whether streams are left over could not be found out: "+oneLine(err), "look at the broker's log")
+	}
+	for _, name := range list {
+		r.warn(AreaBroker, name.Quoted(), "a stream of it is left over: no running bridge has it in BRIDGE_TABLES, so no edge is ready",
+			"remove it: "+relation.Command("remove", name.Quoted())+"; or run the bridge that has it")
+	}
+}
+
+// wrongTables says that it is not known which relations there are.
+func (r *run) wrongTables() bool {
+	return slices.ContainsFunc(r.cfg.Invalid, func(p Problem) bool { return p.Subject == "BRIDGE_TABLES" })
 }
 
 // origin compares the database that a stream's rows came from with the one that

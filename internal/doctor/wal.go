@@ -91,8 +91,8 @@ SELECT EXISTS (
 // idleSlot warns about a slot that no relation needs any more. One that is read is
 // another bridge's, which has another BRIDGE_TABLES.
 func (r *run) idleSlot(ctx context.Context, conn *pgx.Conn) error {
-	if slices.ContainsFunc(r.cfg.Invalid, func(p Problem) bool { return p.Subject == "BRIDGE_TABLES" }) {
-		return nil // which relations there are is not known
+	if r.wrongTables() {
+		return nil
 	}
 	var idle bool
 	if err := conn.QueryRow(ctx, idleSlotSQL, r.cfg.Name).Scan(&idle); err != nil || !idle {

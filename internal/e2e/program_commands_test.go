@@ -182,7 +182,7 @@ func TestBridge_HelpAndVersion(t *testing.T) {
 			t.Errorf("--help: exit status %d, and %s is missing", code, word)
 		}
 	}
-	for _, c := range []string{"check", "sql", "tail", "reconcile", "adopt", "healthcheck"} {
+	for _, c := range []string{"check", "sql", "tail", "reconcile", "adopt", "remove", "healthcheck"} {
 		if !strings.Contains(help, "\n  bridge "+c) {
 			t.Errorf("--help: %s is missing", c)
 		}

@@ -321,7 +321,10 @@ func columnNames(o *object) []string {
 }
 
 // SetupCommand returns the shell command that prints the set-up of a relation.
-func SetupCommand(spec Spec) string { return "bridge sql " + shellWord(spec.String()) }
+func SetupCommand(spec Spec) string { return Command("sql", spec.String()) }
+
+// Command returns a command of the bridge with its argument, for a shell.
+func Command(name, argument string) string { return "bridge " + name + " " + shellWord(argument) }
 
 // shellWord quotes a word for a shell if necessary.
 func shellWord(s string) string {

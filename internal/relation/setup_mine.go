@@ -17,11 +17,13 @@ import (
 // is: a function by its source, a trigger by its function, a feed view by the
 // tombstones that it reads, a role by having no rights but to log in and read.
 const (
-	markPrefix     = "lockstep bridge: "
-	markTxid       = markPrefix + "ID of the transaction that last wrote the row"
-	markNotify     = markPrefix + "wakes the bridge"
-	markRole       = markPrefix + "role of the bridge"
-	markTombstones = markPrefix + "keys of deleted rows of "
+	markPrefix = "lockstep bridge: "
+	markTxid   = markPrefix + "ID of the transaction that last wrote the row"
+	markNotify = markPrefix + "wakes the bridge"
+	markRole   = markPrefix + "role of the bridge"
+	// MarkPublication is that of a publication.
+	MarkPublication = markPrefix + "tables that a bridge reads"
+	markTombstones  = markPrefix + "keys of deleted rows of "
 )
 
 func markStamp(column string) string { return markPrefix + "sets column " + quoteIdent(column) }

@@ -94,6 +94,7 @@ func (s *setup) publication(identity string) {
 	s.p("  IF current_setting('wal_level') <> 'logical' THEN RAISE EXCEPTION 'wal_level is %%, and must be logical', current_setting('wal_level'); END IF;")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = %s) THEN", sqlLiteral(name))
 	s.p("    %s;", CreatePublication(name, s.l.publications.Version))
+	s.p("    COMMENT ON PUBLICATION %s IS %s;", sqlIdent(name), sqlLiteral(MarkPublication))
 	s.p("  END IF;")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = %s AND schemaname = %s AND tablename = %s) THEN",
 		sqlLiteral(name), sqlLiteral(o.Schema), sqlLiteral(o.Table))
