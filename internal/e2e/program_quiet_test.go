@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -113,11 +112,20 @@ func (q *quiet) walk() {
 	if q.natsURL != "" {
 		standby := q.start()
 		testenv.Eventually(t, long, func() error {
-			r, err := standby.readyz()
-			if err == nil && (r.Status != http.StatusOK || r.Relations[q.rel.name].State != string(health.StateStandby)) {
-				err = fmt.Errorf("it is no standby: %+v", r)
+			state := make(map[string]*bridge)
+			for _, either := range []*bridge{b, standby} { // on a slow machine the second may take over
+				r, err := either.readyz()
+				if err != nil {
+					return err
+				}
+				state[r.Relations[q.rel.name].State] = either
 			}
-			return err
+			live, waits := state[string(health.StateLive)], state[string(health.StateStandby)]
+			if live == nil || waits == nil {
+				return fmt.Errorf("there are no two bridges of which one stands by: %v", state)
+			}
+			b, standby = live, waits
+			return nil
 		})
 		b.stop()
 		b = standby
@@ -132,7 +140,9 @@ func (q *quiet) walk() {
 	b.stop()
 	for _, p := range q.ran {
 		for _, line := range warnings(p) {
-			t.Errorf("on the recommended path: %s", line)
+			if !slices.ContainsFunc(slowness, func(s string) bool { return strings.Contains(line, s) }) {
+				t.Errorf("on the recommended path: %s", line)
+			}
 		}
 	}
 
