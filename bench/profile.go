@@ -102,7 +102,7 @@ func captureAll(ctx context.Context) error {
 		return err
 	}
 	defer pool.Close()
-	listener := poller.NewListener(pool, log)
+	listener, watcher := poller.NewListener(pool, log), poller.NewWatcher(pool, interval, log)
 	published, captured := publish.NewMetrics(nil), health.NewMetrics(nil)
 	fromWAL := wal.New(pool, wal.Options{
 		Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
@@ -114,6 +114,7 @@ func captureAll(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = listener.Run(ctx) })
 	wg.Go(func() { _ = leases.Run(ctx) })
+	wg.Go(func() { _ = watcher.Run(ctx) })
 	for _, spec := range specs.List {
 		pub := publish.New(nc, js, publish.Options{
 			Prefix: stream.DefaultPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Leases: leases,
@@ -123,7 +124,7 @@ func captureAll(ctx context.Context) error {
 			fromWAL.Add(spec, pub, captured)
 			continue
 		}
-		p := poller.New(pool, pub, poller.Options{Spec: spec, Interval: interval, HeartbeatInterval: 5 * time.Second}, listener, captured, log)
+		p := poller.New(pool, pub, poller.Options{Spec: spec, Interval: interval, HeartbeatInterval: 5 * time.Second, Watcher: watcher}, listener, captured, log)
 		wg.Go(func() { _ = p.Run(ctx) })
 	}
 	wg.Go(func() { _ = fromWAL.Run(ctx) })

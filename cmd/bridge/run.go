@@ -97,7 +97,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	c := &captures{
 		cfg: cfg, nc: nc, js: js, pool: pool, ops: ops, log: log,
 		holder: self, leases: leases, published: publish.NewMetrics(ops.registry), captured: health.NewMetrics(ops.registry),
-		listener: poller.NewListener(pool, log), fromWAL: fromWAL,
+		listener: poller.NewListener(pool, log), watcher: poller.NewWatcher(pool, cfg.pollInterval, log), fromWAL: fromWAL,
 	}
 	defer context.AfterFunc(ctx, func() { log.Info().Str("component", "bridge").Msg("stopping") })()
 	return c.run(ctx, specs)
@@ -128,6 +128,7 @@ type captures struct {
 	published *publish.Metrics
 	captured  *health.Metrics
 	listener  *poller.Listener
+	watcher   *poller.Watcher
 	fromWAL   *wal.Capture
 }
 
@@ -137,6 +138,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { _ = c.listener.Run(ctx) })
+	wg.Go(func() { _ = c.watcher.Run(ctx) })
 	wg.Go(func() { _ = c.leases.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
@@ -155,7 +157,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		} else {
 			p := poller.New(c.pool, pub, poller.Options{
 				Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,
-				ReconcileInterval: c.cfg.reconcileInterval,
+				ReconcileInterval: c.cfg.reconcileInterval, Watcher: c.watcher,
 			}, c.listener, c.captured, c.log)
 			c.ops.add(captured{spec.Name, p})
 			by = p

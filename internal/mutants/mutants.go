@@ -46,6 +46,27 @@ var mutants = []mutant{
 		pkg:  "./internal/publish", test: "TestPublish_ExpiredLeaseEndsNoEpoch",
 	},
 	{
+		invariant: "I1", name: "still-after-a-crash",
+		file: "internal/poller/watch.go",
+		old:  "if crashed || g.now != w.calm.glance.now {",
+		new:  "if g.now != w.calm.glance.now || crashed && w.calm.conn == 0 {",
+		pkg:  "./internal/poller", test: "TestWatcher_SameSnapshotAfterACrash_I1",
+	},
+	{
+		invariant: "I1", name: "still-when-a-transaction-ended",
+		file: "internal/poller/watch.go",
+		old:  "if crashed || g.now != w.calm.glance.now {",
+		new:  "if crashed {",
+		pkg:  "./internal/poller", test: "TestWatcher_WakesWhenATransactionEnds_I1",
+	},
+	{
+		invariant: "I1", name: "rests-beside-volatile-functions",
+		file: "internal/relation/still.go",
+		old:  "p.provolatile = 'v' OR",
+		new:  "false OR",
+		pkg:  "./internal/relation", test: "TestChangesByTransactions",
+	},
+	{
 		invariant: "I5", name: "high-falls",
 		file: "internal/publish/epoch.go",
 		old:  "if e.highText[0] == \"\" || c.High > e.high {\n\t\te.high = max(e.high, c.High)",

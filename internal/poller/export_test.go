@@ -15,7 +15,8 @@ type Pace struct{ p *pace }
 func NewPace(interval time.Duration) Pace { return Pace{newPace(interval)} }
 
 func (p Pace) Wait(ctx context.Context, w *Wake, flowing bool) error {
-	return p.p.wait(ctx, w, flowing)
+	p.p.idle(flowing)
+	return p.p.wait(ctx, w)
 }
 
 func NewWake() *Wake { return newWake() }
@@ -62,3 +63,25 @@ func Queries(rel *relation.Relation, serverSide []bool) map[string]string {
 
 // XIDArray writes a parameter in text form.
 func XIDArray(ids []uint64) string { return string(xidArray(ids)) }
+
+// Rest makes a relation that has just been polled, on the server that a connection
+// of the pool leads to, rest until stop. still says whether the watcher knows that
+// nothing has changed since.
+func (w *Watcher) Rest(wake *Wake, server string) (still func() bool, stop func()) {
+	p := polled{at: time.Now(), server: server}
+	stop = w.rest(wake, p)
+	return func() bool { _, ok := w.still(p); return ok }, stop
+}
+
+// Looked returns when the watcher's last look began, or a zero time if it failed.
+func (w *Watcher) Looked() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.calm.ok {
+		return time.Time{}
+	}
+	return w.calm.last
+}
+
+// Woken says whether a wake-up is pending.
+func (w *Wake) Woken() bool { return len(w.ch) > 0 }

@@ -18,13 +18,18 @@ type pace struct {
 
 func newPace(interval time.Duration) *pace { return &pace{interval: interval, next: interval} }
 
-// wait blocks until the next poll is due. flowing says that the last poll found
-// rows.
-func (p *pace) wait(ctx context.Context, wake *Wake, flowing bool) error {
+// idle takes note of a poll that has ended, and says whether the next one is due
+// after the full interval. flowing says that the poll found rows.
+func (p *pace) idle(flowing bool) bool {
 	p.next = min(p.next*2, p.interval)
 	if flowing {
 		p.next = min(fastest, p.interval)
 	}
+	return p.next == p.interval && !flowing
+}
+
+// wait blocks until the next poll is due.
+func (p *pace) wait(ctx context.Context, wake *Wake) error {
 	t := time.NewTimer(p.next)
 	defer t.Stop()
 	select {

@@ -69,6 +69,9 @@ type Options struct {
 	// ShapeInterval is how often the poller checks in the catalog whether the
 	// relation's shape changed; 0 means a minute.
 	ShapeInterval time.Duration
+	// Watcher, if not nil, says when nothing has changed. Without it, an idle relation
+	// is polled every Interval.
+	Watcher *Watcher
 	// ReconcileInterval is how often the stream is compared with the relation, if
 	// Spec does not say it; 0 means never.
 	ReconcileInterval time.Duration

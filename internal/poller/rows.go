@@ -62,7 +62,7 @@ func (b *batch) start(ctx context.Context, l look) error {
 	if err := b.s.check(ctx, b, l); err != nil {
 		return err
 	}
-	b.look = l
+	b.look, b.s.seen = l, l
 	b.s.durable.add(l)
 	b.xmin = b.shown()
 	b.s.p.metrics.Next(l.next)

@@ -43,6 +43,11 @@ type session struct {
 	// with it.
 	safe     relation.Snapshot
 	connects int64
+	// watched says that the Watcher knows when nothing has changed. last is the last
+	// poll that ended well; seen is its look, or that of the poll that goes on.
+	watched bool
+	last    polled
+	seen    look
 	// repeats remembers the published rows above xmin.
 	repeats *repeats
 	// owed, if not 0, is the since that clients wait for: the xmin of the snapshot
@@ -52,6 +57,8 @@ type session struct {
 	// rows without a txid are counted again, nextShape when the catalog is checked
 	// again.
 	nextHeartbeat, nextNulls, nextShape time.Time
+	// shaped is when the last look at the catalog began.
+	shaped time.Time
 	// keyless counts the rows that are left out because of their key. metKeyless is
 	// set when a batch has met one since.
 	keyless    health.Keyless
@@ -99,6 +106,7 @@ func (s *session) run(ctx context.Context) error {
 
 // load reads from the catalog what the relation and its source are.
 func (s *session) load(ctx context.Context) error {
+	s.shaped = time.Now()
 	var err error
 	if s.src, err = relation.LoadSource(ctx, s.pool); err != nil {
 		return err
@@ -126,6 +134,11 @@ func (s *session) load(ctx context.Context) error {
 	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
 	if s.form, err = relation.NewForm(s.rel, s.types); err != nil {
 		return err
+	}
+	if s.p.opt.Watcher != nil {
+		if s.watched, err = relation.ChangesByTransactions(ctx, s.pool, s.rel); err != nil {
+			return err
+		}
 	}
 	s.p.listener.watch(s.p.wake, s.rel.Sources)
 	s.serverSide = s.form.ServerSide()
@@ -190,14 +203,17 @@ func (s *session) loop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.waits > 0 {
+		timer.interval = s.p.opt.Interval
+		if s.owed != 0 {
+			timer.interval = min(timer.interval, owedInterval)
+		}
+		switch idle := timer.idle(rows > 0); {
+		case s.waits > 0:
 			err = s.waitAgain(ctx)
-		} else {
-			timer.interval = s.p.opt.Interval
-			if s.owed != 0 {
-				timer.interval = min(timer.interval, owedInterval)
-			}
-			err = timer.wait(ctx, s.p.wake, rows > 0)
+		case idle && s.watched && s.owed == 0:
+			err = s.rest(ctx)
+		default:
+			err = timer.wait(ctx, s.p.wake)
 		}
 		if err != nil {
 			return err
@@ -230,7 +246,7 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 	defer conn.Release()
 	// If Postgres crashes after this line, conn breaks. If it crashed before, conn
 	// is a new connection, with a number above s.connects.
-	connects := s.pool.Connects()
+	connects, began := s.pool.Connects(), time.Now()
 	p := *s.previous
 	if source.ConnectionOf(conn).Number > s.connects {
 		s.durable.reconnected()
@@ -251,7 +267,57 @@ func (s *session) poll(ctx context.Context) (int64, error) {
 		return 0, s.waitsFor(err)
 	}
 	s.connects, s.safe, s.waits = connects, s.durable.durable, 0
+	s.last = polled{at: began, server: source.ConnectionOf(conn).Server, look: s.seen}
 	return rows, nil
+}
+
+// rest waits until the relation may have changed. As long as it has not, it
+// publishes the heartbeats that are due, without asking Postgres.
+func (s *session) rest(ctx context.Context) error {
+	w := s.p.opt.Watcher
+	defer w.rest(s.p.wake, s.last)()
+	for {
+		due := s.nextHeartbeat
+		if s.nextShape.Before(due) {
+			due = s.nextShape
+		}
+		t := time.NewTimer(time.Until(due))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-s.p.wake.ch:
+			t.Stop()
+			return nil
+		case <-t.C:
+		}
+		// A change of the shape is a transaction, too.
+		if now := time.Now(); !now.Before(s.nextShape) {
+			if _, still := w.still(polled{at: s.shaped, server: s.last.server}); !still {
+				return nil
+			}
+			s.nextShape = now.Add(s.p.opt.ShapeInterval)
+		}
+		g, still := w.still(s.last)
+		if !still {
+			return nil
+		}
+		if err := s.beat(ctx, g); err != nil {
+			return err
+		}
+	}
+}
+
+// beat publishes a heartbeat with the snapshot of the last poll, which still
+// holds. The snapshot may be durable by now.
+func (s *session) beat(ctx context.Context, g glance) error {
+	b := newBatch(s, work{previous: s.previous})
+	l := s.last.look
+	l.inserted, l.flushed = g.inserted, g.flushed
+	if err := b.start(ctx, l); err != nil {
+		return err
+	}
+	return s.endBatch(ctx, nil, b)
 }
 
 // errBehind says that a standby does not yet show what was published.

@@ -19,7 +19,8 @@ func (s *session) checkShape(ctx context.Context) error {
 	if time.Now().Before(s.nextShape) {
 		return nil
 	}
-	s.nextShape = time.Now().Add(s.p.opt.ShapeInterval)
+	begun := time.Now()
+	s.nextShape = begun.Add(s.p.opt.ShapeInterval)
 	rel, _, err := relation.Load(ctx, s.pool, s.p.opt.Spec)
 	if relation.IsLocked(err) {
 		return nil // the transaction that changes it has not ended
@@ -42,5 +43,6 @@ func (s *session) checkShape(ctx context.Context) error {
 	if !bytes.Equal(was, is) {
 		return fmt.Errorf("%w: its columns or their types are not those that were loaded", errChanged)
 	}
+	s.shaped = begun
 	return nil
 }

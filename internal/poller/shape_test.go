@@ -136,13 +136,16 @@ func TestPoller_LooksAtTheShapeAgain_I1(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	sink := &memory{}
+	w := poller.NewWatcher(pool, 10*time.Millisecond, zerolog.Nop())
 	p := poller.New(pool, sink, poller.Options{
-		Spec: spec(t, "t"), Interval: 10 * time.Millisecond, HeartbeatInterval: time.Second, ShapeInterval: 50 * time.Millisecond,
+		Spec: spec(t, "t"), Interval: 10 * time.Millisecond, HeartbeatInterval: time.Second, ShapeInterval: 50 * time.Millisecond, Watcher: w,
 	}, poller.NewListener(pool, zerolog.Nop()), health.NewMetrics(nil), zerolog.Nop())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	watched := make(chan error, 1)
+	go func() { watched <- w.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; <-watched })
 	sink.await(t, "[sad,ok]", 1)
 	testenv.Exec(t, db, "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'")
 	sink.await(t, "[sad,fine]", 2)

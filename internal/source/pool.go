@@ -75,7 +75,11 @@ func Open(server Server, relations int) (*Pool, error) {
 				return fmt.Errorf("set up a connection: %w", err)
 			}
 		}
-		c.PgConn().CustomData()[connectionKey] = &Connection{Number: p.connects.Add(1), Source: src, prepared: make(map[string]bool)}
+		started, err := relation.QueryOne[string](ctx, c, "SELECT pg_postmaster_start_time()::text")
+		if pg := (*pgconn.PgError)(nil); err != nil && !errors.As(err, &pg) { // else the role may not ask
+			return fmt.Errorf("set up a connection: %w", err)
+		}
+		c.PgConn().CustomData()[connectionKey] = &Connection{Number: p.connects.Add(1), Source: src, Server: started, prepared: make(map[string]bool)}
 		return nil
 	}
 	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
@@ -119,6 +123,10 @@ type Connection struct {
 	// Source is the server that the connection leads to. It was read when the
 	// connection was made: the same name may lead to another server later.
 	Source relation.Source
+	// Server is when the server started, to the microsecond: connections with the
+	// same lead to the same server, also where several have one name. It is "" if the
+	// role may not ask.
+	Server string
 	// prepared has the names of its prepared statements.
 	prepared map[string]bool
 }
