@@ -175,7 +175,7 @@ var mutants = []mutant{
 		invariant: "I1", name: "refused-without-a-control-message",
 		file: "internal/publish/refused.go",
 		old:  "if p.sendAlone(ctx, e, e.control(stream.NewAlive(p.layout), 0)) != nil {",
-		new:  "if ctx.Err() != nil {",
+		new:  "if p.sendAlone(ctx, e, e.control(stream.NewAlive(p.layout), 0)) != nil && e.seq == 0 {",
 		pkg:  "./internal/publish", test: "TestPublish_RefusedWithEverythingElse",
 	},
 	{

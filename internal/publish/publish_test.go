@@ -32,6 +32,8 @@ type writer struct {
 	*publish.Publisher
 	js   jetstream.JetStream
 	stop func()
+	// broker is what the publisher sees of js.
+	broker *moody
 }
 
 func newWriter(t *testing.T, url, holder string) *writer {
@@ -65,12 +67,13 @@ func startLogging(t *testing.T, url, holder string, opt publish.Options, log zer
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := publish.New(nc, js, opt, publish.NewMetrics(nil), log)
+	broker := &moody{JetStream: js}
+	p := publish.New(nc, broker, opt, publish.NewMetrics(nil), log)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = p.Run(ctx) })
 	wg.Go(func() { _ = opt.Leases.Run(ctx) })
-	w := &writer{Publisher: p, js: js, stop: func() { cancel(); wg.Wait() }}
+	w := &writer{Publisher: p, js: js, broker: broker, stop: func() { cancel(); wg.Wait() }}
 	t.Cleanup(w.stop)
 	return w
 }

@@ -1,9 +1,11 @@
 package publish_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"bridge/lockstep"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -372,22 +375,43 @@ func (w *writer) refuseOne(t *testing.T) {
 	w.begin(t)
 }
 
+// moody is a broker that refuses the next messages that are published one by one, whatever
+// they are, and then takes all.
+type moody struct {
+	jetstream.JetStream
+	refusals atomic.Int32
+}
+
+func (m *moody) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	if m.refusals.Load() > 0 {
+		m.refusals.Add(-1)
+		return nil, fmt.Errorf("nats: %w", &jetstream.APIError{Code: 503, ErrorCode: 10008, Description: "JetStream system temporarily unavailable"})
+	}
+	return m.JetStream.PublishMsg(ctx, msg, opts...)
+}
+
 // TestPublish_RefusedWithEverythingElse (I1): the broker refuses a row that is sent alone,
-// but control messages as well. So it is no fault of the row.
+// and then everything else for a while, or not even the row's second try. So it is no fault
+// of the row.
 func TestPublish_RefusedWithEverythingElse(t *testing.T) {
 	t.Parallel()
-	w := newWriter(t, testenv.NATS(t).URL(), "a")
-	w.refuseOne(t)
-	w.update(t, func(cfg *jetstream.StreamConfig) { cfg.MaxMsgSize = 10 })
-	if err := w.Row(t.Context(), change(1, 6, "x")); !errors.Is(err, publish.ErrFault) {
-		t.Errorf("got %v, want a fault", err)
+	for refusals, fault := range map[int32]bool{1: false, 2: true, 3: true} {
+		t.Run(fmt.Sprint(refusals), func(t *testing.T) {
+			t.Parallel()
+			w := newWriter(t, testenv.NATS(t).URL(), "a")
+			w.refuseOne(t)
+			w.broker.refusals.Store(refusals)
+			if err := w.Row(t.Context(), change(1, 6, "x")); errors.Is(err, publish.ErrFault) != fault {
+				t.Errorf("got %v, want a fault: %v", err, fault)
+			}
+			if m, err := w.row(t, 1); m.Control != nil {
+				t.Errorf("got %+v, %v, want no mark", m, err)
+			}
+			w.broker.refusals.Store(0)
+			w.capture(t, 1, change(1, 6, "x"))
+			w.wantRow(t, 1)
+		})
 	}
-	w.update(t, func(cfg *jetstream.StreamConfig) { cfg.MaxMsgSize = -1 })
-	if m, err := w.row(t, 1); !errors.Is(err, jetstream.ErrMsgNotFound) {
-		t.Errorf("got %+v, %v, want no message of the row", m, err)
-	}
-	w.capture(t, 1, change(1, 6, "x"))
-	w.wantRow(t, 1)
 }
 
 // TestPublish_DeposedWriterStoresNothingAlone (I6): a row that is sent alone is fenced like
