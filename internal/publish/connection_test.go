@@ -82,7 +82,12 @@ func TestPublish_LostAnswer(t *testing.T) {
 	killed := time.Now()
 	broker.Kill()
 	for range 2 {
-		wantLost(t, "a request", <-got)
+		select {
+		case err := <-got:
+			wantLost(t, "a request", err)
+		case <-time.After(10 * time.Second):
+			t.Fatal("a request goes on after the connection was lost")
+		}
 	}
 	if took := time.Since(killed); took > 2*time.Second {
 		t.Errorf("the requests ended %s after the connection", took)
