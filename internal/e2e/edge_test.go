@@ -389,8 +389,8 @@ func TestHTTPEdge_HelpOfCommands(t *testing.T) {
 		status int
 		want   string
 	}{
-		{[]string{"healthcheck", "--help"}, 0, "Usage: httpedge healthcheck: "},
-		{[]string{"healthcheck", "-h"}, 0, "Usage: httpedge healthcheck: "},
+		{[]string{"healthcheck", "--help"}, 0, "Usage: httpedge healthcheck [--ready]: "},
+		{[]string{"healthcheck", "-h"}, 0, "Usage: httpedge healthcheck [--ready]: "},
 		{[]string{"check", "--help"}, 0, "Usage: httpedge check [--json]: "},
 		{[]string{"help", "check"}, 0, "Usage: httpedge check [--json]: "},
 		{[]string{"help", "verify"}, 2, `no command "verify"`},
