@@ -84,7 +84,7 @@ func TestBridge_LockedRelationsStopOnlyThemselves_I10(t *testing.T) {
 		}
 	}
 	run(t, holder, "BEGIN", "LOCK TABLE "+strings.Join(locked, ", ")+" IN ACCESS EXCLUSIVE MODE")
-	updates() // as long as nothing changes, nothing is read
+	run(t, conn, "UPDATE free SET v = v || '?' WHERE id = 2") // as long as nothing changes, nothing is read
 	b.awaitReason("t3", "locked")
 	// The same on new connections, without prepared statements, and after a restart, before the bridge knows the relations.
 	run(t, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lockstep bridge' AND datname = current_database()")

@@ -224,18 +224,24 @@ func (s *session) loop(ctx context.Context) error {
 // owedInterval is the longest time between two polls while clients wait for D.
 const owedInterval = 100 * time.Millisecond
 
-// poll reads and publishes one batch, and returns its number of rows.
+// poll reads and publishes one batch, and returns its number of rows. After that it
+// makes the checks that are due. At that moment no other session has just locked
+// the relation; else they might wait for the lock, and other relations for a
+// connection.
 func (s *session) poll(ctx context.Context) (int64, error) {
-	if s.live && s.waits == 0 { // else they might wait for a lock, and other relations for a connection
-		for _, check := range []func(context.Context) error{s.countNulls, s.countKeyless, s.checkKey} {
-			if err := check(ctx); err != nil {
-				return 0, err
-			}
-		}
-		if err := s.checkShape(ctx); err != nil {
-			return 0, err
+	rows, err := s.pollRows(ctx)
+	if err != nil || !s.live || s.waits > 0 {
+		return rows, err
+	}
+	for _, check := range []func(context.Context) error{s.countNulls, s.countKeyless, s.checkKey, s.checkShape} {
+		if err := check(ctx); err != nil {
+			return rows, err
 		}
 	}
+	return rows, nil
+}
+
+func (s *session) pollRows(ctx context.Context) (int64, error) {
 	if s.previous == nil {
 		return 0, s.batch(ctx, work{query: s.queries.whole, whole: true})
 	}
