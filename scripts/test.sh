@@ -9,8 +9,8 @@ programs=(./internal/e2e ./internal/simtest)
 mapfile -t others < <(go list ./... | grep -vE '/internal/(e2e|simtest)$')
 [ ${#others[@]} -gt 0 ] || exit 1
 
-go test -vet=off -timeout 10m "${programs[@]}" &
+go test -vet=off -timeout 15m "${programs[@]}" &
 end_to_end=$!
-go test -vet=off -timeout 10m -race "${others[@]}"
+go test -vet=off -timeout 15m -race "${others[@]}"
 in_process=$?
 wait $end_to_end && [ $in_process = 0 ]
