@@ -52,7 +52,7 @@ func TestBridge_NegativeTxidStopsNothing_I10(t *testing.T) {
 }
 
 // Rows of a restored dump have txids above the cluster's own. They arrive once and raise no position. Later polls and
-// starts do not send them again.
+// starts do not send them again, once they are known to be durable.
 func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
 	needServers(t)
 	// In a shared cluster, transactions of other tests would hold the durable snapshot back.
@@ -71,6 +71,9 @@ func TestBridge_RestoredStampsComeOnce_I3(t *testing.T) {
 		if hb.high >= ahead || hb.since >= ahead {
 			t.Errorf("the restored rows raised High to %d, and since to %d", hb.high, hb.since)
 		}
+		f.await("heartbeat that knows the rows to be durable", hb.seq, func(s seen) bool {
+			return s.kind == stream.KindHeartbeat && s.durable >= hb.snapshot.Xmax
+		})
 		b.stop()
 		b.start()
 		f.heartbeatFrom(f.await("fence", hb.seq, func(s seen) bool { return s.kind == stream.KindFence }).seq)

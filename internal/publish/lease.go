@@ -172,8 +172,13 @@ func (l *lease) release(ctx context.Context) {
 	l.hold(0)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if kv, err := l.all.open(ctx); err == nil {
-		// If this fails, the lease expires by itself.
-		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(revision))
+	kv, err := l.all.open(ctx)
+	if err != nil || kv.Delete(ctx, l.key, jetstream.LastRevision(revision)) == nil {
+		return
+	}
+	// A renewal may have been stored whose answer nobody awaited any longer. If this fails, too, the lease expires by
+	// itself.
+	if entry, err := kv.Get(ctx, l.key); err == nil && string(entry.Value()) == l.all.opt.Holder {
+		_ = kv.Delete(ctx, l.key, jetstream.LastRevision(entry.Revision()))
 	}
 }
