@@ -79,6 +79,9 @@ func Conn(t testing.TB, url string) *pgx.Conn {
 	if err != nil {
 		t.Fatalf("connect to the test database: %v", err)
 	}
+	if _, err := conn.Exec(ctx, "SET jit = off"); err != nil { // as on the bridge's connections: compiling the catalog's queries takes a second
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
