@@ -64,7 +64,7 @@ func (m *memory) do(f func()) error {
 
 func (m *memory) Begin(_ context.Context, src capture.Source, _ func()) (pos capture.Position, err error) {
 	err = m.do(func() {
-		if m.src != src {
+		if m.src.String() != src.String() { // not by Next
 			m.restart()
 		}
 		m.src, pos = src, m.pos
