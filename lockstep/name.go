@@ -59,7 +59,7 @@ func ParseRelation(name string) (schema, table string, err error) {
 	return schema, table, nil
 }
 
-// cutQuoted splits s behind the quote and dot that end a quoted name.
+// cutQuoted splits s after the quote and dot that end a quoted name.
 func cutQuoted(s string) (name, rest string, ok bool) {
 	for i := 0; i < len(s); i++ {
 		if s[i] != '"' {

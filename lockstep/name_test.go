@@ -23,8 +23,8 @@ func words(alphabet string, most int) []string {
 	return all
 }
 
-// Every relation has one name, and that name stands for it alone (issue 14, number 6). All pairs of short hostile
-// identifiers, and those of which a name may remind.
+// Every relation has one name, and that name stands for it alone (issue 14, number 6). It takes all pairs of
+// short hostile identifiers, and identifiers that look like a name.
 func TestRelationName_IsOfOneRelation(t *testing.T) {
 	t.Parallel()
 	idents := append(words(`a."/%`, 3), "public", "public.users", "users", "ümlaut 💡", " ", "\n", "\\", "..", strings.Repeat("n", 63), `"a.b"`, `."a`)

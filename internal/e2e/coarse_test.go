@@ -13,7 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// coarse is a type of which Postgres calls two values equal that it prints differently.
+// coarse is a type with two values that Postgres calls equal and prints differently.
 type coarse struct{ name, create, column, a, b string }
 
 var coarseTypes = []coarse{

@@ -122,7 +122,7 @@ func (q *quiet) walk() {
 			}
 			live, waits := state[string(health.StateLive)], state[string(health.StateStandby)]
 			if live == nil || waits == nil {
-				return fmt.Errorf("there are no two bridges of which one stands by: %v", state)
+				return fmt.Errorf("want one bridge that writes and one that stands by: %v", state)
 			}
 			b, standby = live, waits
 			return nil

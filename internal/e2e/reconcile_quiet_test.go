@@ -12,8 +12,8 @@ import (
 )
 
 // A comparison of what did not change finds nothing, twice in a row, and publishes nothing: for every kind of row and column,
-// in both captures. Rows that are too large for the broker are among them, and columns of old lockstep views that change with
-// every transaction. Only a column that gives another value each time is always found; the log and bridge check warn of it.
+// in both captures. Some rows are too large for the broker. Some views have the columns of the oldest lockstep views, which
+// change with every transaction. Only a column that gives another value each time is always found; the log and bridge check warn of it.
 // (Issue 14, number 9.)
 func TestBridge_ReconcileFindsNothingWhereNothingChanged_I1(t *testing.T) {
 	needServers(t)

@@ -128,7 +128,7 @@ func TestQueries(t *testing.T) {
 				order += fmt.Sprintf(", %d DESC NULLS LAST", rel.Deleted+1)
 			}
 			if strings.HasSuffix(what, "After") && strings.Contains(sql, ") >= ($") != (name != "x") {
-				t.Errorf("%s of %s goes on behind the wrong row: %s", what, name, sql)
+				t.Errorf("%s of %s goes on after the wrong row: %s", what, name, sql)
 			}
 			if what != "nulls" && !strings.HasSuffix(sql, order) {
 				t.Errorf("%s of %s does not end in%s\n%s", what, name, order, sql)
@@ -156,8 +156,8 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// A long batch goes on, after a crash, behind the last row that was stored. Of the rows whose keys Postgres calls equal to
-// that one's, none is left out, and deletes come first.
+// After a crash a long batch goes on after the last row that was stored. It leaves out no row whose key Postgres calls
+// equal to that row's. Of these rows, deletes come first.
 func TestQueries_BatchGoesOnAmongEqualKeys_I7(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs servers")

@@ -58,8 +58,8 @@ type calm struct {
 // glance is the result of one look.
 type glance struct {
 	// now is the same as long as no transaction ends and the server does not crash.
-	// backend is the process that answered: a proxy may keep the connection while
-	// the server restarts behind it.
+	// backend is the process that answered: a proxy may keep its connection to us
+	// while the server restarts.
 	now     string
 	backend int
 	// inserted and flushed are WAL positions as in snapshotSQL.

@@ -45,8 +45,8 @@ type Leases struct {
 	kv   jetstream.KeyValue
 }
 
-// NewLeases returns the leases of a process, none of which it holds. They are
-// renewed while Run runs.
+// NewLeases returns the leases of a process. It holds none yet. Run renews those
+// that it takes.
 func NewLeases(nc *nats.Conn, opt LeaseOptions) (*Leases, error) {
 	opt.Timing = opt.Timing.withDefaults()
 	// An acknowledgement that never comes must not stay in the client's memory.

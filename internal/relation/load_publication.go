@@ -193,7 +193,7 @@ func (l *looked) holders(change *identityChange) []holder {
 	return list
 }
 
-// names returns the names of columns, of which nums has the numbers.
+// names returns the names of the columns with these numbers.
 func (l *looked) names(nums []int) []string {
 	var names []string
 	for _, num := range nums {

@@ -262,7 +262,7 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		reason := r.judge(pos, b).restart
 		if pos.Heartbeat == nil && pos.Batch == nil && b.known && !restarted {
 			if reason = noStream; !b.first {
-				r.log.Warn().Msg("there is a slot of before, but no stream: unless the relation is new, its stream was lost; clients of that stream must read everything again")
+				r.log.Warn().Msg("there is a slot from an earlier run, but no stream: unless the relation is new, its stream was lost; clients of that stream must read everything again")
 			}
 		}
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {

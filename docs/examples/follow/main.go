@@ -50,7 +50,7 @@ func main() {
 }
 
 // read goes on after the last heartbeat, until something is not as it must be. It begins with the comparison that rule 6
-// asks for, so whoever starts, reconnects or was left in silence makes it.
+// asks for. So the comparison comes with each start, after each lost connection, and after silence.
 func (f *follower) read(ctx context.Context, js jetstream.JetStream, stream string) error {
 	s, err := js.Stream(ctx, stream)
 	if err != nil {
