@@ -174,7 +174,7 @@ func prepare(t testing.TB, dsn, name string, notify bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := relation.SetupSQL(t.Context(), conn, specs.List[0], relation.SetupOptions{NoTombstones: true, NoNotify: !notify})
+	script, err := relation.SetupSQL(t.Context(), conn, specs.List, relation.SetupOptions{NoTombstones: true, NoNotify: !notify})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -181,7 +181,7 @@ func printSQL(ctx context.Context, cfg *Config, args []string, stdout io.Writer)
 	if len(specs) == 0 {
 		return errors.New("schema public has no table that * stands for")
 	}
-	sql, err := relation.SetupAll(ctx, pool, specs, opt)
+	sql, err := relation.SetupSQL(ctx, pool, specs, opt)
 	if errors.Is(err, relation.ErrOption) {
 		return fmt.Errorf("%w: %w", program.ErrUsage, err)
 	}

@@ -151,7 +151,7 @@ func setupSQL(t *testing.T, conn *pgx.Conn, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sql, err := relation.SetupSQL(t.Context(), conn, specs.List[0], relation.SetupOptions{Role: query[string](t, conn, "SELECT current_user")})
+	sql, err := relation.SetupSQL(t.Context(), conn, specs.List, relation.SetupOptions{Role: query[string](t, conn, "SELECT current_user")})
 	if err != nil {
 		t.Fatal(err)
 	}

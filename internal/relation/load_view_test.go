@@ -294,7 +294,7 @@ func TestSetupSQL_ViewsWhoseRowsVanish(t *testing.T) {
 		"totals(key=id;reconcile=1m)": "BRIDGE_TABLES=totals(key=id;reconcile=1m0s)",
 		"feed(key=id)":                "BRIDGE_TABLES=feed(key=id)",
 	} {
-		sql, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List[0], relation.SetupOptions{})
+		sql, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List, relation.SetupOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

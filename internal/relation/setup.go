@@ -42,25 +42,18 @@ type SetupOptions struct {
 	As string
 }
 
-// SetupSQL returns a psql script that prepares the relation for capture. The
+// SetupSQL returns a psql script that prepares the relations for capture. The
 // script ends with what to put into BRIDGE_TABLES, and may be run again. SetupSQL
 // itself only reads the catalog.
 //
-// The error is a *Problem, as that of Load, for a relation that can't be
-// captured. If SetupSQL returns both a script and an error, the script has only
-// comments: they say what to do first.
+// A relation that can't be prepared stops no other. The error joins a *Problem for
+// each thing that stands in the way; of such a relation the script has only
+// comments, which say what to do first.
 //
 // The script keeps what it makes in a schema of its own, lockstep, except the
 // column, the triggers, the index and the feed view. It never changes what is not
 // the bridge's: if something has one of these names, the script has only comments.
-func SetupSQL(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (string, error) {
-	return SetupAll(ctx, q, []Spec{spec}, opt)
-}
-
-// SetupAll returns one script for several relations, as SetupSQL does for one. A
-// relation that can't be prepared stops no other: the error joins a *Problem for
-// each thing that stands in the way.
-func SetupAll(ctx context.Context, q Querier, specs []Spec, opt SetupOptions) (string, error) {
+func SetupSQL(ctx context.Context, q Querier, specs []Spec, opt SetupOptions) (string, error) {
 	if opt.As != "" && (!asName.MatchString(opt.As) || strings.HasPrefix(opt.As, "pg_")) {
 		return "", fmt.Errorf("%w: -as %q: use up to 20 of the letters a to z, digits and _, with a letter first, and not pg_", ErrOption, opt.As)
 	}

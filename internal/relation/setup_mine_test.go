@@ -174,7 +174,7 @@ BEGIN NEW."x.y" := pg_catalog.txid_current(); RETURN NEW; END $$; COMMENT ON FUN
 			conn := ready(t, tt.create)
 			dropTestRole(t, conn)
 			opt := relation.SetupOptions{Role: "lockstep_test_" + conn.Config().Database}
-			script, err := relation.SetupSQL(ctx, conn, mustParse(t, tt.spec).List[0], opt)
+			script, err := relation.SetupSQL(ctx, conn, mustParse(t, tt.spec).List, opt)
 			spec := tt.spec
 			if tt.propose != "" {
 				var p *relation.Problem
@@ -191,7 +191,7 @@ BEGIN NEW."x.y" := pg_catalog.txid_current(); RETURN NEW; END $$; COMMENT ON FUN
 			}
 			var use string
 			for range 2 {
-				script, err = relation.SetupSQL(ctx, conn, mustParse(t, spec).List[0], opt)
+				script, err = relation.SetupSQL(ctx, conn, mustParse(t, spec).List, opt)
 				if err != nil {
 					t.Fatalf("with what was proposed: %v", err)
 				}
@@ -269,7 +269,7 @@ func TestSetupSQL_EarlierScript(t *testing.T) {
 // A column that the user marks is the bridge's.
 func TestSetupSQL_MarkedColumn(t *testing.T) {
 	conn := ready(t, `CREATE TABLE a (id int PRIMARY KEY, txid bigint)`)
-	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "a").List[0], relation.SetupOptions{})
+	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "a").List, relation.SetupOptions{})
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -298,7 +298,7 @@ func TestSetupSQL_TombstonesOfAnotherKey(t *testing.T) {
 			if _, err := conn.Exec(ctx, change); err != nil {
 				t.Fatal(err)
 			}
-			script, err := relation.SetupSQL(ctx, conn, mustParse(t, "a").List[0], relation.SetupOptions{Role: "lockstep_test_" + conn.Config().Database})
+			script, err := relation.SetupSQL(ctx, conn, mustParse(t, "a").List, relation.SetupOptions{Role: "lockstep_test_" + conn.Config().Database})
 			if err == nil {
 				t.Fatalf("no error, and\n%s", script)
 			}
@@ -315,7 +315,7 @@ func TestSetupSQL_TombstonesOfAnotherKey(t *testing.T) {
 				t.Errorf("no way out in\n%s", script)
 			}
 			spec, opt := proposed(t, script)
-			if script, err = relation.SetupSQL(ctx, conn, mustParse(t, spec).List[0], opt); err != nil {
+			if script, err = relation.SetupSQL(ctx, conn, mustParse(t, spec).List, opt); err != nil {
 				t.Fatal(err)
 			}
 			runScript(t, conn, script)
@@ -348,7 +348,7 @@ func TestSetupSQL_Role(t *testing.T) {
 			if _, err := tx.Exec(ctx, "CREATE ROLE lockstep_test_member; "+c.create); err != nil {
 				t.Fatal(err)
 			}
-			script, err := relation.SetupSQL(ctx, tx, mustParse(t, spec).List[0], relation.SetupOptions{})
+			script, err := relation.SetupSQL(ctx, tx, mustParse(t, spec).List, relation.SetupOptions{})
 			if (err != nil) != (c.propose != "") || !strings.Contains(script, c.propose) {
 				t.Errorf("%s, %s: got %v and\n%s", c.create, spec, err, script)
 			}

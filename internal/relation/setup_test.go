@@ -47,7 +47,7 @@ func statements(script string) []string {
 
 func setup(t *testing.T, conn *pgx.Conn, spec string) string {
 	t.Helper()
-	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List[0], relation.SetupOptions{Role: "lockstep_test_" + conn.Config().Database})
+	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List, relation.SetupOptions{Role: "lockstep_test_" + conn.Config().Database})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,11 +276,11 @@ func TestSetupSQL_Others(t *testing.T) {
 			}
 		}
 	}
-	_, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "m").List[0], relation.SetupOptions{})
+	_, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "m").List, relation.SetupOptions{})
 	if err == nil || !strings.Contains(err.Error(), "materialized view") {
 		t.Errorf("got %v", err)
 	}
-	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "users(key=name)").List[0], relation.SetupOptions{NoNotify: true, NoTombstones: true})
+	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "users(key=name)").List, relation.SetupOptions{NoNotify: true, NoTombstones: true})
 	if err != nil || strings.Contains(script, "notify(") || !strings.Contains(script, "no index makes its key unique") || !strings.Contains(script, `TO "lockstep"`) {
 		t.Errorf("got %v\n%s", err, script)
 	}
@@ -294,7 +294,7 @@ func TestSetupSQL_NoKey(t *testing.T) {
 		"k":        "no primary key",
 		"k(key=w)": "no column w",
 	} {
-		script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List[0], relation.SetupOptions{})
+		script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List, relation.SetupOptions{})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(script, want) || strings.Contains(script, "BRIDGE_TABLES=") {
 			t.Errorf("%s: got %v\n%s", spec, err, script)
 		}
@@ -303,7 +303,7 @@ func TestSetupSQL_NoKey(t *testing.T) {
 			t.Errorf("does not say what to do:\n%s", script)
 		}
 	}
-	if _, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "users(key=id)").List[0], relation.SetupOptions{}); err != nil {
+	if _, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "users(key=id)").List, relation.SetupOptions{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -328,7 +328,7 @@ func TestSetupSQL_Golden(t *testing.T) {
 	if _, err := conn.Exec(context.Background(), `CREATE TABLE orders (region text, id bigint, total numeric(12,2), PRIMARY KEY (region, id))`); err != nil {
 		t.Fatal(err)
 	}
-	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "orders").List[0], relation.SetupOptions{})
+	script, err := relation.SetupSQL(context.Background(), conn, mustParse(t, "orders").List, relation.SetupOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

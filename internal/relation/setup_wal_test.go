@@ -15,7 +15,7 @@ import (
 func setupWAL(t *testing.T, conn *pgx.Conn, spec string) (string, error) {
 	t.Helper()
 	db := conn.Config().Database
-	return relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List[0], relation.SetupOptions{Role: "lockstep_test_" + db, Name: "p_" + db})
+	return relation.SetupSQL(context.Background(), conn, mustParse(t, spec).List, relation.SetupOptions{Role: "lockstep_test_" + db, Name: "p_" + db})
 }
 
 func dropTestRole(t *testing.T, conn *pgx.Conn) {
