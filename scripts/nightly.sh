@@ -3,6 +3,7 @@
 # failed, and how many seconds each took. The log of each part is in .cache/nightly.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. scripts/tmpdir.sh
 
 logs=.cache/nightly
 mkdir -p "$logs"

@@ -4,6 +4,7 @@
 # as the others and without the race detector, but for one test, which builds its programs with it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+. scripts/tmpdir.sh
 
 programs=(./internal/e2e ./internal/simtest)
 mapfile -t others < <(go list ./... | grep -vE '/internal/(e2e|simtest)$')
