@@ -309,7 +309,7 @@ func (s Specs) Resolve(ctx context.Context, q Querier) ([]Spec, []Problem, error
 		case c.OfExtension:
 			skip(n, "it belongs to an extension", "name it in BRIDGE_TABLES, if you want it")
 			continue
-		case spec.Capture == CapturePoll && !c.HasTxid:
+		case spec.Capture == CapturePoll && !c.HasTxid && slices.Contains([]string{"r", "p", "v"}, c.Kind):
 			skip(n, "it has no column "+quoteIdent(spec.Txid), "run the SQL that this prints: "+SetupCommand(spec))
 			continue
 		}

@@ -199,6 +199,9 @@ func (l *looked) checkTxid() int {
 			do = removeTxid
 		case l.self.Kind == "v":
 			do = "make it bigint or xid8 in the view"
+			if made := madeTxid(name, l.sources...); made != "" && l.self.column(made) != nil {
+				do = fmt.Sprintf("name the column that bridge sql made: txid=%s in BRIDGE_TABLES", quoteIdent(made))
+			}
 		case !l.self.owns(&c):
 			do = l.otherColumn(l.self, l.spec)
 		}
@@ -219,6 +222,10 @@ func (l *looked) checkTxid() int {
 // application's own: nothing that overwrites it.
 func (l *looked) otherColumn(o *object, spec Spec) string {
 	other := spec
+	if made := madeTxid(spec.Txid, o); made != "" {
+		other.Txid = made
+		return fmt.Sprintf("bridge sql has made column %s: put what this prints at its end into BRIDGE_TABLES: %s", quoteIdent(made), SetupCommand(other))
+	}
 	other.Txid = freeTxid(append([]*object{o}, l.sources...)...)
 	return fmt.Sprintf("if the column is the application's own, let the bridge add another: %s; else see what this says: %s", SetupCommand(other), SetupCommand(spec))
 }

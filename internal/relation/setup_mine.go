@@ -1,6 +1,7 @@
 package relation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -175,6 +176,8 @@ type obstacle struct {
 	what  string
 	// Which option gives the script another name: txid= or -as or -role.
 	txid, as, role bool
+	// made is the column that an earlier script made, under another name.
+	made string
 	// also has lines that say what else one may do.
 	also []string
 }
@@ -183,7 +186,11 @@ type obstacle struct {
 func (s *setup) obstacles(bases []base) []obstacle {
 	var list []obstacle
 	for _, b := range bases {
-		list = append(list, s.columnObstacle(b)...)
+		column := s.columnObstacle(b)
+		list = append(list, column...)
+		if len(column) > 0 && column[0].made != "" {
+			continue // the other names belong to that column
+		}
 		if fn := s.mine.function(stampFunction(b.txid)); fn != nil && fn.Comment != markStamp(b.txid) && strings.TrimSpace(fn.Source) != strings.TrimSpace(stampSource(b.txid)) {
 			list = append(list, obstacle{table: b.o, as: true, what: "function " + Name{s.opt.As, fn.Name}.Quoted() + "() is not the bridge's"})
 		}
@@ -205,6 +212,12 @@ func (s *setup) columnObstacle(b base) []obstacle {
 	c := b.o.column(b.txid)
 	if c == nil || b.o.owns(c) {
 		return nil
+	}
+	if made := madeTxid(b.txid, b.o); made != "" {
+		return []obstacle{{
+			table: b.o, txid: true, made: made,
+			what: fmt.Sprintf("column %s of %s is not the bridge's: that is column %s", quoteIdent(b.txid), b.o.name().Quoted(), quoteIdent(made)),
+		}}
 	}
 	return []obstacle{{
 		table: b.o, txid: true,
@@ -300,7 +313,7 @@ func (s *setup) inTheWay(list []obstacle) (string, *Spec, error) {
 	for _, ob := range list {
 		if ob.txid && again.l == s.l {
 			l := *s.l
-			l.spec.Txid = freeTxid(append([]*object{l.self}, l.sources...)...)
+			l.spec.Txid = cmp.Or(ob.made, freeTxid(append([]*object{l.self}, l.sources...)...))
 			again.l = &l
 		}
 		if ob.as {
@@ -355,6 +368,19 @@ func freeTxid(objects ...*object) string {
 	return free("ls_txid", func(name string) bool {
 		return slices.ContainsFunc(objects, func(o *object) bool { return o.column(name) != nil })
 	})
+}
+
+// madeTxid returns the column of transaction IDs that a script made in one of the
+// tables. It is "" if there is none, or only the one of that name.
+func madeTxid(name string, tables ...*object) string {
+	for _, o := range tables {
+		for _, c := range o.Columns {
+			if c.Comment == markTxid && c.Name != name {
+				return c.Name
+			}
+		}
+	}
+	return ""
 }
 
 func (s *setup) free(name string) string {

@@ -3,6 +3,7 @@ package relation_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -213,6 +214,36 @@ BEGIN NEW."x.y" := pg_catalog.txid_current(); RETURN NEW; END $$; COMMENT ON FUN
 				}
 			}
 		})
+	}
+}
+
+// A table that was prepared with a column of another name needs no second one. Who
+// forgets to name the column is told its name, and not to prepare the table again.
+func TestSetupSQL_ForgottenColumn(t *testing.T) {
+	ctx := context.Background()
+	conn := ready(t, `CREATE TABLE payments (id int PRIMARY KEY, txid text); CREATE TABLE parts (id int PRIMARY KEY, txid bigint, deleted bool)`)
+	dropTestRole(t, conn)
+	runScript(t, conn, setup(t, conn, "payments(txid=ls_txid)"))
+	runScript(t, conn, setup(t, conn, "parts(txid=ls_txid)"))
+	opt := relation.SetupOptions{Role: "lockstep_test_" + conn.Config().Database}
+	for spec, want := range map[string]string{
+		"payments": "'payments(txid=ls_txid)'", "parts": "'parts(txid=ls_txid)'", "payments_lockstep(key=id)": "'payments_lockstep(key=id;txid=ls_txid)'",
+	} {
+		script, err := relation.SetupSQL(ctx, conn, mustParse(t, spec).List, opt)
+		if want := "bridge sql -role " + opt.Role + " " + want + "\n"; err == nil || !strings.HasSuffix(script, want) {
+			t.Errorf("%s: %v, want %q at the end of\n%s", spec, err, want, script)
+		}
+		if n := strings.Count(script, "In the way"); n != 1 {
+			t.Errorf("%s: %d things are in the way in\n%s", spec, n, script)
+		}
+	}
+	for spec, want := range map[string]string{
+		"payments": "bridge sql 'payments(txid=ls_txid)'", "parts": "bridge sql 'parts(txid=ls_txid)'", "payments_lockstep(key=id)": "txid=ls_txid in BRIDGE_TABLES",
+	} {
+		_, warnings, err := relation.Load(ctx, conn, mustParse(t, spec).List[0])
+		if text := fmt.Sprint(err, warnings); !strings.Contains(text, want) || strings.Contains(text, "ls_txid_2") {
+			t.Errorf("%s: got %s, want %s", spec, text, want)
+		}
 	}
 }
 
