@@ -1313,6 +1313,20 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestBridge_NullKeyOfATableIsLeftOut_I10",
 	},
 	{
+		invariant: "I10", name: "long-key-buried",
+		file: "internal/relation/setup_mine.go",
+		old:  "if bytes <= maxKey {",
+		new:  "if bytes <= 1<<30 {",
+		pkg:  "./internal/relation", test: "TestSetupSQL_KeysWithoutTombstones",
+	},
+	{
+		invariant: "I10", name: "truncate-knows-the-old-name",
+		file: "internal/relation/setup_feed.go",
+		old:  `|| TG_RELID::pg_catalog.regclass ||`,
+		new:  `|| 'public.a' ||`,
+		pkg:  "./internal/relation", test: "TestSetupSQL_RenamedTableTakesDeleteAndTruncate",
+	},
+	{
 		invariant: "I1", name: "array-keys-of-one-json",
 		file: "internal/relation/keyless.go",
 		old:  "f.arrays[n] && bytes.HasPrefix(v, beginsWith)",

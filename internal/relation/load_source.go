@@ -61,6 +61,11 @@ func (l *looked) checkSource(o *object) {
 // checkTombstones warns of tombstones of an earlier version, which don't tell keys
 // apart that Postgres calls equal.
 func (l *looked) checkTombstones(o *object) {
+	for _, t := range l.sources {
+		if slices.ContainsFunc(t.Triggers, func(tr trigger) bool { return tr.Function == o.name() }) {
+			l.checkBury(t, o)
+		}
+	}
 	coarse := ""
 	for _, ix := range o.Indexes {
 		if !ix.Primary {
@@ -90,6 +95,25 @@ func (l *looked) checkTombstones(o *object) {
 		}
 	}
 	l.warn(o, fmt.Sprintf("it is of an earlier version: if a key changes in %s to another that Postgres calls equal, such as from 1.0 to 1.00, clients keep both until the next comparison", quoteIdent(coarse)), do)
+}
+
+// checkBury warns if the trigger that writes tombstones names a column of the table
+// that has another name now.
+func (l *looked) checkBury(table, tomb *object) {
+	for _, ix := range tomb.Indexes {
+		if !ix.Primary {
+			continue
+		}
+		for _, num := range ix.Columns {
+			name := tomb.columnNum(num).Name
+			if table.column(name) != nil || name == spellingColumn || name == "lockstep_"+spellingColumn {
+				continue
+			}
+			l.warn(table, fmt.Sprintf("its key column %s has another name now, which the trigger for tombstones does not know: its own DELETE fails", quoteIdent(name)),
+				fmt.Sprintf("ALTER TABLE %s RENAME COLUMN … TO %s; or remove the tombstones: DROP FUNCTION %s() CASCADE; DROP VIEW %s; DROP TABLE %[3]s; then run the SQL that bridge sql prints for the table",
+					table.name().SQL(), sqlIdent(name), tomb.name().SQL(), l.self.name().SQL()))
+		}
+	}
 }
 
 // sourceTxid returns the column that holds the transaction IDs of a table, nil if

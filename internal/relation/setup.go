@@ -291,10 +291,11 @@ func (s *setup) trigger(o *object, name, event, each, when, fn string) {
 
 // index writes the index that every poll uses. With the key in the index, the rows
 // of one transaction come in key order without a sort. A key that can be long is
-// left out: Postgres would refuse a row whose index entry is too large.
+// left out: Postgres would refuse a row whose index entry is too large. It has no
+// indexes of virtual columns.
 func (s *setup) index(o *object, txid column, key []int) {
 	columns := []string{txid.Name}
-	fixed := !slices.ContainsFunc(key, func(i int) bool { return !o.Columns[i].Fixed })
+	fixed := !slices.ContainsFunc(key, func(i int) bool { return !o.Columns[i].Fixed || o.Columns[i].Virtual })
 	for _, i := range key {
 		if fixed {
 			columns = append(columns, o.Columns[i].Name)

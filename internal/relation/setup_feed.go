@@ -23,7 +23,9 @@ func (s *setup) tombstones(o *object, txid column, key []int) {
 	}
 	s.part("Deletes. Polling can't see that a row is gone. So a trigger keeps the key of each deleted row in a table of tombstones, and the",
 		"bridge reads a view over both tables. Leave this part out (bridge sql -no-tombstones) if rows are never deleted.",
-		"You may remove a tombstone once the bridge's heartbeats have passed its txid: DELETE FROM "+tomb+" WHERE "+sqlIdent(txid.Name)+" < …")
+		"You may remove a tombstone once the bridge's heartbeats have passed its txid: DELETE FROM "+tomb+" WHERE "+sqlIdent(txid.Name)+" < …",
+		"Before you rename a column of the key, or give it another type, remove this part. Else the table's own DELETE fails:",
+		s.removeTombs(o))
 	if o.Kind == "p" {
 		s.note("TRUNCATE, DETACH and DROP of a single partition leave no tombstones: DELETE its rows first.")
 	}
@@ -157,10 +159,22 @@ func (s *setup) tombIndex(o *object) string {
 	return tombIndexName(o, maxTries)
 }
 
-// burySource is how the source of each version of the trigger function begins.
-func burySource(n Name) string {
-	return "\n#variable_conflict use_column\nBEGIN\n  IF TG_OP = 'TRUNCATE' THEN\n    INSERT INTO " + n.SQL() + " ("
+// removeTombs returns the statements that remove the tombstones of a table.
+func (s *setup) removeTombs(o *object) string {
+	n := Name{Schema: s.opt.As, Table: tombName(o.name())}.SQL()
+	return fmt.Sprintf("  BEGIN; DROP FUNCTION %s() CASCADE; DROP VIEW %s; DROP TABLE %s; COMMIT;", n, s.feedName(o).SQL(), n)
 }
+
+// buries reports whether the source of the trigger function is that of some version
+// of the script.
+func buries(source string, n Name) bool {
+	rest, ok := strings.CutPrefix(source, buryHead)
+	insert := "INSERT INTO " + n.SQL() + " ("
+	return ok && (strings.HasPrefix(rest, insert) || strings.HasPrefix(rest, "EXECUTE "+sqlLiteral(insert)[:len(sqlLiteral(insert))-1]))
+}
+
+// buryHead is how the source of each version of the trigger function begins.
+const buryHead = "\n#variable_conflict use_column\nBEGIN\n  IF TG_OP = 'TRUNCATE' THEN\n    "
 
 func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []int, sp *spelling) {
 	col, current := sqlIdent(txid.Name), "pg_catalog.txid_current()"
@@ -187,21 +201,21 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 		values, old = append(values, sp.hash("")), append(old, sp.hash("OLD."))
 	}
 	rekeyed := strings.Join(changed, " OR ")
-	fromTable, onDelete := o.name().SQL(), ""
+	where, onDelete := "", ""
 	if len(named) > 0 {
-		fromTable += " WHERE " + strings.Join(named, " AND ")
+		where = " WHERE " + strings.Join(named, " AND ")
 		onDelete = " WHEN (" + strings.Join(was, " AND ") + ")"
 		rekeyed = strings.Join(was, " AND ") + " AND (" + rekeyed + ")"
 	}
 	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(unique), col, col)
-	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones.")
+	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones. TG_RELID: the table may get another name.")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql", tomb)
 	s.p("  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lockstep$")
 	s.p("#variable_conflict use_column")
 	s.p("BEGIN")
 	s.p("  IF TG_OP = 'TRUNCATE' THEN")
-	s.p("    INSERT INTO %s (%s) SELECT %s FROM %s", tomb, sqlList(names), strings.Join(values, ", "), fromTable)
-	s.p("      %s", conflict)
+	s.p("    EXECUTE %s", sqlLiteral(fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM ", tomb, sqlList(names), strings.Join(values, ", "))))
+	s.p("      || TG_RELID::pg_catalog.regclass || %s;", sqlLiteral(where+" "+strings.TrimSuffix(conflict, ";")))
 	s.p("  ELSE")
 	s.p("    INSERT INTO %s (%s) VALUES (%s)", tomb, sqlList(names), strings.Join(old, ", "))
 	s.p("      %s", conflict)

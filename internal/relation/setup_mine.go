@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -262,11 +264,85 @@ func (s *setup) isOurs(b base, name string, t *trigger) bool {
 	return t.Function == Name{s.opt.As, fn}
 }
 
-func (s *setup) tombObstacles(b base) []obstacle {
+// keyObstacles looks for keys of which a tombstone can't be made: the table's own
+// DELETE would fail.
+func (s *setup) keyObstacles(b base) []obstacle {
 	var list []obstacle
+	without := *s
+	without.opt.NoTombstones = true
+	never := "If rows are never deleted, leave the tombstones out: " + without.command()
+	for _, i := range b.key {
+		if c := b.o.Columns[i]; c.Virtual {
+			list = append(list, obstacle{
+				table: b.o, what: fmt.Sprintf("triggers don't see the value of %s, a virtual generated column in the key of %s: with tombstones the table's own UPDATE and DELETE would fail",
+					quoteIdent(c.Name), b.o.name().Quoted()),
+				also: []string{"Name another key with key=. " + never},
+			})
+		}
+	}
+	if long := b.o.long(b.key); len(long) > 0 {
+		list = append(list, obstacle{
+			table: b.o, what: fmt.Sprintf("nothing keeps the key of %s (%s) as short as an index needs it: with tombstones the table's own DELETE of a row with a longer key would fail",
+				b.o.name().Quoted(), identList(long)),
+			also: []string{
+				fmt.Sprintf("An index keeps it short: CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", b.o.name().SQL(), sqlList(b.names())),
+				"If that fails, name another key with key=. " + never,
+			},
+		})
+	}
+	return list
+}
+
+func (b base) names() []string {
+	names := make([]string, len(b.key))
+	for n, i := range b.key {
+		names[n] = b.o.Columns[i].Name
+	}
+	return names
+}
+
+// maxKey is the number of bytes that a key may have in an index, with room for the
+// rest of a tombstone's index entry.
+const maxKey = 2500
+
+var limitedType = regexp.MustCompile(`^(character varying|character|numeric|bit|bit varying)\((\d+)(?:,-?\d+)?\)$`)
+
+// long returns the columns of the key whose values an index may not take, if they
+// are too long for it. A btree index of the table refuses such values.
+func (o *object) long(key []int) []string {
+	var long []string
+	bytes := 0
+	for _, i := range key {
+		c := o.Columns[i]
+		switch m := limitedType.FindStringSubmatch(c.Type); {
+		case slices.ContainsFunc(o.Indexes, func(ix index) bool {
+			return ix.Method == "btree" && ix.Whole && ix.Valid && slices.Contains(ix.Columns, c.Num)
+		}):
+		case c.Fixed, c.BaseName == "inet", c.BaseName == "cidr":
+			bytes += 64
+		case m != nil:
+			n, err := strconv.Atoi(m[2])
+			if err != nil {
+				n = maxKey
+			}
+			bytes += min(4*n, maxKey) + 8
+			long = append(long, c.Name)
+		default:
+			bytes += maxKey + 1
+			long = append(long, c.Name)
+		}
+	}
+	if bytes <= maxKey {
+		return nil
+	}
+	return long
+}
+
+func (s *setup) tombObstacles(b base) []obstacle {
+	list := s.keyObstacles(b)
 	n := Name{Schema: s.opt.As, Table: tombName(b.o.name())}
 	fn, tomb, feed := s.mine.function(n.Table), s.mine.relation(n), s.mine.relation(s.feedName(b.o))
-	old := fn != nil && strings.HasPrefix(fn.Source, burySource(n))
+	old := fn != nil && buries(fn.Source, n)
 	ours := tomb != nil && (tomb.Comment == markTombstonesOf(b.o.name()) || tomb.Kind == "r" && old)
 	switch {
 	case fn != nil && fn.Comment != markBury(b.o.name()) && !old:
@@ -284,7 +360,7 @@ func (s *setup) tombObstacles(b base) []obstacle {
 				b.o.name().Quoted(), strings.Join(tomb.Columns, ", "), strings.Join(want, ", ")),
 			also: []string{
 				"Once the bridge's heartbeats have passed the last delete, remove them. Views upon the feed view go first:",
-				fmt.Sprintf("  BEGIN; DROP FUNCTION %s() CASCADE; DROP VIEW %s; DROP TABLE %s; COMMIT;", n.SQL(), s.feedName(b.o).SQL(), n.SQL()),
+				s.removeTombs(b.o),
 			},
 		})
 	}

@@ -41,6 +41,8 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS "orders_lockstep_idx" ON "public"."order
 -- Deletes. Polling can't see that a row is gone. So a trigger keeps the key of each deleted row in a table of tombstones, and the
 -- bridge reads a view over both tables. Leave this part out (bridge sql -no-tombstones) if rows are never deleted.
 -- You may remove a tombstone once the bridge's heartbeats have passed its txid: DELETE FROM "lockstep"."public.orders" WHERE "txid" < …
+-- Before you rename a column of the key, or give it another type, remove this part. Else the table's own DELETE fails:
+--   BEGIN; DROP FUNCTION "lockstep"."public.orders"() CASCADE; DROP VIEW "public"."orders_lockstep"; DROP TABLE "lockstep"."public.orders"; COMMIT;
 BEGIN;
 SET LOCAL lock_timeout = '5s';
 DO $lockstep$ BEGIN -- fail rather than change what is not the bridge's
@@ -57,14 +59,14 @@ END $lockstep$;
 CREATE TABLE IF NOT EXISTS "lockstep"."public.orders" ("region" text, "id" bigint, "txid" bigint NOT NULL, PRIMARY KEY ("region", "id"));
 COMMENT ON TABLE "lockstep"."public.orders" IS 'lockstep bridge: keys of deleted rows of orders';
 CREATE INDEX IF NOT EXISTS "public.orders_txid" ON "lockstep"."public.orders" ("txid");
--- SECURITY DEFINER: a role that deletes rows needs no right to the tombstones.
+-- SECURITY DEFINER: a role that deletes rows needs no right to the tombstones. TG_RELID: the table may get another name.
 CREATE OR REPLACE FUNCTION "lockstep"."public.orders"() RETURNS trigger LANGUAGE plpgsql
   SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lockstep$
 #variable_conflict use_column
 BEGIN
   IF TG_OP = 'TRUNCATE' THEN
-    INSERT INTO "lockstep"."public.orders" ("region", "id", "txid") SELECT "region", "id", pg_catalog.txid_current() FROM "public"."orders"
-      ON CONFLICT ("region", "id") DO UPDATE SET "txid" = EXCLUDED."txid";
+    EXECUTE 'INSERT INTO "lockstep"."public.orders" ("region", "id", "txid") SELECT "region", "id", pg_catalog.txid_current() FROM '
+      || TG_RELID::pg_catalog.regclass || ' ON CONFLICT ("region", "id") DO UPDATE SET "txid" = EXCLUDED."txid"';
   ELSE
     INSERT INTO "lockstep"."public.orders" ("region", "id", "txid") VALUES (OLD."region", OLD."id", pg_catalog.txid_current())
       ON CONFLICT ("region", "id") DO UPDATE SET "txid" = EXCLUDED."txid";
