@@ -83,10 +83,11 @@ func (o *ops) setBroker(nc *nats.Conn) {
 	o.broker = nc
 }
 
-func (o *ops) add(c captured) {
+// show ends the waiting: from now on the bridge is ready if all the relations are.
+func (o *ops) show(all []captured) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.captured = append(o.captured, c)
+	o.captured, o.waiting = all, ""
 }
 
 // readiness is the body of /readyz.

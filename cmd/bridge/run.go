@@ -86,7 +86,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	if err != nil {
 		return err
 	}
-	ops.setWaiting("")
+	ops.setWaiting("starting")
 	self := holder()
 	leases, err := publish.NewLeases(nc, publish.LeaseOptions{
 		Prefix: cfg.StreamPrefix, Holder: self, Replicas: cfg.replicas, Timing: publishTiming,
@@ -142,6 +142,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 	wg.Go(func() { _ = c.leases.Run(ctx) })
 	watcher := poller.NewXminWatcher(c.pool, c.log)
 	wg.Go(func() { _ = watcher.Run(ctx) })
+	var all []captured
 	for _, spec := range specs {
 		pub := publish.New(c.nc, c.js, publish.Options{
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
@@ -152,14 +153,14 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		var by reconciler
 		if spec.Capture == relation.CaptureWAL {
 			r := c.fromWAL.Add(spec, pub, c.captured)
-			c.ops.add(captured{spec.Name, r})
+			all = append(all, captured{spec.Name, r})
 			by = r
 		} else {
 			p := poller.New(c.pool, pub, poller.Options{
 				Spec: spec, Interval: c.cfg.pollInterval, HeartbeatInterval: c.cfg.heartbeatInterval,
 				ReconcileInterval: c.cfg.reconcileInterval, Watcher: c.watcher,
 			}, c.listener, c.captured, c.log)
-			c.ops.add(captured{spec.Name, p})
+			all = append(all, captured{spec.Name, p})
 			by = p
 			wg.Go(func() { _ = p.Run(ctx) })
 		}
@@ -171,6 +172,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 			}
 		})
 	}
+	c.ops.show(all)
 	wg.Go(func() { _ = c.fromWAL.Run(ctx) })
 	wg.Go(func() { c.tellOrphans(ctx, specs) })
 	c.log.Info().Str("component", "bridge").Int("relations", len(specs)).Msg("capturing")
