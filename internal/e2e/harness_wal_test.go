@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -122,7 +123,7 @@ func confirmed(t *testing.T, conn *pgx.Conn, db string) uint64 {
 }
 
 // writeOn changes t(id, v) without pause until stop is called. It updates, deletes and inserts again the keys from 1 to
-// n, and inserts new ones.
+// n, and inserts new ones. It ends before the connection is closed, also if the test fails.
 func writeOn(t *testing.T, db string, n int) (stop func()) {
 	t.Helper()
 	conn := connect(t, db)
@@ -145,12 +146,14 @@ func writeOn(t *testing.T, db string, n int) (stop func()) {
 		}
 		ended <- nil
 	}()
-	return func() {
+	stop = sync.OnceFunc(func() {
 		done.Store(true)
 		if err := <-ended; err != nil && t.Context().Err() == nil {
 			t.Errorf("writer: %v", err)
 		}
-	}
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // wide is SQL for a text of 8000 bytes, which Postgres stores out of line.

