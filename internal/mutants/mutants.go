@@ -585,6 +585,13 @@ var mutants = []mutant{
 		pkg:  "./internal/relation", test: "TestLoad_ViewsWhoseRowsVanish",
 	},
 	{
+		invariant: "I2", name: "outer-join-by-no-key-unseen",
+		file: "internal/view/rows.go",
+		old:  "if all.keeps && !r.matchesByKey(",
+		new:  "if !all.keeps && !r.matchesByKey(",
+		pkg:  "./internal/relation", test: "TestLoad_ViewsWhoseRowsVanish",
+	},
+	{
 		invariant: "I2", name: "inner-join-of-tombstones-unseen",
 		file: "internal/view/rows.go",
 		old:  "name == \"JOIN\" && all.keysOnly",

@@ -248,6 +248,17 @@ func (o *object) column(name string) *column {
 	return nil
 }
 
+// keyColumns returns the numbers of the columns of the primary key, else of the first
+// unique index.
+func (o *object) keyColumns() []int {
+	for _, ix := range o.Indexes { // the primary key is the first
+		if ix.Unique && ix.Whole && ix.Valid {
+			return ix.Columns
+		}
+	}
+	return nil
+}
+
 // inPrimary reports whether the column is in the primary key. Any other column may
 // become NULL, if it is not already.
 func (o *object) inPrimary(num int) bool {
@@ -300,7 +311,7 @@ func look(ctx context.Context, q Querier, spec Spec) (*looked, error) {
 			return nil, fmt.Errorf("look up %s: %w", spec.Name.Quoted(), err)
 		}
 		l.definition += o.Definition
-		l.catalog.Relations[o.OID] = view.Relation{Query: o.Query, Marks: o.marksDeleted()}
+		l.catalog.Relations[o.OID] = view.Relation{Query: o.Query, Marks: o.marksDeleted(), Key: o.keyColumns()}
 		for _, f := range o.Functions {
 			l.catalog.Functions[f.OID] = view.Function{Name: f.Name, Builtin: f.Builtin, Volatile: f.Volatile, Args: f.Args}
 		}

@@ -1,5 +1,7 @@
 package view
 
+import "slices"
+
 // source is what is known of the rows that a query or a table gives.
 type source struct {
 	// keeps is true if no row of it vanishes: deleted rows stay and are marked.
@@ -114,7 +116,8 @@ func (r *reader) from(q *query) source {
 		return source{keeps: true, constant: true}
 	}
 	var sources []source
-	inner := map[string]bool{}
+	var outer []*node
+	inner, constants := map[string]bool{}, map[int]bool{}
 	var item func(v any)
 	item = func(v any) {
 		n, _ := v.(*node)
@@ -122,11 +125,16 @@ func (r *reader) from(q *query) source {
 		case n == nil:
 		case n.label == "JOINEXPR":
 			inner[joinName(n)] = true
+			if joinName(n) != "JOIN" {
+				outer = append(outer, n)
+			}
 			item(n.fields["larg"])
 			item(n.fields["rarg"])
 		case n.label == "RANGETBLREF":
 			if s, ok := r.item(q, n.number("rtindex")); ok {
 				sources = append(sources, s)
+			} else {
+				constants[n.number("rtindex")] = true
 			}
 		}
 	}
@@ -155,7 +163,71 @@ func (r *reader) from(q *query) source {
 			all.keeps = false
 		}
 	}
+	for _, n := range outer {
+		if all.keeps && !r.matchesByKey(q, n, constants) {
+			r.construct(joinName(n))
+			all.keeps = false
+		}
+	}
 	return all
+}
+
+// matchesByKey reports whether an outer join finds the rows that may be missing by
+// their keys alone. By other columns a row may stop to match: it changes or is
+// deleted, and the row that it was joined to stays, with its old transaction ID.
+func (r *reader) matchesByKey(q *query, join *node, constants map[int]bool) bool {
+	missing := map[int]bool{}
+	var collect func(n *node)
+	collect = func(n *node) {
+		if n == nil {
+			return
+		}
+		missing[n.number("rtindex")] = !constants[n.number("rtindex")]
+		collect(n.child("larg"))
+		collect(n.child("rarg"))
+	}
+	if name := joinName(join); name != "LEFT JOIN" {
+		collect(join.child("larg"))
+	}
+	if name := joinName(join); name != "RIGHT JOIN" {
+		collect(join.child("rarg"))
+	}
+	yes := true
+	walk(join.fields["quals"], func(n *node) bool {
+		yes = yes && (n.label != "VAR" || !missing[n.number("varno")] || r.isKey(q, n, 0))
+		return yes
+	})
+	return yes
+}
+
+// isKey reports whether a column is made of columns of keys only.
+func (r *reader) isKey(q *query, v *node, depth int) bool {
+	if depth > maxFollow || v.has("varlevelsup") {
+		return false
+	}
+	number := v.number("varattno")
+	if sub := r.below(q, v.number("varno")); sub != nil {
+		branches := r.branches(sub, sub.child("setOperations"))
+		if branches == nil {
+			branches = []*query{sub}
+		}
+		return !slices.ContainsFunc(branches, func(b *query) bool { return !r.ofKeys(b, b.target(number), depth+1) })
+	}
+	if alias := q.alias(v); alias != nil {
+		return r.ofKeys(q, alias, depth+1)
+	}
+	e := q.entry(v.number("varno"))
+	return e != nil && e.number("rtekind") == rteRelation && slices.Contains(r.catalog.Relations[uint32(max(e.number("relid"), 0))].Key, number)
+}
+
+// ofKeys is isKey for an expression.
+func (r *reader) ofKeys(q *query, e *node, depth int) bool {
+	yes := true
+	walk(e, func(n *node) bool {
+		yes = yes && n.label != "QUERY" && (n.label != "VAR" || r.isKey(q, n, depth))
+		return yes
+	})
+	return yes
 }
 
 func joinName(n *node) string {

@@ -31,6 +31,8 @@ type Relation struct {
 	Query string
 	// Marks is true for a table that marks deleted rows, and so keeps them.
 	Marks bool
+	// Key has the numbers of the columns of a table's key.
+	Key []int
 }
 
 // Function is a function.
