@@ -1,6 +1,8 @@
 package embedded_test
 
 import (
+	"bytes"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -75,6 +77,50 @@ func TestServer_SaysWhatStandsInItsWay(t *testing.T) {
 		if err := e.Start(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}
+	}
+}
+
+// A bridge that was killed starts again without a warning: nothing is lost, and nobody must look.
+func TestServer_WarnsOfNothingAfterAKill(t *testing.T) {
+	t.Parallel()
+	dir, killed := t.TempDir(), t.TempDir()
+	publish := func(dir string, log zerolog.Logger, n int, then func()) {
+		e := embedded.New(embedded.Config{Listen: "127.0.0.1:0", Dir: dir}, log)
+		if err := e.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer e.Shutdown()
+		nc, err := e.Connect(t.Context(), zerolog.Nop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.CachedInfo().State.Msgs; got != uint64(n) {
+			t.Errorf("got %d messages, want %d", got, n)
+		}
+		if _, err := js.Publish(t.Context(), "s", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		then()
+	}
+	publish(dir, zerolog.Nop(), 0, func() {})
+	publish(dir, zerolog.Nop(), 1, func() { // what a kill leaves here: files that are newer than their index
+		if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	var log bytes.Buffer
+	publish(killed, zerolog.New(&log), 2, func() {})
+	if got := log.String(); strings.Contains(got, `"warn"`) || !strings.Contains(got, "as after a kill") {
+		t.Errorf("got %s", got)
 	}
 }
 
