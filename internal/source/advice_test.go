@@ -69,3 +69,27 @@ func TestPool_ErrorsOfConnectionsSayWhatToDo(t *testing.T) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 }
+
+// An error of a connection has why it failed, and nothing of a try before it that would have done as well.
+func TestConnect_SaysOnceWhyItFailed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs Postgres")
+	}
+	t.Parallel()
+	url, _, _ := strings.Cut(testenv.Postgres(t), "?")
+	name := testenv.Conn(t, url+"?sslmode=disable").Config().Database
+	for _, tt := range []struct{ url, want string }{
+		{strings.Replace(url, name, "no_such_database", 1), `database "no_such_database" does not exist`},
+		{url + "?sslmode=require", "server refused TLS connection"},
+		{"postgres://u@127.0.0.1:1/app", "connection refused"},
+	} {
+		conn, err := source.Connect(t.Context(), source.Server{URL: tt.url})
+		if err == nil {
+			_ = conn.Close(t.Context())
+			t.Fatalf("%s: connected", tt.url)
+		}
+		if got := err.Error(); strings.Count(got, tt.want) != 1 || strings.Contains(got, "\n") {
+			t.Errorf("got %q, want %q once", got, tt.want)
+		}
+	}
+}

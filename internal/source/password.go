@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"bridge/internal/redact"
@@ -130,8 +131,47 @@ func (s Server) safe(err error) error {
 		return err
 	}
 	told := redact.Postgres.Error(err, s.URL)
+	if redact.Postgres.Advice(s.URL) == "" {
+		told = plainer(err)
+	}
 	if from := s.from(err); from != "" {
 		return fmt.Errorf("%w%s", told, from)
 	}
 	return told
 }
+
+// plainer leaves out of the text of an error what does not help. pgx has one line
+// for each try. Without sslmode it tries with TLS first, and then without: that
+// the server has no TLS is not why the other try failed. The addresses of a host
+// often fail in the same way.
+func plainer(err error) error {
+	lines := strings.Split(err.Error(), "\n\t")
+	var tries, tls []string
+	for _, line := range lines[1:] {
+		switch {
+		case strings.HasSuffix(line, refusedTLS):
+			tls = append(tls, line)
+		case !slices.Contains(tries, line):
+			tries = append(tries, line)
+		}
+	}
+	if len(tries) == 0 {
+		tries = tls
+	}
+	switch len(tries) {
+	case 0:
+		return err
+	case 1:
+		return &retold{lines[0] + " " + tries[0], err}
+	}
+	return &retold{lines[0] + "\n\t" + strings.Join(tries, "\n\t"), err}
+}
+
+// retold is an error with another text.
+type retold struct {
+	text string
+	err  error
+}
+
+func (r *retold) Error() string { return r.text }
+func (r *retold) Unwrap() error { return r.err }
