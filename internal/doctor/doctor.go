@@ -22,7 +22,8 @@ type Config struct {
 	// Invalid has the problems of the configuration that the caller found.
 	Invalid []Problem
 	// DatabaseURL leads to Postgres, and Specs are the relations to check there.
-	// If DatabaseURL is empty, neither is checked.
+	// If DatabaseURL is empty, or can't be used, neither is checked, and Invalid says
+	// why.
 	DatabaseURL string
 	// DatabasePasswordFile has the password for DatabaseURL, if it is not "". If
 	// it can't be read, Postgres is not checked, and Invalid says why.

@@ -200,6 +200,13 @@ func TestRun_NothingThere(t *testing.T) {
 	if len(r.Problems) != 2 || strings.Contains(got, "secret") {
 		t.Error(got)
 	}
+	// What the caller has found is not said again, and memory that nobody could estimate is not 0.
+	r = doctor.Run(t.Context(), doctor.Config{
+		DatabaseURL: "postgres://u:p@w@" + free + "/app", Specs: specs(t, "*"), Embedded: &doctor.Embedded{Listen: free, Dir: t.TempDir()}, Connect: connect("nats://" + free),
+	})
+	if got := text(t, r); len(r.Problems) != 0 || strings.Contains(got, "memory") {
+		t.Error(got)
+	}
 	url := testenv.Postgres(t)
 	name := testenv.Conn(t, url).Config().Database
 	r = doctor.Run(t.Context(), doctor.Config{DatabaseURL: strings.Replace(url, name, "no_such_database", 1)})

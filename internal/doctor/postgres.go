@@ -31,7 +31,7 @@ func (r *run) postgres(ctx context.Context) {
 		return
 	}
 	server := source.Server{URL: r.cfg.DatabaseURL, PasswordFile: r.cfg.DatabasePasswordFile}
-	if server.CheckPassword() != nil {
+	if server.Check() != nil || server.CheckPassword() != nil {
 		return // the caller's problems say so
 	}
 	conn, err := source.Connect(ctx, server)

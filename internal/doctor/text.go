@@ -29,17 +29,20 @@ func (r Report) Text(w io.Writer) error {
 		fmt.Fprintf(&b, "Postgres %s, %s, database %s as role %s\n", p.Version, kind, p.Database, p.Role)
 	}
 	if n := r.Broker; n != nil {
-		fmt.Fprintf(&b, "nats-server %s, ", n.Version)
+		fmt.Fprintf(&b, "nats-server %s", n.Version)
 		if n.Cluster != "" {
-			fmt.Fprintf(&b, "cluster %s of %d, ", n.Cluster, n.Servers)
+			fmt.Fprintf(&b, ", cluster %s of %d", n.Cluster, n.Servers)
 		}
 		if n.MaxPayload > 0 {
-			fmt.Fprintf(&b, "max_payload %s, ", size(n.MaxPayload))
+			fmt.Fprintf(&b, ", max_payload %s", size(n.MaxPayload))
 			if n.MaxRow < n.MaxPayload {
-				fmt.Fprintf(&b, "rows up to %s, ", size(n.MaxRow))
+				fmt.Fprintf(&b, ", rows up to %s", size(n.MaxRow))
 			}
 		}
-		fmt.Fprintf(&b, "memory for rows about %s to %s\n", size(n.MemoryLow), size(n.MemoryHigh))
+		if n.MemoryHigh > 0 { // else there is no row, or nobody could count
+			fmt.Fprintf(&b, ", memory for rows about %s to %s", size(n.MemoryLow), size(n.MemoryHigh))
+		}
+		b.WriteByte('\n')
 	}
 	for _, rel := range r.Relations {
 		fmt.Fprintf(&b, "%-5s %s → %s, history %s", report.Mark(rel.OK), rel.Name, rel.Stream, rel.History)
