@@ -90,21 +90,25 @@ func (l *looked) checkLeaves() {
 	}
 }
 
+// sent reports whether the WAL will have the column, as far as that depends on
+// whether it is generated.
+func (l *looked) sent(c *column) bool {
+	p := l.publications
+	return !c.Generated || p.Version >= publishesGenerated && !c.Virtual && (p.stored() ||
+		slices.ContainsFunc(p.Members, func(m member) bool {
+			return m.Publication == p.name && m.OID == l.self.OID && slices.Contains(m.Columns, c.Name)
+		}))
+}
+
 // generatedKey adds a problem for a key that is not sent, because Postgres leaves
 // generated columns out.
 func (l *looked) generatedKey(key []int) bool {
 	if l.publications == nil {
 		return false
 	}
-	var ours *member // nil while it is yet to be put in
-	if i := slices.IndexFunc(l.publications.Members, func(m member) bool { return m.Publication == l.publications.name && m.OID == l.self.OID }); i >= 0 {
-		ours = &l.publications.Members[i]
-	}
 	for _, i := range key {
 		c := l.self.Columns[i]
-		sent := l.publications.Version >= publishesGenerated && !c.Virtual &&
-			(l.publications.stored() || ours != nil && slices.Contains(ours.Columns, c.Name))
-		if !c.Generated || sent {
+		if l.sent(&c) {
 			continue
 		}
 		ways := []string{"name another key in key=", "remove capture=wal, to poll it"}

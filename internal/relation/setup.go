@@ -179,6 +179,7 @@ func (s *setup) head() {
 	s.note("Set-up of "+s.l.spec.Name.Quoted()+" for the lockstep bridge. Run it on the primary, as the owner of the tables:",
 		"psql -v ON_ERROR_STOP=1 -f THIS_FILE (without -1). You may run it again.")
 	s.p("SET search_path = %s; -- the names of types below depend on it", s.l.self.SearchPath)
+	s.p("SET client_min_messages = warning; -- it is normal that some of this is there already")
 }
 
 // table writes what a table needs, with tombstones and the feed view.

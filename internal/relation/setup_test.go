@@ -12,6 +12,7 @@ import (
 	"bridge/internal/testenv"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // runScript runs a script as psql does, one statement at a time: CONCURRENTLY needs
@@ -346,4 +347,26 @@ func TestSetupSQL_Golden(t *testing.T) {
 	if script != string(want) {
 		t.Errorf("differs from %s (UPDATE_GOLDEN=1 rewrites it):\n%s", golden, script)
 	}
+}
+
+// It is normal that a script finds what another one has made. Postgres says nothing of it, so that who reads the
+// output of psql sees what matters.
+func TestSetupSQL_RunsWithoutNotices(t *testing.T) {
+	url := ready(t, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`).Config().ConnString()
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { t.Errorf("%s: %s", n.Severity, n.Message) }
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	dropTestRole(t, conn)
+	first := setup(t, conn, "a,b")
+	for range 2 {
+		runScript(t, conn, first)
+	}
+	runScript(t, conn, setup(t, conn, "a,b"))
 }

@@ -3,6 +3,7 @@ package relation
 import (
 	"context"
 	"fmt"
+	"strings"
 )
 
 // otherSlotSQL finds a slot under the bridge's name that is not the bridge's.
@@ -63,9 +64,26 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, *Spec, error) {
 	for _, w := range l.warnings() {
 		s.note("Not required: " + w.What + ". Consider: " + w.Do)
 	}
+	s.unsent()
 	s.publication(identity)
 	s.walRole()
 	return s.b.String(), &s.use, nil
+}
+
+// unsent names the columns that documents will not have.
+func (s *setup) unsent() {
+	var names []string
+	for _, c := range s.l.self.Columns {
+		if !s.l.sent(&c) {
+			names = append(names, quoteIdent(c.Name))
+		}
+	}
+	if len(names) > 0 {
+		poll := s.l.spec
+		poll.Capture = CapturePoll
+		s.note("Documents will lack what the publication does not send, because it is generated: "+strings.Join(names, ", ")+".",
+			"If clients need that, poll the table: "+SetupCommand(poll))
+	}
 }
 
 func (s *setup) walHead() {
@@ -91,7 +109,8 @@ func (s *setup) publication(identity string) {
 		s.p("%s;", identity)
 	}
 	s.p("DO $lockstep$ BEGIN")
-	s.p("  IF current_setting('wal_level') <> 'logical' THEN RAISE EXCEPTION 'wal_level is %%, and must be logical', current_setting('wal_level'); END IF;")
+	s.p("  IF current_setting('wal_level') <> 'logical' THEN RAISE EXCEPTION 'wal_level is %%, and must be logical', current_setting('wal_level')")
+	s.p("    USING HINT = 'Run ALTER SYSTEM SET wal_level = logical as a superuser. Then restart Postgres, and run this again.'; END IF;")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = %s) THEN", sqlLiteral(name))
 	s.p("    %s;", CreatePublication(name, s.l.publications.Version))
 	s.p("    COMMENT ON PUBLICATION %s IS %s;", sqlIdent(name), sqlLiteral(MarkPublication))

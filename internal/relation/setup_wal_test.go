@@ -243,3 +243,20 @@ func TestSetupSQL_WALRefusesWhatCheckRefuses(t *testing.T) {
 	}
 	mustBeComments(t, script)
 }
+
+// Documents without a column that the table has are a surprise, so the script says so. It says what to do where
+// wal_level is too low, too.
+func TestSetupSQL_WALSaysWhatIsNotSent(t *testing.T) {
+	conn := ready(t, `CREATE TABLE g (id int PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED); CREATE TABLE plain (id int PRIMARY KEY)`)
+	const want = "because it is generated: twice."
+	var version int
+	if err := conn.QueryRow(t.Context(), "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	if script := setup(t, conn, "g(capture=wal)"); strings.Contains(script, want) != (version < 180000) || !strings.Contains(script, "HINT = 'Run ALTER SYSTEM SET wal_level = logical") {
+		t.Errorf("want %q before Postgres 18, and what to do about wal_level, in\n%s", want, script)
+	}
+	if script := setup(t, conn, "plain(capture=wal)"); strings.Contains(script, "generated") {
+		t.Errorf("speaks of columns that are not there:\n%s", script)
+	}
+}

@@ -1,6 +1,7 @@
 -- Set-up of orders for the lockstep bridge. Run it on the primary, as the owner of the tables:
 -- psql -v ON_ERROR_STOP=1 -f THIS_FILE (without -1). You may run it again.
 SET search_path = "$user", public; -- the names of types below depend on it
+SET client_min_messages = warning; -- it is normal that some of this is there already
 
 -- A column for the ID of the transaction that last wrote a row of orders. Adding it does not rewrite the table:
 -- existing rows get the ID of this transaction. Column and trigger come in one transaction, so that no write falls between them.
