@@ -32,8 +32,10 @@ const (
 
 // What a user does about a connection string that could be read in several ways.
 const (
-	adviseURL = "percent-encode every special character of user and password: @ is %40, # is %23, / is %2F, : is %3A, % is %25"
-	adviseDSN = "make the password its last setting, in single quotes; in it, write \\' for ' and \\\\ for \\"
+	adviseURL    = "percent-encode every special character of user and password: @ is %40, # is %23, / is %2F, : is %3A, % is %25"
+	adviseQuotes = "write it without quotes around it"
+	adviseScheme = "begin it with postgres://; " + adviseURL
+	adviseDSN    = "make the password its last setting, in single quotes; in it, write \\' for ' and \\\\ for \\"
 )
 
 // Error returns an error that wraps err, and whose text holds nothing of a password. value is the connection string. It
@@ -137,7 +139,10 @@ var sqlState = regexp.MustCompile(`^[0-9A-Z]{5}$`)
 // Advice says what to do about a connection string that can be read in several ways. It is empty for one that can be
 // read in one way only: then every name in it is a name, and no part of a password.
 func (s Setting) Advice(value string) string {
+	quoted := strings.HasPrefix(strings.TrimSpace(value), `"`) || strings.HasPrefix(strings.TrimSpace(value), "'")
 	switch {
+	case quoted: // as by an env file of Docker
+		return adviseQuotes
 	case s == NATS:
 		if !plainServers(value) {
 			return adviseURL
@@ -150,8 +155,8 @@ func (s Setting) Advice(value string) string {
 		if !plainDSN(value) {
 			return adviseDSN
 		}
-	default: // a URL of something else, or in quotes
-		return adviseURL
+	default: // a URL of something else
+		return adviseScheme
 	}
 	return ""
 }

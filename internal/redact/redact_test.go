@@ -56,6 +56,25 @@ func TestAdvice_OnlyForWhatCanBeReadInSeveralWays(t *testing.T) {
 	}
 }
 
+// Who wrote quotes around a URL, or the URL of another library, has no special character to encode.
+func TestAdvice_NamesWhatIsWrongAtTheBeginning(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		setting     redact.Setting
+		value, want string
+	}{
+		{redact.Postgres, `"postgres://u:p@h/app"`, "without quotes"},
+		{redact.Postgres, `'host=h user=u'`, "without quotes"},
+		{redact.NATS, `"nats://a:4222"`, "without quotes"},
+		{redact.Postgres, "jdbc:postgresql://h/app?user=u", "begin it with postgres://"},
+		{redact.Postgres, "u:p@h/app", "begin it with postgres://"},
+	} {
+		if got := tc.setting.Advice(tc.value); !strings.HasPrefix(got, tc.want) && !strings.HasPrefix(got, "write it "+tc.want) {
+			t.Errorf("%s=%s: advice %q, want %q", tc.setting, tc.value, got, tc.want)
+		}
+	}
+}
+
 func TestError_SaysWhatFailedInItsOwnWords(t *testing.T) {
 	t.Parallel()
 	const several = "postgres://u:p@Zq9@h/app"
