@@ -91,6 +91,10 @@ func (f *found) look(ctx context.Context, prefix string, rel relation.Name) erro
 	name := stream.NewLayout(prefix, rel.Schema, rel.Table, false).Stream
 	s, err := f.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		feed := relation.FeedOf(rel)
+		if _, err := f.js.Stream(ctx, stream.NewLayout(prefix, feed.Schema, feed.Table, false).Stream); err == nil {
+			return fmt.Errorf("no stream for %s, but there is one for its feed view: name %s", rel.Quoted(), feed.Quoted())
+		}
 		return fmt.Errorf("no stream for %s: is the relation in BRIDGE_TABLES, and is the bridge running?", rel.Quoted())
 	}
 	if err != nil {

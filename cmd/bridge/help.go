@@ -38,9 +38,12 @@ It only prints: read the SQL, then run it as the owner of the table or as a
 superuser (ADMIN_URL below). The role of the bridge may not run it. If the table
 can't be prepared yet, or if something that is not the bridge's has a name that the
 SQL needs, it prints what to do first, and the exit status is 1.
+
 RELATION may have options, as in BRIDGE_TABLES; without options, those in
-BRIDGE_TABLES apply. '*' is every table of schema public. For a table, the SQL makes a feed view: it shows the rows and
-the keys of deleted rows.
+BRIDGE_TABLES apply. '*' is every table of schema public. For a table, the SQL
+makes a feed view: it shows the rows and the keys of deleted rows. The last line
+of the SQL is what to put into BRIDGE_TABLES.
+
 It never changes a column txid that is the application's: it proposes another
 name, as in 'orders(txid=ls_txid)'.
 

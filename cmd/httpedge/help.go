@@ -55,10 +55,10 @@ the last transaction ID that it has seen. It gets everything since then, and new
 rows as they come.
 
 Usage:
-  httpedge                     run
-  httpedge check [--json]      check the settings, the address and the broker; print every problem
-  httpedge healthcheck         %s
-  httpedge COMMAND --help      more about a command
+  httpedge                        run
+  httpedge check [--json]         check the settings, the address and the broker; print every problem
+  httpedge healthcheck [--ready]  %s
+  httpedge COMMAND --help         more about a command
   httpedge --version
 
 Requests:

@@ -232,6 +232,9 @@ func TestBridge_SQLPreparesATable_I1(t *testing.T) {
 	}
 	b.awaitReady()
 
+	if _, _, stderr := command(t, []string{"NATS_URL=" + broker.URL()}, "reconcile", `"Bare"`); !strings.Contains(stderr, `no stream for "Bare", but there is one for its feed view: name "Bare_lockstep"`) {
+		t.Errorf("bridge reconcile of the table says %s", stderr)
+	}
 	tail := testenv.Start(t, testenv.Build(t, "./cmd/bridge"), []string{"NATS_URL=" + broker.URL(), "DATABASE_URL=" + db}, "tail", `"Bare_lockstep"`)
 	run(t, conn, `INSERT INTO "Bare" VALUES (12, 'for the tail')`)
 	testenv.Eventually(t, long, func() error {

@@ -308,7 +308,7 @@ func (l *looked) checkRights() {
 		}
 		if o.Kind != "v" && l.spec.Capture != CaptureWAL {
 			do += "; but if bridge sql has made a feed view for it, which also shows deletes, name the view in BRIDGE_TABLES: " +
-				Name{Schema: o.Schema, Table: cutName(o.Table, "_"+defaultAs)}.Quoted() + "(key=…)"
+				FeedOf(o.name()).Quoted() + "(key=…)"
 		}
 		l.fail(fmt.Sprintf("role %s may not read %s", o.Role, which), do)
 	}

@@ -406,6 +406,12 @@ func (s *setup) feedName(o *object) Name {
 	return Name{Schema: o.Schema, Table: cutName(o.Table, "_"+s.opt.As)}
 }
 
+// FeedOf returns the name that a script without -as gives to the feed view of a
+// table.
+func FeedOf(table Name) Name {
+	return Name{Schema: table.Schema, Table: cutName(table.Table, "_"+defaultAs)}
+}
+
 // trig names a trigger. The name sorts after other names: the BEFORE triggers of a
 // table fire in the order of their names, and the last one wins.
 func (s *setup) trig(what string) string { return "zzz_" + s.opt.As + "_" + what }
