@@ -89,7 +89,7 @@ func (s Server) advised(err error) error {
 	if told == nil || !isConnect(err) || redact.Postgres.Advice(s.URL) != "" {
 		return told // safe says it where the string can be read in several ways
 	}
-	return fmt.Errorf("%w; to do: %s", told, s.Advice(err))
+	return fmt.Errorf("%w; to do: %s", told, s.Advice(told))
 }
 
 // isConnect reports whether a connection could not be made.

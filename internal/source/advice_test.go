@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -91,5 +92,36 @@ func TestConnect_SaysOnceWhyItFailed(t *testing.T) {
 		if got := err.Error(); strings.Count(got, tt.want) != 1 || strings.Contains(got, "\n") {
 			t.Errorf("got %q, want %q once", got, tt.want)
 		}
+	}
+}
+
+// A server without TLS that goes away is to be started. That it has no TLS is not why the connection failed.
+func TestPool_AdvisesOnWhyItFailed(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for first := true; ; first = false {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if first { // it asks for TLS
+				_, _ = io.ReadFull(conn, make([]byte, 8))
+				_, _ = conn.Write([]byte("N"))
+			}
+			_ = conn.Close()
+		}
+	}()
+	pool, err := source.Open(source.Server{URL: "postgres://u@" + l.Addr().String() + "/app"}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := pool.Acquire(t.Context()); err == nil || !strings.Contains(err.Error(), "; to do: start Postgres") {
+		t.Errorf("got %v, want to be told to start Postgres", err)
 	}
 }
