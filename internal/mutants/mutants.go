@@ -1327,6 +1327,13 @@ var mutants = []mutant{
 		pkg:  "./internal/relation", test: "TestSetupSQL_KeysWithoutTombstones",
 	},
 	{
+		invariant: "I10", name: "name-ends-a-body",
+		file: "internal/relation/setup.go",
+		old:  `strings.Contains(text, "$"+tag+"$")`,
+		new:  `strings.Contains(tag, "$"+text+"$")`,
+		pkg:  "./internal/relation", test: "TestSetupSQL_NamesEndNoFunctionBody",
+	},
+	{
 		invariant: "I10", name: "truncate-knows-the-old-name",
 		file: "internal/relation/setup_feed.go",
 		old:  `|| TG_RELID::pg_catalog.regclass ||`,

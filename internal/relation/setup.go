@@ -114,7 +114,7 @@ func setUp(ctx context.Context, q Querier, spec Spec, opt SetupOptions) (string,
 	}
 	s.part("The role of the bridge: it may log in and read "+joinNames(s.read)+", nothing else.", s.passwordNote())
 	s.role()
-	return s.b.String(), &s.use, nil
+	return s.script(), &s.use, nil
 }
 
 // notYet returns a script of comments, and the problems as an error. The comments
@@ -142,7 +142,7 @@ func (s *setup) notYet(why string, problems []*Problem, or ...string) (string, *
 	}
 	s.note(or...)
 	s.part("Then run bridge sql again, and run what it prints: " + SetupCommand(s.l.spec))
-	return s.b.String(), nil, errors.Join(errs...)
+	return s.script(), nil, errors.Join(errs...)
 }
 
 type setup struct {
@@ -155,6 +155,15 @@ type setup struct {
 	// Set while writing: what the bridge reads, and its entry in BRIDGE_TABLES.
 	read []Name
 	use  Spec
+}
+
+// script returns what was written. The bodies of functions stand between zero bytes
+// there, which no name has, and in the script between dollar quotes that no name
+// has: a name with them would end a body, and psql would run what follows.
+func (s *setup) script() string {
+	text := s.b.String()
+	tag := "$" + free(defaultAs, func(tag string) bool { return strings.Contains(text, "$"+tag+"$") }) + "$"
+	return strings.ReplaceAll(text, "\x00", tag)
 }
 
 // p writes a line.
@@ -246,7 +255,7 @@ func (s *setup) stamp(o *object, name string) column {
 	} else {
 		s.note("BEFORE triggers fire in the order of their names, and the last one wins: so this name begins with zzz.",
 			"ALWAYS: logical replication and restores (session_replication_role = replica) fire the trigger, too.")
-		s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$%s$lockstep$;", fn, stampSource(name))
+		s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS \x00%s\x00;", fn, stampSource(name))
 		s.claim("FUNCTION", fn+"()", markStamp(name), s.functionComment(function.Table))
 		s.trigger(o, last, "BEFORE INSERT OR UPDATE", "ROW", "", fn)
 	}
@@ -370,7 +379,7 @@ func (s *setup) notify(o *object) {
 	s.p("BEGIN;")
 	s.p("SET LOCAL lock_timeout = '5s';")
 	s.guard(append(s.absentFunction(function, markNotify), s.absentTriggers(o, function, "notify")...))
-	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS $lockstep$%s$lockstep$;", fn, notifySource)
+	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql AS \x00%s\x00;", fn, notifySource)
 	s.claim("FUNCTION", fn+"()", markNotify, s.functionComment("notify"))
 	s.trigger(o, s.trig("notify"), "AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE", "STATEMENT", "", fn)
 	s.p("COMMIT;")
@@ -387,12 +396,12 @@ func (s *setup) role() {
 		"Optional: with this, the bridge can name the session whose open transaction holds clients' positions back. As a superuser:",
 		"GRANT pg_read_all_stats TO "+role+";",
 		"If you may not grant CONNECT and USAGE, Postgres prints a warning below. Usually every role has both already.")
-	s.p("DO $lockstep$ BEGIN")
+	s.p("DO \x00 BEGIN")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s) THEN", sqlLiteral(s.opt.Role))
 	s.p("    CREATE ROLE %s LOGIN;", role)
 	s.p("    COMMENT ON ROLE %s IS %s;", role, sqlLiteral(markRole))
 	s.p("  END IF;")
-	s.p("END $lockstep$;")
+	s.p("END \x00;")
 	s.p("GRANT CONNECT ON DATABASE %s TO %s;", sqlIdent(s.l.self.Database), role)
 	s.p("GRANT USAGE ON SCHEMA %s TO %s;", sqlIdent(s.l.self.Schema), role)
 	for _, n := range s.read {

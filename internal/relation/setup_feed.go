@@ -210,7 +210,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(unique), col, col)
 	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones. TG_RELID: the table may get another name.")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql", tomb)
-	s.p("  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $lockstep$")
+	s.p("  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS \x00")
 	s.p("#variable_conflict use_column")
 	s.p("BEGIN")
 	s.p("  IF TG_OP = 'TRUNCATE' THEN")
@@ -221,7 +221,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 	s.p("      %s", conflict)
 	s.p("  END IF;")
 	s.p("  RETURN NULL;")
-	s.p("END $lockstep$;")
+	s.p("END \x00;")
 	s.claim("FUNCTION", tomb+"()", markBury(o.name()), s.functionComment(tombName(o.name())))
 	if len(named) > 0 {
 		s.note("A row whose key is NULL was never published. It leaves no tombstone.")

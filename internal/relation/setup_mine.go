@@ -417,7 +417,7 @@ func (s *setup) inTheWay(list []obstacle) (string, *Spec, error) {
 	} else {
 		s.part("Use other names. Run what this prints: " + command)
 	}
-	return s.b.String(), nil, errors.Join(errs...)
+	return s.script(), nil, errors.Join(errs...)
 }
 
 // command returns the command that prints this script.
@@ -490,12 +490,12 @@ func (s *setup) guard(list []guarded) {
 	if len(list) == 0 {
 		return
 	}
-	s.p("DO $lockstep$ BEGIN -- fail rather than change what is not the bridge's")
+	s.p("DO \x00 BEGIN -- fail rather than change what is not the bridge's")
 	for _, g := range list {
 		s.p("  IF %s THEN", g.stranger)
 		s.p("    RAISE EXCEPTION USING MESSAGE = %s; END IF;", sqlLiteral(g.what+" is not the bridge's: run bridge sql again"))
 	}
-	s.p("END $lockstep$;")
+	s.p("END \x00;")
 }
 
 func absentColumn(o *object, name string) []guarded {

@@ -29,12 +29,15 @@ func runScript(t *testing.T, conn *pgx.Conn, script string) {
 func statements(script string) []string {
 	var list []string
 	var b strings.Builder
-	body := false
+	body, quote := false, "$lockstep$"
+	if strings.Contains(script, "$lockstep_2$") {
+		quote = "$lockstep_2$" // a name has the other
+	}
 	for _, line := range strings.Split(script, "\n") {
 		if i := strings.Index(line, "-- "); i >= 0 && !body {
 			line = strings.TrimSpace(line[:i])
 		}
-		if strings.Count(line, "$lockstep$")%2 == 1 {
+		if strings.Count(line, quote)%2 == 1 {
 			body = !body
 		}
 		b.WriteString(line + "\n")

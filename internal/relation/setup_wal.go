@@ -67,7 +67,7 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, *Spec, error) {
 	s.unsent()
 	s.publication(identity)
 	s.walRole()
-	return s.b.String(), &s.use, nil
+	return s.script(), &s.use, nil
 }
 
 // unsent names the columns that documents will not have.
@@ -108,7 +108,7 @@ func (s *setup) publication(identity string) {
 		s.note("With the replica identity, the WAL says which row was changed or deleted.")
 		s.p("%s;", identity)
 	}
-	s.p("DO $lockstep$ BEGIN")
+	s.p("DO \x00 BEGIN")
 	s.p("  IF current_setting('wal_level') <> 'logical' THEN RAISE EXCEPTION 'wal_level is %%, and must be logical', current_setting('wal_level')")
 	s.p("    USING HINT = 'Run ALTER SYSTEM SET wal_level = logical as a superuser. Then restart Postgres, and run this again.'; END IF;")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = %s) THEN", sqlLiteral(name))
@@ -119,7 +119,7 @@ func (s *setup) publication(identity string) {
 		sqlLiteral(name), sqlLiteral(o.Schema), sqlLiteral(o.Table))
 	s.p("    ALTER PUBLICATION %s ADD TABLE ONLY %s;", sqlIdent(name), o.name().SQL())
 	s.p("  END IF;")
-	s.p("END $lockstep$;")
+	s.p("END \x00;")
 	s.p("COMMIT;")
 	s.part("The bridge makes its slot when it first starts. Do not make it by hand: it would keep WAL until then; and a slot that is made again",
 		"may be ahead of the streams, and then all clients start over. While no bridge reads the slot, Postgres keeps WAL for it.",
@@ -133,9 +133,9 @@ func (s *setup) walRole() {
 		"To read the WAL it needs REPLICATION. Postgres can't limit that to some tables: such a role may read the changes of every table of the",
 		"cluster, and copy the cluster (pg_basebackup). In pg_hba.conf, allow the role from the bridge's host only; see SECURITY.md.")
 	s.role()
-	s.p("DO $lockstep$ BEGIN")
+	s.p("DO \x00 BEGIN")
 	s.p("  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %s AND (rolreplication OR rolsuper)) THEN", sqlLiteral(s.opt.Role))
 	s.p("    ALTER ROLE %s REPLICATION;", role)
 	s.p("  END IF;")
-	s.p("END $lockstep$;")
+	s.p("END \x00;")
 }

@@ -126,3 +126,31 @@ func TestLoad_RenamedKeyOfTombstones(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who may name a column must not have the script run statements: names end no function body, for psql either. (Issue 14,
+// number 2.)
+func TestSetupSQL_NamesEndNoFunctionBody(t *testing.T) {
+	ctx := context.Background()
+	const name = `$lockstep$;SELECT 1/0;--`
+	conn := ready(t, `CREATE TABLE "`+name+`" ("`+name+`" int PRIMARY KEY); CREATE TABLE named (id int PRIMARY KEY, "`+name+`" bigint NOT NULL DEFAULT 0)`)
+	dropTestRole(t, conn)
+	for _, spec := range []string{`"` + name + `"`, `named(txid="` + name + `2")`, `"` + name + `"(capture=wal)`} {
+		script := setup(t, conn, spec)
+		quotes := 0
+		for _, part := range strings.Split(script, "$lockstep_2$") {
+			quotes++
+			if quotes%2 == 1 && strings.Contains(part, "BEGIN NEW") {
+				t.Errorf("%s: a body stands outside the quotes in\n%s", spec, script)
+			}
+		}
+		if quotes < 3 || quotes%2 == 0 {
+			t.Errorf("%s: %d quotes in\n%s", spec, quotes-1, script)
+		}
+		if !strings.Contains(spec, "wal") { // wal_level is not logical here
+			runScript(t, conn, script)
+		}
+	}
+	if _, err := conn.Exec(ctx, `INSERT INTO "`+name+`" VALUES (1), (2); DELETE FROM "`+name+`"; TRUNCATE "`+name+`"; INSERT INTO named VALUES (1)`); err != nil {
+		t.Error(err)
+	}
+}
