@@ -60,6 +60,27 @@ var mutants = []mutant{
 		pkg:  "./internal/poller", test: "TestWatcher_WakesWhenATransactionEnds_I1",
 	},
 	{
+		invariant: "I1", name: "probe-finds-nothing",
+		file: "internal/poller/probe.go",
+		old:  "d.unchanged = err == nil &&",
+		new:  "d.unchanged = err == nil ||",
+		pkg:  "./internal/e2e", test: "TestBridge_QuietRelationsAreProbed_I1",
+	},
+	{
+		invariant: "I1", name: "probe-forgets-running-transactions",
+		file: "internal/poller/probe.go",
+		old:  "return !d.previous.Visible(txid) })",
+		new:  "return txid >= d.previous.Xmax })",
+		pkg:  "./internal/poller", test: "TestProbe_SeesWhatASnapshotDoesNot_I1",
+	},
+	{
+		invariant: "I9", name: "probe-reads-the-relation",
+		file: "internal/poller/probe.go",
+		old:  "!ok || scans > maxScans",
+		new:  "!ok && scans > maxScans",
+		pkg:  "./internal/poller", test: "TestProbe_OnlyByAnIndex_I9",
+	},
+	{
 		invariant: "I1", name: "rests-beside-volatile-functions",
 		file: "internal/relation/still.go",
 		old:  "p.provolatile = 'v' OR",

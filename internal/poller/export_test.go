@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"bridge/internal/relation"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Hooks for the unit tests of this package.
@@ -69,9 +71,31 @@ func XIDArray(ids []uint64) string { return string(xidArray(ids)) }
 // nothing has changed since.
 func (w *Watcher) Rest(wake *Wake, server string) (still func() bool, stop func()) {
 	p := polled{at: time.Now(), server: server}
-	stop = w.rest(wake, p)
+	stop = w.rest(wake, &resting{last: p, fresh: func(time.Time) {}})
 	return func() bool { _, ok := w.still(p); return ok }, stop
 }
+
+// Probe makes a probe of a relation on a connection, as the Watcher does.
+func Probe(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) (*Prober, error) {
+	p, err := newProber(ctx, conn)
+	return &Prober{prober: p, probe: newProbe(rel)}, err
+}
+
+// Prober is a prober with one probe.
+type Prober struct {
+	prober *prober
+	probe  *probe
+}
+
+// Unchanged says whether the relation has no rows that the snapshot does not show.
+func (p *Prober) Unchanged(ctx context.Context, previous relation.Snapshot) (bool, error) {
+	doubts := []doubt{{probe: p.probe, previous: previous}}
+	err := p.prober.ask(ctx, doubts)
+	return doubts[0].unchanged, err
+}
+
+// Refused says whether the probe is not used.
+func (p *Prober) Refused() bool { return !p.probe.refused.IsZero() }
 
 // Looked returns when the watcher's last look began, or a zero time if it failed.
 func (w *Watcher) Looked() time.Time {

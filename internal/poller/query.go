@@ -71,12 +71,19 @@ type queries struct {
 
 const maxNulls = 1000
 
+// xidSQL returns the type that a txid column is compared as, and the first
+// transaction ID, of this type, that was not given out.
+func xidSQL(c relation.Column) (name, high string) {
+	if c.IsXID8() {
+		return "xid8", "pg_snapshot_xmax(pg_current_snapshot())"
+	}
+	return "bigint", "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+}
+
 func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	ident := func(i int) string { return "r." + pgx.Identifier{rel.Columns[i].Name}.Sanitize() }
-	txid, xid, high := ident(rel.Txid), "bigint", "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-	if rel.Columns[rel.Txid].IsXID8() {
-		xid, high = "xid8", "pg_snapshot_xmax(pg_current_snapshot())"
-	}
+	txid := ident(rel.Txid)
+	xid, high := xidSQL(rel.Columns[rel.Txid])
 	list := "r.*"
 	for i, yes := range serverSide {
 		if yes {

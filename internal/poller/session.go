@@ -45,9 +45,11 @@ type session struct {
 	connects int64
 	// watched says that the Watcher knows when nothing has changed. last is the last
 	// poll that ended well; seen is its look, or that of the poll that goes on.
+	// probe is for the Watcher.
 	watched bool
 	last    polled
 	seen    look
+	probe   *probe
 	// repeats remembers the published rows above xmin.
 	repeats *repeats
 	// owed, if not 0, is the since that clients wait for: the xmin of the snapshot
@@ -142,7 +144,7 @@ func (s *session) load(ctx context.Context) error {
 	}
 	s.p.listener.watch(s.p.wake, s.rel.Sources)
 	s.serverSide = s.form.ServerSide()
-	s.queries = newQueries(s.rel, s.serverSide)
+	s.queries, s.probe = newQueries(s.rel, s.serverSide), newProbe(s.rel)
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d %v %d", s.rel.OID, s.rel, time.Now().UnixNano())
 	s.shape = h.Sum64()
@@ -281,7 +283,7 @@ func (s *session) pollRows(ctx context.Context) (int64, error) {
 // publishes the heartbeats that are due, without asking Postgres.
 func (s *session) rest(ctx context.Context) error {
 	w := s.p.opt.Watcher
-	defer w.rest(s.p.wake, s.last)()
+	defer w.rest(s.p.wake, &resting{last: s.last, probe: s.probe, fresh: s.p.metrics.Fresh})()
 	for {
 		due := s.nextHeartbeat
 		if s.nextShape.Before(due) {

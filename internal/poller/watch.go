@@ -22,6 +22,9 @@ import (
 // the Watcher compares only looks of one connection, which a crash would break. A
 // relation is still if its last poll began after the first of such looks that are
 // all the same, and read from the same server.
+//
+// If the snapshot has changed, the Watcher probes each relation that rests, and wakes
+// those that have new rows.
 type Watcher struct {
 	// Static after construction.
 	pool     *source.Pool
@@ -31,8 +34,20 @@ type Watcher struct {
 	mu sync.Mutex
 	// Guarded by mu. resting are the relations to wake when something may have
 	// changed. calm describes the latest looks.
-	resting map[*Wake]polled
+	resting map[*Wake]*resting
 	calm    calm
+}
+
+// resting is a relation that rests.
+type resting struct {
+	// Static after construction. fresh reports that a relation had no new rows at a
+	// time.
+	last  polled
+	probe *probe
+	fresh func(time.Time)
+	// unchanged is when the latest probe that found no new rows began. It is guarded by
+	// Watcher.mu.
+	unchanged time.Time
 }
 
 // polled is the last poll of a relation: when it began, which server it asked, and
@@ -71,12 +86,16 @@ type glance struct {
 func NewWatcher(pool *source.Pool, interval time.Duration, log zerolog.Logger) *Watcher {
 	return &Watcher{
 		pool: pool, interval: interval, log: log.With().Str("component", "watcher").Logger(),
-		resting: make(map[*Wake]polled),
+		resting: make(map[*Wake]*resting),
 	}
 }
 
+// slowLook is how long a look may take. On a busy machine it takes longer than an
+// interval now and then, and polls of all relations would only make that worse.
+const slowLook = time.Second
+
 // Run looks every interval until ctx ends. It wakes each relation that rests and
-// is not still. A look that fails, or that takes longer than the interval, wakes
+// may have changed. A look that fails, or that takes longer than slowLook, wakes
 // all: then they poll by the timer, as if there were no Watcher (I10).
 func (w *Watcher) Run(ctx context.Context) error {
 	var looking sync.WaitGroup
@@ -87,6 +106,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer close(begin)
 	ended := make(chan struct{}, 1) // the one look that may go on
 	looking.Go(func() { w.looks(ctx, begin, ended) })
+	var begun time.Time // when the look that goes on began
 	for free := true; ; {
 		select {
 		case <-ctx.Done():
@@ -96,10 +116,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.wake()
 		case <-t.C:
 			switch {
-			case !free:
+			case !free && time.Since(begun) > slowLook:
 				w.wakeAll()
-			case w.needed():
-				free = false
+			case free && w.needed():
+				free, begun = false, time.Now()
 				begin <- struct{}{}
 			}
 		}
@@ -111,40 +131,58 @@ const watchRetry = time.Second
 
 // looks makes one look for each begin.
 func (w *Watcher) looks(ctx context.Context, begin <-chan struct{}, ended chan<- struct{}) {
-	var conn *pgx.Conn
+	var p *prober // nil while there is no connection
 	var server string
 	var number int
 	var tried time.Time
-	defer func() {
-		if conn != nil {
-			_ = conn.Close(context.WithoutCancel(ctx))
+	leave := func() {
+		if p != nil {
+			_ = p.conn.Close(context.WithoutCancel(ctx))
 		}
-	}()
+		p = nil
+	}
+	defer leave()
 	for range begin {
 		var err error
-		if conn == nil && time.Since(tried) > watchRetry {
+		if p == nil && time.Since(tried) > watchRetry {
 			tried = time.Now()
-			conn, server, err = w.connect(ctx)
+			p, server, err = w.connect(ctx)
 			number++
 		}
-		at := time.Now()
-		var g glance
-		if conn != nil {
-			if g, err = glanceAt(ctx, conn); err != nil {
-				_ = conn.Close(context.WithoutCancel(ctx))
-				conn = nil
+		if p != nil {
+			err = w.look(ctx, p, server, number)
+		}
+		if err != nil {
+			leave()
+			if ctx.Err() == nil {
+				w.log.Debug().Err(err).Msg("not looking for all relations, each polls by its timer")
 			}
 		}
-		if err != nil && ctx.Err() == nil {
-			w.log.Debug().Err(err).Msg("not looking for all relations, each polls by its timer")
+		if p == nil {
+			w.failed()
 		}
-		w.note(conn != nil, server, number, at, g)
 		ended <- struct{}{}
 	}
 }
 
+// look asks whether anything has changed. If so, it probes the relations that rest.
+func (w *Watcher) look(ctx context.Context, p *prober, server string, number int) error {
+	at := time.Now()
+	g, err := glanceAt(ctx, p.conn)
+	if err != nil {
+		return err
+	}
+	w.note(server, number, at, g)
+	doubts, at := w.doubts(), time.Now()
+	if err := p.ask(ctx, doubts); err != nil {
+		return err
+	}
+	w.learn(doubts, at)
+	return nil
+}
+
 // connect takes a connection out of the pool, because it is needed all the time.
-func (w *Watcher) connect(ctx context.Context) (*pgx.Conn, string, error) {
+func (w *Watcher) connect(ctx context.Context) (*prober, string, error) {
 	c, err := w.pool.Acquire(ctx)
 	if err != nil {
 		return nil, "", err
@@ -154,7 +192,13 @@ func (w *Watcher) connect(ctx context.Context) (*pgx.Conn, string, error) {
 		c.Release()
 		return nil, "", errors.New("the server does not say when it started")
 	}
-	return c.Hijack(), server, nil
+	conn := c.Hijack()
+	p, err := newProber(ctx, conn)
+	if err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return nil, "", err
+	}
+	return p, server, nil
 }
 
 const glanceSQL = `
@@ -178,26 +222,63 @@ func glanceAt(ctx context.Context, conn *pgx.Conn) (glance, error) {
 }
 
 // note takes a look that began at the time at, on the connection with the number.
-func (w *Watcher) note(ok bool, server string, conn int, at time.Time, g glance) {
+func (w *Watcher) note(server string, conn int, at time.Time, g glance) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.calm.ok = ok; !ok {
-		return
-	}
 	crashed := conn != w.calm.conn || g.backend != w.calm.glance.backend // or may have
 	if crashed || g.now != w.calm.glance.now {
-		w.calm = calm{ok: true, server: server, conn: conn, since: time.Now()}
+		w.calm = calm{server: server, conn: conn, since: time.Now()}
 	}
-	w.calm.last, w.calm.glance = at, g
+	w.calm.ok, w.calm.last, w.calm.glance = true, at, g
 }
 
-// wake wakes the relations that are not still.
+// failed notes that a look failed.
+func (w *Watcher) failed() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calm.ok = false
+}
+
+// doubts returns relations that rest and may have changed, but no more than one look
+// can probe.
+func (w *Watcher) doubts() []doubt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []doubt
+	for _, r := range w.resting {
+		if r.last.server == w.calm.server && r.probe != nil && !w.calm.unchanged(r) {
+			if all = append(all, doubt{resting: r, probe: r.probe, previous: r.last.look.snapshot}); len(all) == maxProbes {
+				break
+			}
+		}
+	}
+	return all
+}
+
+// learn takes the answers of probes that began at the time at.
+func (w *Watcher) learn(answered []doubt, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range answered {
+		if d.unchanged {
+			d.resting.unchanged = at
+		}
+	}
+}
+
+// wake wakes the relations that may have changed.
 func (w *Watcher) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for wake, p := range w.resting {
-		if !w.calm.covers(p) {
+	for wake, r := range w.resting {
+		switch {
+		case w.calm.ok && r.last.at.After(w.calm.last): // the next look is about it
+		case !w.calm.unchanged(r):
 			wake.notify()
+		case w.calm.covers(r.last):
+			r.fresh(w.calm.last)
+		default:
+			r.fresh(r.unchanged)
 		}
 	}
 }
@@ -223,12 +304,19 @@ func (c calm) covers(p polled) bool {
 	return c.ok && c.server == p.server && p.at.After(c.since)
 }
 
+// unchanged says whether the relation has no new rows: nothing has changed since its
+// poll, or since a probe. Only after a poll may it show a later position, because a
+// probe does not see all that a poll sees.
+func (c calm) unchanged(r *resting) bool {
+	return c.covers(r.last) || c.covers(polled{at: r.unchanged, server: r.last.server})
+}
+
 // rest adds a relation to those that Run wakes. The caller calls stop when it
 // polls again.
-func (w *Watcher) rest(wake *Wake, p polled) (stop func()) {
+func (w *Watcher) rest(wake *Wake, r *resting) (stop func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.resting[wake] = p
+	w.resting[wake] = r
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -15,14 +15,15 @@ func walFaults() []string {
 	return []string{"walsender", "terminate", "restart", "advance", "drop", "drop in a load"}
 }
 
-// walPlan puts the faults of walFaults between the others, in random order: each once a minute. A short run has only
-// some.
+// walPlan puts the faults of walFaults between the others: each once a minute, and each minute in another order. So a run
+// that ends before its last faults, because the machine is slow, has seen each. A short run has only some.
 func (s *Sim) walPlan(faults []string) []string {
 	var specials []string
 	for range (s.cfg.Seconds + 59) / 60 {
-		specials = append(specials, walFaults()...)
+		minute := walFaults()
+		s.rnd.Shuffle(len(minute), func(i, j int) { minute[i], minute[j] = minute[j], minute[i] })
+		specials = append(specials, minute...)
 	}
-	s.rnd.Shuffle(len(specials), func(i, j int) { specials[i], specials[j] = specials[j], specials[i] })
 	if s.cfg.Seconds < 60 {
 		specials = specials[:1+s.cfg.Seconds*len(specials)/60]
 	}

@@ -1,0 +1,254 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"bridge/internal/relation"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A probe asks, without a poll, whether a relation that rests has rows that its
+// last batch does not have. It costs a tenth of a poll. The answer only decides
+// when the relation is polled again, and no position comes from it: a relation
+// whose probes find nothing is still polled when its heartbeat is due, if a
+// transaction has ended since its last poll.
+type probe struct {
+	sql, name string
+
+	// The rest belongs to the Watcher's looks. planned says that the probe's plan was
+	// looked at on some connection, and only reads an index. refused is when the plan
+	// was found to read more, or when the probe failed.
+	planned bool
+	refused time.Time
+}
+
+const (
+	// maxFound is the number of rows that a probe reads. If none of so many is new,
+	// the relation is polled.
+	maxFound = 50
+	// maxProbes limits the probes of one look. Other relations are polled.
+	maxProbes = 1000
+	// maxPlans limits the probes that one look plans. Each takes Postgres a millisecond.
+	maxPlans = 20
+	// maxScans limits the index scans of one probe: a table may have a thousand
+	// partitions.
+	maxScans = 8
+	// refusedFor is how long a probe that was refused is not planned again. By then
+	// there may be an index, or enough rows for Postgres to use it.
+	refusedFor = time.Minute
+	// lockNotAvailable is the SQLSTATE of a lock_timeout.
+	lockNotAvailable = "55P03"
+)
+
+// newProbe returns the probe of a relation. $1 is xmin of P: what is below it is
+// visible in P. The rows come from an index, so that the cost does not depend on the
+// size of the relation.
+func newProbe(rel *relation.Relation) *probe {
+	c := rel.Columns[rel.Txid]
+	txid := "r." + pgx.Identifier{c.Name}.Sanitize()
+	xid, high := xidSQL(c)
+	p := &probe{sql: fmt.Sprintf("SELECT %s::text FROM %s r WHERE %[1]s >= $1::%[3]s AND %[1]s < %[4]s LIMIT %[5]d",
+		txid, rel.Name.SQL(), xid, high, maxFound)}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(p.sql))
+	p.name = "probe_" + strconv.FormatUint(h.Sum64(), 36)
+	return p
+}
+
+// probeSettings are for the Watcher's connection. A probe is planned once, and then
+// reads an index or is refused. For a lock it waits so short a time that it can't
+// take part in a deadlock with the application.
+const probeSettings = `SET plan_cache_mode = force_generic_plan; SET max_parallel_workers_per_gather = 0;
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;
+SET lock_timeout = '10ms'`
+
+// doubt is a relation that rests and that may have changed since its last poll.
+type doubt struct {
+	resting  *resting
+	probe    *probe
+	previous relation.Snapshot // P
+	// unchanged is the answer: the relation has no row that P does not show.
+	unchanged bool
+}
+
+// prober runs probes on the Watcher's connection. It belongs to the Watcher's looks.
+type prober struct {
+	conn     *pgx.Conn
+	prepared map[string]bool
+}
+
+// newProber sets up the connection.
+func newProber(ctx context.Context, conn *pgx.Conn) (*prober, error) {
+	if _, err := conn.Exec(ctx, probeSettings); err != nil {
+		return nil, fmt.Errorf("set up probes: %w", err)
+	}
+	return &prober{conn: conn, prepared: make(map[string]bool)}, nil
+}
+
+// ask answers the doubts in one round trip. An error means that the connection can't
+// be used any more.
+func (p *prober) ask(ctx context.Context, doubts []doubt) error {
+	ready, err := p.prepare(ctx, doubts)
+	if err != nil || len(ready) == 0 {
+		return err
+	}
+	pl := p.conn.PgConn().StartPipeline(ctx)
+	for _, d := range ready {
+		pl.SendQueryPrepared(d.probe.name, [][]byte{xid(d.previous.Xmin)}, nil, nil)
+		pl.SendPipelineSync() // so that an error ends this statement only
+	}
+	err = pl.Flush()
+	for i := 0; i < len(ready) && err == nil; i++ {
+		err = ready[i].read(pl)
+	}
+	if err = errors.Join(err, pl.Close()); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	return nil
+}
+
+// prepare returns the doubts whose probes can be used. It plans a few of those that
+// are new.
+func (p *prober) prepare(ctx context.Context, doubts []doubt) ([]*doubt, error) {
+	var ready []*doubt
+	plans := 0
+	for i := range doubts {
+		d := &doubts[i]
+		if time.Since(d.probe.refused) < refusedFor {
+			continue
+		}
+		if !d.probe.planned || !p.prepared[d.probe.name] {
+			if plans++; plans > maxPlans {
+				continue
+			}
+			if err := d.probe.take(p.plan(ctx, d.probe)); err != nil {
+				return nil, fmt.Errorf("plan a probe: %w", err)
+			}
+		}
+		if d.probe.planned {
+			ready = append(ready, d)
+		}
+	}
+	return ready, nil
+}
+
+// plan looks at the plan of a probe, and prepares it or refuses it.
+func (p *prober) plan(ctx context.Context, pr *probe) error {
+	pr.planned = false
+	res := p.conn.PgConn().ExecParams(ctx, "EXPLAIN (FORMAT JSON) "+pr.sql, [][]byte{[]byte("3")}, nil, nil, nil).Read()
+	if res.Err != nil {
+		return res.Err
+	}
+	var explained []struct{ Plan plan }
+	if err := json.Unmarshal(res.Rows[0][0], &explained); err != nil {
+		return fmt.Errorf("read the plan: %w", err)
+	}
+	if scans, ok := explained[0].Plan.indexScans(); !ok || scans > maxScans {
+		pr.refused = time.Now()
+		return nil
+	}
+	if !p.prepared[pr.name] {
+		if _, err := p.conn.PgConn().Prepare(ctx, pr.name, pr.sql, nil); err != nil {
+			return err
+		}
+		p.prepared[pr.name] = true
+	}
+	pr.planned = true
+	return nil
+}
+
+// take returns nil if an error is Postgres' answer. Then the probe is not used for a
+// while, unless the relation is only locked.
+func (p *probe) take(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	if pg.Code != lockNotAvailable {
+		p.planned, p.refused = false, time.Now()
+	}
+	return nil
+}
+
+// plan is a node of a plan, as EXPLAIN prints it.
+type plan struct {
+	Node  string `json:"Node Type"`
+	Cond  string `json:"Index Cond"`
+	Plans []plan
+}
+
+// indexScans counts the index scans below a node. It returns false if the cost of
+// anything may depend on more than the rows from $1 on.
+func (p plan) indexScans() (int, bool) {
+	sum := 0
+	switch p.Node {
+	case "Index Scan", "Index Only Scan":
+		return 1, strings.Contains(p.Cond, "pg_current_snapshot")
+	case "Nested Loop": // the feed view looks up each deleted key in the table
+		inner := p.Plans[1]
+		for inner.Node == "Memoize" {
+			inner = inner.Plans[0]
+		}
+		if inner.Node != "Index Scan" && inner.Node != "Index Only Scan" || inner.Cond == "" {
+			return 0, false
+		}
+		sum, p.Plans = 1, p.Plans[:1]
+	case "Limit", "Append", "Merge Append", "Subquery Scan", "Result":
+	default:
+		return 0, false
+	}
+	for _, below := range p.Plans {
+		n, ok := below.indexScans()
+		if !ok {
+			return 0, false
+		}
+		sum += n
+	}
+	return sum, true
+}
+
+// read reads the answer. It returns an error only if the connection failed.
+func (d *doubt) read(pl *pgconn.Pipeline) error {
+	found, err := readFound(pl)
+	d.unchanged = err == nil && len(found) < maxFound && !slices.ContainsFunc(found, func(txid uint64) bool { return !d.previous.Visible(txid) })
+	if err := d.probe.take(err); err != nil {
+		return err
+	}
+	res, err := pl.GetResults()
+	if _, ok := res.(*pgconn.PipelineSync); !ok {
+		return errors.Join(err, fmt.Errorf("unexpected result %T in a pipeline", res))
+	}
+	return err
+}
+
+// readFound reads the rows of a probe: their transaction IDs.
+func readFound(pl *pgconn.Pipeline) ([]uint64, error) {
+	res, err := pl.GetResults()
+	if err != nil {
+		return nil, err
+	}
+	rr, ok := res.(*pgconn.ResultReader)
+	if !ok {
+		return nil, fmt.Errorf("unexpected result %T in a pipeline", res)
+	}
+	var found []uint64
+	for rr.NextRow() {
+		txid, err := strconv.ParseUint(string(rr.Values()[0]), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("transaction ID of a row: %w", err)
+		}
+		found = append(found, txid)
+	}
+	_, err = rr.Close()
+	return found, err
+}
