@@ -61,17 +61,14 @@ func (l *Listener) Run(ctx context.Context) error {
 }
 
 func (l *Listener) listen(ctx context.Context) error {
-	conn, err := l.pool.Acquire(ctx)
+	c, about, err := l.pool.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	if source.ConnectionOf(conn).Source.InRecovery {
-		conn.Release()
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	if about.Source.InRecovery {
 		return errors.New("a standby sends no notifications")
 	}
-	// Hijack, because a connection that listens must not go back to the pool.
-	c := conn.Hijack()
-	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	if _, err := c.Exec(ctx, "LISTEN "+relation.NotifyChannel); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

@@ -181,24 +181,24 @@ func (w *Watcher) look(ctx context.Context, p *prober, server string, number int
 	return nil
 }
 
-// connect takes a connection out of the pool, because it is needed all the time.
+// connect returns a prober for a connection of its own, and the server it leads to.
 func (w *Watcher) connect(ctx context.Context) (*prober, string, error) {
-	c, err := w.pool.Acquire(ctx)
+	conn, about, err := w.pool.Connect(ctx)
 	if err != nil {
 		return nil, "", err
 	}
-	server := source.ConnectionOf(c).Server
-	if server == "" {
-		c.Release()
-		return nil, "", errors.New("the server does not say when it started")
+	if about.Server == "" {
+		err = errors.New("the server does not say when it started")
 	}
-	conn := c.Hijack()
-	p, err := newProber(ctx, conn)
+	var p *prober
+	if err == nil {
+		p, err = newProber(ctx, conn)
+	}
 	if err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))
 		return nil, "", err
 	}
-	return p, server, nil
+	return p, about.Server, nil
 }
 
 const glanceSQL = `

@@ -177,3 +177,38 @@ func TestConnect_NoOtherPackageConnects(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who makes a connection of its own leaves the pool its connections: for a poll, a new one may mean that Postgres has
+// crashed.
+func TestPool_ConnectLeavesThePoolItsConnections_I7(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
+	t.Parallel()
+	pool, err := source.Open(source.Server{URL: testenv.Postgres(t)}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	number := func() int64 {
+		t.Helper()
+		c, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Release()
+		return source.ConnectionOf(c).Number
+	}
+	first := number()
+	own, about, err := pool.Connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = own.Close(context.WithoutCancel(t.Context())) }()
+	if about.Number == first || about.Server == "" || own.PgConn().ParameterStatus("DateStyle") != "ISO, MDY" {
+		t.Errorf("connection %d to a server started %q: want another one, set up as those of the pool", about.Number, about.Server)
+	}
+	if again := number(); again != first {
+		t.Errorf("the pool gave connection %d, want %d still", again, first)
+	}
+}

@@ -116,6 +116,27 @@ func Configure(cfg *pgconn.Config) {
 	cfg.DialFunc = dial
 }
 
+// Connect makes a connection like those of the pool, which belongs to the caller. A
+// connection taken out of the pool would do, but its next user would get a new one,
+// and would have to assume that Postgres has crashed.
+func (p *Pool) Connect(ctx context.Context) (*pgx.Conn, *Connection, error) {
+	cfg := p.pool.Config()
+	c := cfg.ConnConfig
+	conn, err := (*pgx.Conn)(nil), cfg.BeforeConnect(ctx, c)
+	if err == nil {
+		conn, err = pgx.ConnectConfig(ctx, c)
+	}
+	if err == nil {
+		if err = cfg.AfterConnect(ctx, conn); err != nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to Postgres: %w", p.server.advised(err))
+	}
+	return conn, connectionOf(conn), nil
+}
+
 // Connection is what the pool knows about one of its connections.
 type Connection struct {
 	// Number counts the connections of the pool, from 1, in the order they were made.
@@ -134,8 +155,10 @@ type Connection struct {
 const connectionKey = "lockstep"
 
 // ConnectionOf returns what the pool knows about a connection from Acquire.
-func ConnectionOf(c *pgxpool.Conn) *Connection {
-	conn, ok := c.Conn().PgConn().CustomData()[connectionKey].(*Connection)
+func ConnectionOf(c *pgxpool.Conn) *Connection { return connectionOf(c.Conn()) }
+
+func connectionOf(c *pgx.Conn) *Connection {
+	conn, ok := c.PgConn().CustomData()[connectionKey].(*Connection)
 	if !ok {
 		panic("source: I7 violated: a connection that the pool did not make")
 	}
