@@ -62,8 +62,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "probe-finds-nothing",
 		file: "internal/poller/probe.go",
-		old:  "d.unchanged = err == nil &&",
-		new:  "d.unchanged = err == nil ||",
+		old:  "d.unchanged = len(found) < maxFound &&",
+		new:  "d.unchanged = len(found) < maxFound ||",
 		pkg:  "./internal/e2e", test: "TestBridge_QuietRelationsAreProbed_I1",
 	},
 	{
