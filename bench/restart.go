@@ -72,15 +72,12 @@ func benchRestart(t testing.TB, w *world) section {
 		p = w.startBridge(t, dsn, ns.URL(), "items")
 		bridges = append(bridges, after(begun))
 
-		// Both are restarted. A bridge that goes on while the broker is away learns of
-		// a lost epoch with its next row or heartbeat, however long that takes.
-		stop(t, p)
+		// The broker is killed. The bridge runs on, and begins another epoch.
 		w.settle(t) // the store, too: the broker then need not read all of it
 		_, seq, _, _ = awaitLast(t.Context(), nc)
 		ns.Kill()
 		begun = time.Now()
 		ns.Start()
-		p = w.startBridge(t, dsn, ns.URL(), "items")
 		testenv.Eventually(t, patience, func() error {
 			_, _, _, err := awaitLast(t.Context(), nc)
 			return err
@@ -90,10 +87,10 @@ func benchRestart(t testing.TB, w *world) section {
 		t.Logf("10: so far bridge %v, broker %v", bridges, brokers)
 	}
 	s.row("bridge restarted: until its first heartbeat", bridges.cell("%.2f"))
-	s.row("both restarted, the broker after a kill: until the broker answers for the stream", ready.cell("%.2f"))
-	s.row("from then until the bridge's first heartbeat", brokers.cell("%.2f"))
+	s.row("broker restarted after a kill: until it answers for the stream", ready.cell("%.2f"))
+	s.row("from then until the bridge's next heartbeat", brokers.cell("%.2f"))
 	s.verdict(fmt.Sprintf("bridge restarted, %d rows, until its first heartbeat", rows), bridges.cell("%.2f s"), "≤ 1 s", bridges.median() <= wantRestart)
-	s.verdict(fmt.Sprintf("broker and bridge restarted, %d rows, from the broker's readiness to a heartbeat", rows), brokers.cell("%.2f s"), "≤ 1 s", brokers.median() <= wantRestart)
+	s.verdict(fmt.Sprintf("broker restarted after a kill, %d rows, from its readiness to a heartbeat", rows), brokers.cell("%.2f s"), "≤ 1 s", brokers.median() <= wantRestart)
 
 	if w.edge == "" {
 		s.note("What a client gets that resumes in the middle was not measured: %s.", w.noEdge)

@@ -17,7 +17,7 @@ import (
 )
 
 // Sink stores what a capture read, in the order of the calls. Its methods may block
-// while the broker is slow. Except for Stored and Scan, no two calls may run at the
+// while the broker is slow. Except for Stored, Ended and Scan, no two calls may run at the
 // same time.
 //
 // A method that returns nil promises order, not storage. What is stored is always
@@ -52,6 +52,10 @@ type Sink interface {
 	// that is known to be stored, or 0 if there is none. It does not block. It may
 	// be called at the same time as other methods.
 	Stored() uint64
+	// Ended returns a channel that is closed when a fault has ended what the last Begin
+	// began, even if no call has met the fault yet. The next call returns it. Ended may
+	// be called at the same time as other methods.
+	Ended() <-chan struct{}
 	// Scan calls row for each row in the stream, in the stream's order, up to the
 	// last message that had been sent when Scan was called. A row that a later
 	// version replaces meanwhile may be left out. Scan returns row's error, if there

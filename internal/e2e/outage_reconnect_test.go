@@ -67,6 +67,41 @@ func TestBridge_ReconnectsWithoutASecondTry_I8(t *testing.T) {
 	}
 }
 
+// The broker is killed and started again while no row changes. Each relation begins another epoch long before its next
+// heartbeat is due.
+func TestBridge_IdleRelationsMeetALostEpoch_I8(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
+	newTable(t, db, "polled", 10)
+	newBare(t, db, "t", 10)
+	b := startWAL(t, db, broker.URL(), "polled,t(capture=wal)", "BRIDGE_HEARTBEAT_INTERVAL=1m")
+	b.awaitReady()
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	testenv.Eventually(t, long, func() error { // the first heartbeats come in quick succession
+		end := f.caughtUp()
+		<-time.After(time.Second)
+		if now := f.caughtUp(); now != end {
+			return fmt.Errorf("the stream has grown from %d to %d", end, now)
+		}
+		return nil
+	})
+	epochs := func(rel string) int {
+		return strings.Count(b.Stderr(), `"stream":"LOCKSTEP-public-`+rel+`","epoch":`)
+	}
+	polled, read := epochs("polled"), epochs("t")
+	broker.Kill()
+	broker.Start()
+	begun := time.Now()
+	testenv.Eventually(t, 40*time.Second, func() error {
+		if epochs("polled") == polled || epochs("t") == read {
+			return fmt.Errorf("epochs: %d and %d, want more than %d and %d", epochs("polled"), epochs("t"), polled, read)
+		}
+		return nil
+	})
+	t.Logf("the relations went on after %s", time.Since(begun))
+	b.awaitReady()
+}
+
 // ask sends requests to an edge, one after the other, until stop is called.
 func ask(t *testing.T, addr string) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())

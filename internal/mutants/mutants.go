@@ -46,6 +46,20 @@ var mutants = []mutant{
 		pkg:  "./internal/publish", test: "TestPublish_ExpiredLeaseEndsNoEpoch",
 	},
 	{
+		invariant: "I8", name: "idle-poller-misses-a-fault",
+		file: "internal/poller/session.go",
+		old:  "s.nextHeartbeat = time.Time{} // this one",
+		new:  "// this one",
+		pkg:  "./internal/e2e", test: "TestBridge_IdleRelationsMeetALostEpoch_I8",
+	},
+	{
+		invariant: "I8", name: "idle-wal-misses-a-fault",
+		file: "internal/wal/feed.go",
+		old:  "f.dirty || f.faulted() ||",
+		new:  "f.dirty ||",
+		pkg:  "./internal/e2e", test: "TestBridge_IdleRelationsMeetALostEpoch_I8",
+	},
+	{
 		invariant: "I1", name: "still-after-a-crash",
 		file: "internal/poller/watch.go",
 		old:  "if crashed || g.now != w.calm.glance.now {",

@@ -18,7 +18,7 @@ func NewPace(interval time.Duration) Pace { return Pace{newPace(interval)} }
 
 func (p Pace) Wait(ctx context.Context, w *Wake, flowing bool) error {
 	p.p.idle(flowing)
-	return p.p.wait(ctx, w)
+	return p.p.wait(ctx, w, nil)
 }
 
 func NewWake() *Wake { return newWake() }

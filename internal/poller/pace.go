@@ -28,14 +28,15 @@ func (p *pace) idle(flowing bool) bool {
 	return p.next == p.interval && !flowing
 }
 
-// wait blocks until the next poll is due.
-func (p *pace) wait(ctx context.Context, wake *Wake) error {
+// wait blocks until the next poll is due, or until fault is closed.
+func (p *pace) wait(ctx context.Context, wake *Wake, fault <-chan struct{}) error {
 	t := time.NewTimer(p.next)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-wake.ch:
+	case <-fault:
 	case <-t.C:
 	}
 	return nil

@@ -175,7 +175,7 @@ func (r *reconciled) published() {
 	if err := r.conn.QueryRow(r.t.Context(), "SELECT v FROM t WHERE id = 0").Scan(&mark); err != nil {
 		r.t.Fatal(err)
 	}
-	testenv.Eventually(r.t, 10*time.Second, func() error {
+	testenv.Eventually(r.t, testenv.Patience(), func() error {
 		if !strings.Contains(r.sink.state(), mark) {
 			return errors.New("the last row is not there")
 		}

@@ -161,7 +161,7 @@ func TestPoller_ReconcilesAreFewAtOnce_I9(t *testing.T) {
 func TestPoller_ReconcileSaysWhyNot(t *testing.T) {
 	sink := &stored{standby: make(chan struct{})}
 	r := startReconciled(t, 10, poller.Options{}, sink)
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if _, err := r.Reconcile(t.Context()); !errors.Is(err, reconcile.ErrStandby) {
 			return fmt.Errorf("got %v, want ErrStandby", err)
 		}
@@ -199,7 +199,7 @@ func TestPoller_ReconcileSaysWhyNot(t *testing.T) {
 			close(ended)
 		}
 		r.run("ALTER TABLE t ADD another int", "UPDATE t SET v = 'x' WHERE id = 1") // ends the session
-		testenv.Eventually(t, 10*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			if !strings.Contains(sink.state(), "another") {
 				return errors.New("the next session has published nothing yet")
 			}
@@ -210,7 +210,7 @@ func TestPoller_ReconcileSaysWhyNot(t *testing.T) {
 		t.Errorf("its session ended: %v", err)
 	}
 	r.run("ALTER TABLE t DROP txid")
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if _, err := r.Reconcile(t.Context()); err == nil || !strings.Contains(err.Error(), "not being captured") || !strings.Contains(err.Error(), "txid") {
 			return fmt.Errorf("got %v", err)
 		}
@@ -225,7 +225,7 @@ func TestPoller_ReconcilesFromTimeToTime_I1(t *testing.T) {
 	r.published()
 	for id := range 3 {
 		r.run(fmt.Sprintf("DELETE FROM t WHERE id = %d", id+1))
-		testenv.Eventually(t, 10*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			if strings.Contains(sink.state(), fmt.Sprintf(`{"id":%d,`, id+1)) {
 				return errors.New("the deleted row is still there")
 			}

@@ -72,6 +72,8 @@ type session struct {
 	// before it sends the next. Never closed. page is the one being looked at.
 	pages chan *page
 	page  *page
+	// fault is closed when a fault has ended the epoch.
+	fault <-chan struct{}
 	// ended is closed when the session has ended.
 	ended chan struct{}
 	// begun is set once the epoch has begun, live once a heartbeat was published.
@@ -98,7 +100,7 @@ func (s *session) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.begun = true
+	s.begun, s.fault = true, s.sink.Ended()
 	s.p.update(func(st *health.Status) { st.State, st.Err = health.StateStarting, nil })
 	if err := s.resume(ctx, pos); err != nil {
 		return err
@@ -201,6 +203,11 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 func (s *session) loop(ctx context.Context) error {
 	timer := newPace(s.p.opt.Interval)
 	for {
+		select {
+		case <-s.fault:
+			s.nextHeartbeat = time.Time{} // this one meets the fault
+		default:
+		}
 		rows, err := s.poll(ctx)
 		if err != nil {
 			return err
@@ -215,7 +222,7 @@ func (s *session) loop(ctx context.Context) error {
 		case idle && s.watched && s.owed == 0:
 			err = s.rest(ctx)
 		default:
-			err = timer.wait(ctx, s.p.wake)
+			err = timer.wait(ctx, s.p.wake, s.fault)
 		}
 		if err != nil {
 			return err
@@ -295,6 +302,9 @@ func (s *session) rest(ctx context.Context) error {
 			t.Stop()
 			return ctx.Err()
 		case <-s.p.wake.ch:
+			t.Stop()
+			return nil
+		case <-s.fault:
 			t.Stop()
 			return nil
 		case <-t.C:

@@ -193,6 +193,7 @@ func (m *memory) Suspects(context.Context, uint64, capture.Page, int) ([]capture
 func (m *memory) Announce(context.Context, capture.Batch) error             { return nil }
 func (m *memory) Yield(context.Context)                                     {}
 func (m *memory) Restart(context.Context, string, uint64) error             { return nil }
+func (m *memory) Ended() <-chan struct{}                                    { return nil }
 func (m *memory) Stored() uint64                                            { return 0 }
 func (m *memory) Get(context.Context, [][]byte) (*capture.StoredRow, error) { return nil, nil }
 func (m *memory) Scan(context.Context, func(capture.StoredRow) error) error { return nil }
@@ -200,7 +201,7 @@ func (m *memory) Scan(context.Context, func(capture.StoredRow) error) error { re
 // await waits for the nth row, which must contain the text.
 func (m *memory) await(t *testing.T, text string, n int) {
 	t.Helper()
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if len(m.rows) != n || !strings.Contains(m.rows[n-1], text) {
@@ -213,7 +214,7 @@ func (m *memory) await(t *testing.T, text string, n int) {
 // awaitSchema waits for a schema document that contains the text.
 func (m *memory) awaitSchema(t *testing.T, text string) {
 	t.Helper()
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if !strings.Contains(string(m.pos.Schema), text) {

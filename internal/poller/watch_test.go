@@ -40,7 +40,7 @@ func watched(t *testing.T, url string) (w *poller.Watcher, server func() string)
 func awaitStill(t *testing.T, w *poller.Watcher, server string) (still func() bool) {
 	t.Helper()
 	stop := func() {}
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		stop()
 		wake := poller.NewWake()
 		still, stop = w.Rest(wake, server)
@@ -57,7 +57,7 @@ func awaitStill(t *testing.T, w *poller.Watcher, server string) (still func() bo
 // after waits for a look that began after the time.
 func after(t *testing.T, w *poller.Watcher, at time.Time) {
 	t.Helper()
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if !w.Looked().After(at) {
 			return errors.New("no look since")
 		}
@@ -150,7 +150,7 @@ func TestWatcher_WakesAllWithoutPostgres_I10(t *testing.T) {
 	_, stop := w.Rest(wake, server())
 	defer stop()
 	pg.Kill()
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if still() || !wake.Woken() {
 			return errors.New("the relation rests")
 		}

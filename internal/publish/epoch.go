@@ -88,13 +88,15 @@ type epoch struct {
 	// Run, or by the batch's error handler. That handler runs on a goroutine of
 	// nats.go which holds the batch's lock, so it must not wait for mu.
 	err atomic.Pointer[error]
+	// ended is closed with the first fault.
+	ended chan struct{}
 	// refused says that the broker refused a message of the batch, perhaps because
 	// of the message itself.
 	refused atomic.Bool
 }
 
 func newEpoch(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) (*epoch, error) {
-	e := &epoch{nc: nc, reconnects: nc.Stats().Reconnects, layout: l, lastSent: time.Now()}
+	e := &epoch{nc: nc, reconnects: nc.Stats().Reconnects, layout: l, lastSent: time.Now(), ended: make(chan struct{})}
 	var err error
 	e.fp, err = jetstreamext.NewFastPublisher(js,
 		jetstreamext.FastPublishFlowControl{Flow: flowMessages, MaxOutstandingAcks: outstandingAcks, AckTimeout: ackTimeout},
@@ -112,7 +114,9 @@ func (e *epoch) fail(err error) {
 		err = errLost
 	}
 	err = fmt.Errorf("%w: %w", ErrFault, err)
-	e.err.CompareAndSwap(nil, &err)
+	if e.err.CompareAndSwap(nil, &err) {
+		close(e.ended)
+	}
 }
 
 // fault returns what ended the epoch, or nil while it goes on.

@@ -233,6 +233,18 @@ func (p *Publisher) sentRow(c capture.Change) {
 	p.metrics.bytes.Add(float64(len(c.Line)))
 }
 
+// Ended implements capture.Sink.
+func (p *Publisher) Ended() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.epoch == nil {
+		ended := make(chan struct{})
+		close(ended)
+		return ended
+	}
+	return p.epoch.ended
+}
+
 // current returns the epoch, or the error that says why it is over. The caller
 // holds mu.
 func (p *Publisher) current() (*epoch, error) {

@@ -243,11 +243,22 @@ func (s *session) beat(ctx context.Context) {
 	now := time.Now()
 	s.owed = false
 	for _, f := range s.feeds {
-		// A watermark comes once in an interval, if Postgres is there.
-		if f.dirty || now.After(f.nextHeartbeat) && s.heard.After(f.beatAt) {
+		// A watermark comes once in an interval, if Postgres is there. A heartbeat also
+		// meets a fault that has ended the epoch.
+		if f.dirty || f.faulted() || now.After(f.nextHeartbeat) && s.heard.After(f.beatAt) {
 			s.lastBeat = now
 			s.heartbeat(ctx, f, now)
 		}
+	}
+}
+
+// faulted says whether a fault has ended the relation's epoch.
+func (f *feed) faulted() bool {
+	select {
+	case <-f.r.sink.Ended():
+		return true
+	default:
+		return false
 	}
 }
 

@@ -158,6 +158,7 @@ func (m *memory) Yield(context.Context) {}
 
 func (m *memory) Restart(context.Context, string, uint64) error { return m.do(m.restart) }
 
+func (m *memory) Ended() <-chan struct{} { return nil }
 func (m *memory) Stored() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
