@@ -156,7 +156,7 @@ func FuzzConnect_ShowsNoPassword(f *testing.F) {
 		nc, err = broker.Connect(t.Context(), cfg, zerolog.New(&log), nats.SetCustomDialer(refusing{}), nats.SkipHostLookup(), nats.RetryOnFailedConnect(true),
 			nats.MaxReconnects(1), nats.CustomReconnectDelay(func(int) time.Duration { return 0 }))
 		if err == nil {
-			testenv.Eventually(t, 10*time.Second, func() error {
+			testenv.Eventually(t, testenv.Patience(), func() error {
 				if !nc.IsClosed() {
 					return errors.New("still connecting")
 				}
@@ -236,7 +236,7 @@ func TestConnect_RidesOutARestart(t *testing.T) {
 		t.Errorf("check of the server this module is built with: %v", err)
 	}
 	s.Kill()
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if nc.IsConnected() {
 			return errors.New("still connected")
 		}
@@ -249,8 +249,8 @@ func TestConnect_RidesOutARestart(t *testing.T) {
 		t.Error("a server that is away passed the check")
 	}
 	s.Start()
-	testenv.Eventually(t, 10*time.Second, func() error { return nc.Publish("x", nil) })
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error { return nc.Publish("x", nil) })
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		for _, want := range []string{"broker connected", "broker connection lost", "broker connection restored"} {
 			if strings.Count(log.String(), want) != 1 {
 				return errors.New(want + " is not logged once:\n" + log.String())

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/publish"
@@ -135,7 +134,7 @@ func TestHTTPEdge_EveryListedNameServesItsRelation(t *testing.T) {
 
 	_, addr := start(t, broker.URL())
 	var names []string
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		if names = listedNames(t, addr); len(names) != len(want) {
 			return fmt.Errorf("%d names are listed, want %d", len(names), len(want))
 		}

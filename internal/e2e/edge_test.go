@@ -40,7 +40,7 @@ func startEdge(t *testing.T, program, natsURL string, env ...string) (*testenv.P
 	t.Helper()
 	p := testenv.Start(t, program, append([]string{"NATS_URL=" + natsURL, "HTTPEDGE_LISTEN=127.0.0.1:0"}, env...))
 	var addr string
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		for line := range strings.Lines(p.Stderr()) {
 			var entry struct{ Message, Remote string }
 			if json.Unmarshal([]byte(line), &entry) == nil && entry.Message == "listening" {
@@ -194,19 +194,19 @@ func TestHTTPEdge_BrokerComesLater(t *testing.T) {
 	}
 	broker.Start()
 	write(t, broker.URL(), 3)
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		if status, _, body := get(t, "http://"+addr+"/t?follow=0"); status != 200 || strings.Count(body, "\n") != 5 {
 			return fmt.Errorf("status %d, want 200 and 5 documents: %s", status, body)
 		}
 		return nil
 	})
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		if status, _, body := get(t, "http://"+addr+"/readyz"); status != 200 {
 			return fmt.Errorf("readyz: %d %s", status, body)
 		}
 		return nil
 	})
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		if _, _, body := get(t, "http://"+addr+"/metrics"); !strings.Contains(body, "lockstep_edge_clients 0") || !strings.Contains(body, "lockstep_edge_sent_rows_total 3") {
 			return fmt.Errorf("want 0 clients and 3 sent rows in the metrics:\n%s", body)
 		}
@@ -225,7 +225,7 @@ func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 	quick := writeTable(t, broker.URL(), "quick", time.Second, 1)
 	slow := writeTable(t, broker.URL(), "slow", time.Hour, 1)
 	_, addr := start(t, broker.URL())
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		if status, _, body := get(t, "http://"+addr+"/readyz"); status != 200 {
 			return fmt.Errorf("readyz: %d %s", status, body)
 		}
@@ -233,7 +233,7 @@ func TestHTTPEdge_ReadyByTheBridgesInterval(t *testing.T) {
 	})
 	quick()
 	slow()
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, long, func() error {
 		status, _, body := get(t, "http://"+addr+"/readyz")
 		if strings.Contains(body, "slow") {
 			t.Fatalf("/readyz names a relation whose interval is an hour: status %d %s", status, body)

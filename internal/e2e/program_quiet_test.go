@@ -59,7 +59,8 @@ func newQuiet(t *testing.T, c *testenv.Cluster, capture string) *quiet {
 	if capture == "poll" {
 		q.tables, q.rel = "users_lockstep(key=id)", table{schema: "public", name: "users_lockstep", txid: "txid", deleted: "deleted"}
 	}
-	q.env = append(q.env, "BRIDGE_NATS_LISTEN=127.0.0.1:0", "BRIDGE_NATS_DIR="+t.TempDir())
+	// On a slow machine, ALTER TABLE holds its lock for longer than the tests' heartbeats take.
+	q.env = append(q.env, "BRIDGE_HEARTBEAT_INTERVAL=3s", "BRIDGE_NATS_LISTEN=127.0.0.1:0", "BRIDGE_NATS_DIR="+t.TempDir())
 	return q
 }
 

@@ -156,7 +156,7 @@ func (r *running) metric(t *testing.T, name, label string) float64 {
 
 func (r *running) awaitMetric(t *testing.T, name, label string, want float64) {
 	t.Helper()
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if got := r.metric(t, name, label); got != want {
 			return fmt.Errorf("%s %s is %v, want %v", name, label, got, want)
 		}
@@ -169,7 +169,7 @@ func (r *running) awaitMetric(t *testing.T, name, label string, want float64) {
 func (r *running) awaitStall(t *testing.T) (sent float64) {
 	t.Helper()
 	same := time.Now()
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if n := r.metric(t, "lockstep_edge_sent_bytes_total", ""); n != sent || n == 0 {
 			sent, same = n, time.Now()
 		}
@@ -185,7 +185,7 @@ func (r *running) awaitStall(t *testing.T) (sent float64) {
 // that ends at its deadline counts its own then.
 func (r *running) awaitMoreSent(t *testing.T, sent float64) {
 	t.Helper()
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if r.metric(t, "lockstep_edge_sent_bytes_total", "") == sent {
 			return errors.New("the deadline has not passed")
 		}

@@ -243,7 +243,7 @@ func TestServer_StalledClientIsCutAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := 0
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		for range 100 {
 			if _, err := reading.chunk(); err != nil {
 				t.Fatalf("the reading client, after %d chunks: %v", read, err)
@@ -336,7 +336,7 @@ func TestServer_DrainEndsBetweenChunks(t *testing.T) {
 	keptOpen.send(t, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 	keptOpen.head(t)
 	var before float64
-	testenv.Eventually(t, 20*time.Second, func() error { // until the stalled client takes no more
+	testenv.Eventually(t, testenv.Patience(), func() error { // until the stalled client takes no more
 		for range 1000 {
 			if _, err := busy.chunk(); err != nil {
 				t.Fatal(err)

@@ -33,7 +33,7 @@ func TestPublish_LostConnection(t *testing.T) {
 		id := 0
 		w.mustRow(t, id, uint64(10*round+1))
 		broker.Kill()
-		testenv.Eventually(t, 15*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			id++
 			err := w.Row(t.Context(), change(id, uint64(10*round+2), "x"))
 			if !errors.Is(err, publish.ErrFault) {
@@ -65,7 +65,7 @@ func TestPublish_LostAnswer(t *testing.T) {
 	w.mustHeartbeat(t, 6)
 	w.awaitContents(t, "fence 1@5 heartbeat")
 	broker.Pause()
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := w.js.Conn().FlushTimeout(100 * time.Millisecond); err == nil {
 			return errors.New("the paused broker answers")
 		}

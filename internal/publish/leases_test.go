@@ -31,7 +31,7 @@ func TestPublish_ExpiredLeaseEndsNoEpoch(t *testing.T) {
 	if err := kv.Purge(t.Context(), key); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		e, err := kv.Get(t.Context(), key)
 		if err == nil && string(e.Value()) != "a" {
 			err = fmt.Errorf("the lease is held by %q", e.Value())
@@ -54,7 +54,7 @@ func TestPublish_LeaseOfAnotherEndsTheEpoch_I6(t *testing.T) {
 	if _, err := kv.Put(t.Context(), "LOCKSTEP-public-t", []byte("b")); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := w.Heartbeat(t.Context(), heartbeat(5)); err == nil {
 			return fmt.Errorf("the epoch goes on")
 		}

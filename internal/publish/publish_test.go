@@ -180,7 +180,7 @@ func contents(t *testing.T, js jetstream.JetStream) []string {
 
 func (w *writer) awaitContents(t *testing.T, want string) {
 	t.Helper()
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if got := strings.Join(contents(t, w.js), " "); got != want {
 			return fmt.Errorf("the stream holds %q, want %q", got, want)
 		}
@@ -247,7 +247,7 @@ func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 			break
 		}
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := a.Row(t.Context(), change(1, 9, "old")); !errors.Is(err, publish.ErrFault) {
 			return fmt.Errorf("the deposed writer was not told: %v", err)
 		}
@@ -295,7 +295,7 @@ func TestPublish_ForeignMessageBeginsAnew(t *testing.T) {
 		w.mustRow(t, 2, 6)
 		w.mustHeartbeat(t, 9)
 		w.mustRow(t, 3, uint64(20+n))
-		testenv.Eventually(t, 15*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			if got := contents(t, w.js); !slices.Contains(got, fmt.Sprint("3@", 20+n)) {
 				return fmt.Errorf("the stream holds %q", got)
 			}
@@ -334,7 +334,7 @@ func TestPublish_ForeignMessageEndsTheEpoch(t *testing.T) {
 	if _, err := w.js.PublishMsg(t.Context(), msg); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := w.Row(t.Context(), change(2, 7, "x")); !errors.Is(err, publish.ErrFault) {
 			return fmt.Errorf("the writer was not told: %v", err)
 		}
@@ -412,7 +412,7 @@ func TestPublish_LostTailIsNoticed(t *testing.T) {
 	if err := w.js.DeleteStream(t.Context(), "LOCKSTEP-public-t"); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := w.Heartbeat(t.Context(), heartbeat(7)); !errors.Is(err, publish.ErrFault) {
 			return fmt.Errorf("the writer was not told: %v", err)
 		}
@@ -697,7 +697,7 @@ func watchCalls(t *testing.T, nc *nats.Conn) func(api string) time.Time {
 	t.Cleanup(func() { _ = sub.Unsubscribe() })
 	return func(api string) time.Time {
 		var at time.Time
-		testenv.Eventually(t, 10*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			mu.Lock()
 			defer mu.Unlock()
 			if at = last["$JS.API."+api+".LOCKSTEP-public-t"]; at.IsZero() {
@@ -727,7 +727,7 @@ func TestPublish_TombstonesExpire(t *testing.T) {
 	w.awaitContents(t, "fence 1@5 2@6 3@7")
 	// The floor rises one round before anything is removed, for clients that have
 	// just begun to read below it.
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
 		if err != nil {
 			return err

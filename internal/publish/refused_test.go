@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/publish"
@@ -72,7 +71,7 @@ func (w *writer) row(t *testing.T, id int) (lockstep.Message, error) {
 // mark waits for the oversize control row of the row.
 func (w *writer) mark(t *testing.T, id int) (c lockstep.Control) {
 	t.Helper()
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		m, err := w.row(t, id)
 		if err != nil || m.Control == nil || m.Control.Type != lockstep.Oversize {
 			return fmt.Errorf("row %d is %+v, %v; want an oversize control row", id, m, err)
@@ -86,7 +85,7 @@ func (w *writer) mark(t *testing.T, id int) (c lockstep.Control) {
 // wantRow waits for the row's document.
 func (w *writer) wantRow(t *testing.T, id int) {
 	t.Helper()
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if m, err := w.row(t, id); err != nil || m.Row == nil {
 			return fmt.Errorf("row %d is %+v, %v; want its document", id, m, err)
 		}

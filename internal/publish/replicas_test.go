@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"time"
 
 	"bridge/internal/publish"
 	"bridge/internal/stream"
@@ -49,13 +48,13 @@ func TestPublish_ReplicasByTheBroker_I8(t *testing.T) {
 			}
 			for i, set := range tc.set {
 				w := startWriter(t, url, fmt.Sprint("writer ", i), publish.Options{Limits: stream.Limits{Replicas: set}})
-				testenv.Eventually(t, 30*time.Second, func() error {
+				testenv.Eventually(t, testenv.Patience(), func() error {
 					_, err := w.Begin(t.Context(), source, func() {})
 					return err
 				})
 				w.mustRow(t, i, uint64(5+i))
 				w.mustHeartbeat(t, uint64(6+i))
-				testenv.Eventually(t, 30*time.Second, func() error {
+				testenv.Eventually(t, testenv.Patience(), func() error {
 					got, err := w.replicasOf(t)
 					if err == nil && got != tc.want[i] {
 						err = errors.New("replicas are" + got + ", want" + tc.want[i])

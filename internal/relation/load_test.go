@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"bridge/internal/relation"
 	"bridge/internal/testenv"
@@ -399,7 +398,7 @@ func TestWALPages_Start(t *testing.T) {
 			t.Logf("the page ends at %d, the record at %d", end+left, inserted) // somebody else wrote
 			continue
 		}
-		testenv.Eventually(t, 20*time.Second, func() error { // the WAL writer flushes all that there is
+		testenv.Eventually(t, testenv.Patience(), func() error { // the WAL writer flushes all that there is
 			if flushed := at("pg_current_wal_flush_lsn()"); flushed < src.WAL.Start(inserted) {
 				return fmt.Errorf("the WAL is flushed up to %d, want %d", flushed, src.WAL.Start(inserted))
 			}

@@ -235,7 +235,7 @@ func TestReplay_CatchupsAreBounded(t *testing.T) {
 	}
 	// A first step of each takes the places; none gives its place back yet.
 	for i, c := range readers {
-		testenv.Eventually(t, 20*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			chunk, err := c.Next(t.Context(), 10*time.Millisecond)
 			if err != nil {
 				t.Fatal(err)
@@ -383,7 +383,7 @@ func noHeartbeatOfThePast(t *testing.T, restarted bool) {
 		t.Fatal(err)
 	}
 	key, newer := rowState(1, "newer")
-	testenv.Eventually(t, 10*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		chunk, err := reader.Next(t.Context(), 100*time.Millisecond)
 		if reader.take(t, chunk); err == nil && reader.state[key] != newer {
 			err = errors.New("the newer row has not come")
@@ -624,7 +624,7 @@ func TestReplay_GapHoldsHeartbeatsBack(t *testing.T) {
 			checkHeartbeats(t, c, keys)
 			<-asked
 			batch(2, 0, keys/2) // and its other half later
-			testenv.Eventually(t, 10*time.Second, func() error {
+			testenv.Eventually(t, testenv.Patience(), func() error {
 				_, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, fmt.Sprint("lockstep.public.t.row.", keys/2-1))
 				if err != nil {
 					return err

@@ -87,7 +87,7 @@ func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 // begin starts an epoch, also where the broker has only just come back.
 func (w *writer) begin(t *testing.T) {
 	t.Helper()
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		_, err := w.Begin(ctx, source, func() {})
@@ -117,7 +117,7 @@ func (w *writer) row(t *testing.T, id int, txid uint64, data string) {
 		return
 	}
 	// A test that writes much does not run far ahead of its broker.
-	testenv.Eventually(t, 20*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		s, err := w.js.Stream(t.Context(), w.layout.Stream)
 		if err == nil && s.CachedInfo().State.LastSeq < w.rows {
 			err = fmt.Errorf("%d rows were sent, the stream ends at %d", w.rows, s.CachedInfo().State.LastSeq)
@@ -136,7 +136,7 @@ func (w *writer) heartbeat(t *testing.T, xmin uint64) {
 // stored waits until the stream's last heartbeat is that of xmin.
 func (w *writer) stored(t *testing.T, xmin uint64) {
 	t.Helper()
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		msg, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, w.layout.Heartbeat())
 		if err != nil {
 			return err

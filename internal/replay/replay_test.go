@@ -91,12 +91,12 @@ func TestReplay_SnapshotCompletedOnce(t *testing.T) {
 	w.row(t, 2, 7, "b") // a batch without its heartbeat
 	w.stored(t, 6)
 	h := newHub(t, url, replay.Options{})
-	testenv.Eventually(t, 5*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		_, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, "lockstep.public.t.row.2")
 		return err
 	})
 	first := open(t, h, request(0))
-	testenv.Eventually(t, 20*time.Second, func() error { // until both rows are there, and nothing comes behind them
+	testenv.Eventually(t, testenv.Patience(), func() error { // until both rows are there, and nothing comes behind them
 		chunk, err := first.Next(t.Context(), 100*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func TestReplay_SinceAhead(t *testing.T) {
 		asked <- err
 	}
 	go ask(100)
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := w.Heartbeat(t.Context(), heartbeat(10)); err != nil {
 			t.Fatal(err)
 		}
@@ -228,7 +228,7 @@ func TestReplay_SinceAhead(t *testing.T) {
 			r.Close()
 		}
 	}()
-	testenv.Eventually(t, 15*time.Second, func() error {
+	testenv.Eventually(t, testenv.Patience(), func() error {
 		if err := w.Heartbeat(t.Context(), heartbeat(100)); err != nil {
 			t.Fatal(err)
 		}
@@ -421,7 +421,7 @@ func TestReplay_HubThatEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		testenv.Eventually(t, 5*time.Second, func() error {
+		testenv.Eventually(t, testenv.Patience(), func() error {
 			info, err := s.Info(t.Context())
 			if err == nil && info.State.Consumers > 0 {
 				err = errors.New("a relation that nobody reads is still read")
