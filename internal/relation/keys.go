@@ -74,20 +74,17 @@ func KeyArrays(keys iter.Seq[[][]byte], columns int) [][]byte {
 
 // KeysCondition returns the SQL condition that a key is one of several, given as
 // one array parameter for each column, as KeyArrays returns them:
-// (a, b) IN (SELECT … FROM unnest($1::a[], $2::b[])). Postgres has no arrays of
+// (a, b) IN (SELECT unnest($1::a[]), unnest($2::b[])). In FROM, unnest would make
+// the columns of a composite type columns of its own. Postgres has no arrays of
 // arrays, so keys that are arrays are passed as text.
 func KeysCondition(rel *Relation, columns string) string {
-	params, values := make([]string, len(rel.Key)), make([]string, len(rel.Key))
+	values := make([]string, len(rel.Key))
 	for n, i := range rel.Key {
-		typ, value := rel.Columns[i].Type, fmt.Sprintf("k.c%d", n)
+		typ, cast := rel.Columns[i].Type, ""
 		if strings.HasSuffix(typ, "[]") {
-			typ, value = "text", value+"::"+typ
+			typ, cast = "text", "::"+typ
 		}
-		params[n], values[n] = fmt.Sprintf("$%d::%s[]", n+1, typ), value
+		values[n] = fmt.Sprintf("unnest($%d::%s[])%s", n+1, typ, cast)
 	}
-	names := make([]string, len(rel.Key))
-	for n := range names {
-		names[n] = fmt.Sprintf("c%d", n)
-	}
-	return fmt.Sprintf("(%s) IN (SELECT %s FROM unnest(%s) k(%s))", columns, strings.Join(values, ", "), strings.Join(params, ", "), strings.Join(names, ", "))
+	return fmt.Sprintf("(%s) IN (SELECT %s)", columns, strings.Join(values, ", "))
 }
