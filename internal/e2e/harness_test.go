@@ -19,12 +19,12 @@ import (
 // long limits every wait for something that must come. Where users are promised a time, the test has a limit of its own.
 var long = testenv.Patience()
 
-// TestMain lets eight tests run at the same time, on however few processors: most of the time they wait, for a lease or
-// a standby. With the race detector it is four.
+// TestMain lets six tests run at the same time, on however few processors: most of the time they wait, for a lease or
+// a standby. With the race detector it is three.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		_ = flag.Set("test.parallel", strconv.Itoa(8/min(scale, 2)))
+		_ = flag.Set("test.parallel", strconv.Itoa(6/min(scale, 2)))
 	}
 	testenv.Main(m)
 }

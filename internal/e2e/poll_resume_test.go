@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
@@ -20,7 +21,14 @@ func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {
 	b.Kill()
 	// The kill may have come after some rows. The test removes them, so that the announcement is the end. Who has read them
 	// would see High fall.
-	f.end()
+	testenv.Eventually(t, long, func() error { // the broker may have received more than it has stored
+		end := f.end()
+		<-time.After(time.Second)
+		if now := f.end(); now != end {
+			return fmt.Errorf("the stream has grown from %d to %d", end, now)
+		}
+		return nil
+	})
 	f.stop()
 	s, err := f.js.Stream(t.Context(), f.layout.Stream)
 	if err == nil {
