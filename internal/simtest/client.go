@@ -105,7 +105,7 @@ func (c *Client) connection(ctx context.Context) {
 		opt.Bytes = int64(1) << (5 + c.rnd.IntN(15))
 		opt.Bytes += c.rnd.Int64N(opt.Bytes)
 	}
-	s, err := Dial(edges[c.rnd.IntN(len(edges))], c.Log.Relation, c.since, opt)
+	s, err := c.dial(edges[c.rnd.IntN(len(edges))], opt)
 	if err != nil {
 		c.noStream(err)
 		return
@@ -126,9 +126,17 @@ func (c *Client) connection(ctx context.Context) {
 	c.Log.Add(Event{At: c.elapsed(), Kind: CutSeen, Own: true, Text: "enough"})
 }
 
+// dial asks for the relation. A since of 0 is no position: what the client holds may be of an earlier incarnation.
+func (c *Client) dial(addr string, opt Options) (*Stream, error) {
+	if c.since == 0 {
+		c.empty()
+	}
+	return Dial(addr, c.Log.Relation, c.since, opt)
+}
+
 // Fetch reads a finite stream from the client's position to its end.
 func (c *Client) Fetch(ctx context.Context, addr string) error {
-	s, err := Dial(addr, c.Log.Relation, c.since, Options{Finite: true})
+	s, err := c.dial(addr, Options{Finite: true})
 	if err != nil {
 		c.noStream(err)
 		return err
