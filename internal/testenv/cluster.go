@@ -346,6 +346,10 @@ func (c *Cluster) mustRun(running bool) {
 	}
 }
 
+// quitWithin is longer than wal_sender_timeout, 60 s: for so long Postgres waits for a bridge that reads the slot, and that
+// confirms nothing while the broker is away.
+const quitWithin = 90 * time.Second
+
 // quit sends the postmaster a signal on which it ends its backends and itself. If it does not end in time, quit kills
 // it.
 func (c *Cluster) quit(sig syscall.Signal) error {
@@ -353,7 +357,7 @@ func (c *Cluster) quit(sig syscall.Signal) error {
 	c.proc = nil
 	p.Signal(sig)
 	p.Resume()
-	if _, err := p.Wait(30 * time.Second); err != nil {
+	if _, err := p.Wait(quitWithin); err != nil {
 		p.Kill()
 		return err
 	}
