@@ -76,15 +76,15 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "probe-finds-nothing",
 		file: "internal/poller/probe.go",
-		old:  "d.unchanged = len(found) < maxFound &&",
-		new:  "d.unchanged = len(found) < maxFound ||",
+		old:  "if len(found) < maxFound &&",
+		new:  "if len(found) < maxFound ||",
 		pkg:  "./internal/e2e", test: "TestBridge_QuietRelationsAreProbed_I1",
 	},
 	{
 		invariant: "I1", name: "probe-forgets-running-transactions",
 		file: "internal/poller/probe.go",
-		old:  "return !d.previous.Visible(txid) })",
-		new:  "return txid >= d.previous.Xmax })",
+		old:  "return !seen(txid) })",
+		new:  "return !seen(txid) && txid >= r.last.look.snapshot.Xmax })",
 		pkg:  "./internal/poller", test: "TestProbe_SeesWhatASnapshotDoesNot_I1",
 	},
 	{

@@ -72,13 +72,13 @@ func XIDArray(ids []uint64) string { return string(xidArray(ids)) }
 func (w *Watcher) Rest(wake *Wake, server string) (still func() bool, stop func()) {
 	p := polled{at: time.Now(), server: server}
 	stop = w.rest(wake, &resting{last: p, fresh: func(time.Time) {}})
-	return func() bool { _, ok := w.still(p); return ok }, stop
+	return func() bool { _, ok := w.still(p.server, p.at); return ok }, stop
 }
 
 // Probe makes a probe of a relation on a connection, as the Watcher does.
 func Probe(ctx context.Context, conn *pgx.Conn, rel *relation.Relation) (*Prober, error) {
 	p, err := newProber(ctx, conn)
-	return &Prober{prober: p, probe: newProbe(rel)}, err
+	return &Prober{prober: p, probe: &probe{sql: newQueries(rel, nil).probe}}, err
 }
 
 // Prober is a prober with one probe.
@@ -89,9 +89,9 @@ type Prober struct {
 
 // Unchanged says whether the relation has no rows that the snapshot does not show.
 func (p *Prober) Unchanged(ctx context.Context, previous relation.Snapshot) (bool, error) {
-	doubts := []doubt{{probe: p.probe, previous: previous}}
-	err := p.prober.ask(ctx, doubts)
-	return doubts[0].unchanged, err
+	r := &resting{probe: p.probe, last: polled{look: look{snapshot: previous}}}
+	unchanged, err := p.prober.ask(ctx, []*resting{r})
+	return len(unchanged) == 1, err
 }
 
 // Refused says whether the probe is not used.

@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"bridge/internal/relation"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -23,12 +20,13 @@ import (
 // whose probes find nothing is still polled when its heartbeat is due, if a
 // transaction has ended since its last poll.
 type probe struct {
-	sql, name string
+	sql string
 
-	// The rest belongs to the Watcher's looks. planned says that the probe's plan was
-	// looked at on some connection, and only reads an index. refused is when the plan
-	// was found to read more, or when the probe failed.
-	planned bool
+	// The rest belongs to the Watcher's looks. usable is the prober on whose connection
+	// the probe has a plan that only reads an index, under this name. refused is when
+	// the plan was found to read more, or when the probe failed.
+	usable  *prober
+	name    string
 	refused time.Time
 }
 
@@ -53,21 +51,6 @@ const (
 	lockNotAvailable = "55P03"
 )
 
-// newProbe returns the probe of a relation. $1 is xmin of P: what is below it is
-// visible in P. The rows come from an index, so that the cost does not depend on the
-// size of the relation.
-func newProbe(rel *relation.Relation) *probe {
-	c := rel.Columns[rel.Txid]
-	txid := "r." + pgx.Identifier{c.Name}.Sanitize()
-	xid, high := xidSQL(c)
-	p := &probe{sql: fmt.Sprintf("SELECT %s::text FROM %s r WHERE %[1]s >= $1::%[3]s AND %[1]s < %[4]s LIMIT %[5]d",
-		txid, rel.Name.SQL(), xid, high, maxFound)}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(p.sql))
-	p.name = "probe_" + strconv.FormatUint(h.Sum64(), 36)
-	return p
-}
-
 // probeSettings are for the Watcher's connection. A probe is planned once, and then
 // reads an index or is refused. For a lock it waits so short a time that it can't
 // take part in a deadlock with the application.
@@ -75,75 +58,62 @@ const probeSettings = `SET plan_cache_mode = force_generic_plan; SET max_paralle
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;
 SET lock_timeout = '10ms'`
 
-// doubt is a relation that rests and that may have changed since its last poll.
-type doubt struct {
-	resting  *resting
-	probe    *probe
-	previous relation.Snapshot // P
-	// unchanged is the answer: the relation has no row that P does not show.
-	unchanged bool
-}
-
 // prober runs probes on the Watcher's connection. It belongs to the Watcher's looks.
-type prober struct {
-	conn     *pgx.Conn
-	prepared map[string]bool
-}
+type prober struct{ conn *pgx.Conn }
 
 // newProber sets up the connection.
 func newProber(ctx context.Context, conn *pgx.Conn) (*prober, error) {
 	if _, err := conn.Exec(ctx, probeSettings); err != nil {
 		return nil, fmt.Errorf("set up probes: %w", err)
 	}
-	return &prober{conn: conn, prepared: make(map[string]bool)}, nil
+	return &prober{conn}, nil
 }
 
-// ask answers the doubts in one round trip. An error means that the connection can't
-// be used any more.
-func (p *prober) ask(ctx context.Context, doubts []doubt) error {
-	ready, err := p.prepare(ctx, doubts)
+// ask probes relations in one round trip, and returns those that have no row that P
+// does not show. An error means that the connection can't be used any more.
+func (p *prober) ask(ctx context.Context, relations []*resting) (unchanged []*resting, err error) {
+	ready, err := p.prepare(ctx, relations)
 	if err != nil || len(ready) == 0 {
-		return err
+		return nil, err
 	}
 	pl := p.conn.PgConn().StartPipeline(ctx)
 	for group := range slices.Chunk(ready, groupSize) {
-		for _, d := range group {
-			pl.SendQueryPrepared(d.probe.name, [][]byte{xid(d.previous.Xmin)}, nil, nil)
+		for _, r := range group {
+			pl.SendQueryPrepared(r.probe.name, [][]byte{xid(r.last.look.snapshot.Xmin)}, nil, nil)
 		}
 		pl.SendPipelineSync()
 	}
 	err = pl.Flush()
 	for group := range slices.Chunk(ready, groupSize) {
 		if err == nil {
-			err = readGroup(pl, group)
+			unchanged, err = readGroup(pl, group, unchanged)
 		}
 	}
 	if err = errors.Join(err, pl.Close()); err != nil {
-		return fmt.Errorf("probe: %w", err)
+		return nil, fmt.Errorf("probe: %w", err)
 	}
-	return nil
+	return unchanged, nil
 }
 
-// prepare returns the doubts whose probes can be used. It plans a few of those that
-// are new.
-func (p *prober) prepare(ctx context.Context, doubts []doubt) ([]*doubt, error) {
-	var ready []*doubt
+// prepare returns the relations whose probes can be used. It plans a few of those
+// that are new.
+func (p *prober) prepare(ctx context.Context, relations []*resting) (ready []*resting, err error) {
 	plans := 0
-	for i := range doubts {
-		d := &doubts[i]
-		if time.Since(d.probe.refused) < refusedFor {
+	for _, r := range relations {
+		pr := r.probe
+		if time.Since(pr.refused) < refusedFor {
 			continue
 		}
-		if !d.probe.planned || !p.prepared[d.probe.name] {
+		if pr.usable != p {
 			if plans++; plans > maxPlans {
 				continue
 			}
-			if err := d.probe.take(p.plan(ctx, d.probe)); err != nil {
+			if err := pr.take(p.plan(ctx, pr)); err != nil {
 				return nil, fmt.Errorf("plan a probe: %w", err)
 			}
 		}
-		if d.probe.planned {
-			ready = append(ready, d)
+		if pr.usable == p {
+			ready = append(ready, r)
 		}
 	}
 	return ready, nil
@@ -151,7 +121,6 @@ func (p *prober) prepare(ctx context.Context, doubts []doubt) ([]*doubt, error) 
 
 // plan looks at the plan of a probe, and prepares it or refuses it.
 func (p *prober) plan(ctx context.Context, pr *probe) error {
-	pr.planned = false
 	res := p.conn.PgConn().ExecParams(ctx, "EXPLAIN (FORMAT JSON) "+pr.sql, [][]byte{[]byte("3")}, nil, nil, nil).Read()
 	if res.Err != nil {
 		return res.Err
@@ -164,13 +133,11 @@ func (p *prober) plan(ctx context.Context, pr *probe) error {
 		pr.refused = time.Now()
 		return nil
 	}
-	if !p.prepared[pr.name] {
-		if _, err := p.conn.PgConn().Prepare(ctx, pr.name, pr.sql, nil); err != nil {
-			return err
-		}
-		p.prepared[pr.name] = true
+	sd, err := p.conn.Prepare(ctx, pr.sql, pr.sql) // named after its text; again, it costs nothing
+	if err != nil {
+		return err
 	}
-	pr.planned = true
+	pr.usable, pr.name = p, sd.Name
 	return nil
 }
 
@@ -182,7 +149,7 @@ func (p *probe) take(err error) error {
 		return err
 	}
 	if pg.Code != lockNotAvailable {
-		p.planned, p.refused = false, time.Now()
+		p.usable, p.refused = nil, time.Now()
 	}
 	return nil
 }
@@ -224,24 +191,28 @@ func (p plan) indexScans() (int, bool) {
 	return sum, true
 }
 
-// readGroup reads the answers up to a Sync. After an error of Postgres the rest of the
-// group has no answer.
-func readGroup(pl *pgconn.Pipeline, group []*doubt) error {
-	for _, d := range group {
+// readGroup reads the answers up to a Sync, and appends the relations that have no
+// row that P does not show. After an error of Postgres the rest of the group has no
+// answer.
+func readGroup(pl *pgconn.Pipeline, group, unchanged []*resting) ([]*resting, error) {
+	for _, r := range group {
 		found, err := readFound(pl)
 		if err != nil {
-			if err = d.probe.take(err); err != nil {
-				return err
+			if err = r.probe.take(err); err != nil {
+				return nil, err
 			}
 			break
 		}
-		d.unchanged = len(found) < maxFound && !slices.ContainsFunc(found, func(txid uint64) bool { return !d.previous.Visible(txid) })
+		seen := r.last.look.snapshot.Visible
+		if len(found) < maxFound && !slices.ContainsFunc(found, func(txid uint64) bool { return !seen(txid) }) {
+			unchanged = append(unchanged, r)
+		}
 	}
 	res, err := pl.GetResults()
 	if _, ok := res.(*pgconn.PipelineSync); !ok {
-		return errors.Join(err, fmt.Errorf("unexpected result %T in a pipeline", res))
+		return nil, errors.Join(err, fmt.Errorf("unexpected result %T in a pipeline", res))
 	}
-	return err
+	return unchanged, err
 }
 
 // readFound reads the rows of a probe: their transaction IDs.

@@ -54,6 +54,9 @@ type queries struct {
 	// deltaTail is delta where P has no xip: $1 is its xmax. It needs one index
 	// scan and no sort.
 	deltaTail string
+	// probe reads up to maxFound transaction IDs: $1 is xmin of P, and what is below it
+	// is visible in P.
+	probe string
 	// continueWhole and continueDelta read the rest of an announced batch: the
 	// rows visible in N ($1 xmax, $2 xip), and for a delta only those of them that
 	// are not visible in P ($3 xmax, $4 xip). The forms with After leave out the
@@ -71,19 +74,12 @@ type queries struct {
 
 const maxNulls = 1000
 
-// xidSQL returns the type that a txid column is compared as, and the first
-// transaction ID, of this type, that was not given out.
-func xidSQL(c relation.Column) (name, high string) {
-	if c.IsXID8() {
-		return "xid8", "pg_snapshot_xmax(pg_current_snapshot())"
-	}
-	return "bigint", "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-}
-
 func newQueries(rel *relation.Relation, serverSide []bool) queries {
 	ident := func(i int) string { return "r." + pgx.Identifier{rel.Columns[i].Name}.Sanitize() }
-	txid := ident(rel.Txid)
-	xid, high := xidSQL(rel.Columns[rel.Txid])
+	txid, xid, high := ident(rel.Txid), "bigint", "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+	if rel.Columns[rel.Txid].IsXID8() {
+		xid, high = "xid8", "pg_snapshot_xmax(pg_current_snapshot())"
+	}
 	list := "r.*"
 	for i, yes := range serverSide {
 		if yes {
@@ -134,6 +130,8 @@ func newQueries(rel *relation.Relation, serverSide []bool) queries {
 		whole:     from + stamped + order,
 		all:       from + stamped,
 		deltaTail: fmt.Sprintf("%s%s >= $1::%s AND %[2]s < %[4]s%[5]s", from, txid, xid, high, order),
+		probe: fmt.Sprintf("SELECT %s::text FROM %s r WHERE %[1]s >= $1::%[3]s AND %[1]s < %[4]s LIMIT %[5]d",
+			txid, rel.Name.SQL(), xid, high, maxFound),
 		delta: fmt.Sprintf("%s%s = ANY($1::%s[]) AND %[2]s < %[4]s UNION ALL %[1]s%[2]s >= $2::%[3]s AND %[2]s < %[4]s%s",
 			from, txid, xid, high, order),
 		continueWhole:      from + wholeOfN + order,

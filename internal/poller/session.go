@@ -146,7 +146,8 @@ func (s *session) load(ctx context.Context) error {
 	}
 	s.p.listener.watch(s.p.wake, s.rel.Sources)
 	s.serverSide = s.form.ServerSide()
-	s.queries, s.probe = newQueries(s.rel, s.serverSide), newProbe(s.rel)
+	s.queries = newQueries(s.rel, s.serverSide)
+	s.probe = &probe{sql: s.queries.probe}
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d %v %d", s.rel.OID, s.rel, time.Now().UnixNano())
 	s.shape = h.Sum64()
@@ -311,12 +312,12 @@ func (s *session) rest(ctx context.Context) error {
 		}
 		// A change of the shape is a transaction, too.
 		if now := time.Now(); !now.Before(s.nextShape) {
-			if _, still := w.still(polled{at: s.shaped, server: s.last.server}); !still {
+			if _, still := w.still(s.last.server, s.shaped); !still {
 				return nil
 			}
 			s.nextShape = now.Add(s.p.opt.ShapeInterval)
 		}
-		g, still := w.still(s.last)
+		g, still := w.still(s.last.server, s.last.at)
 		if !still {
 			return nil
 		}

@@ -173,11 +173,12 @@ func (w *Watcher) look(ctx context.Context, p *prober, server string, number int
 		return err
 	}
 	w.note(server, number, at, g)
-	doubts, at := w.doubts(), time.Now()
-	if err := p.ask(ctx, doubts); err != nil {
+	doubtful, at := w.doubtful(), time.Now()
+	unchanged, err := p.ask(ctx, doubtful)
+	if err != nil {
 		return err
 	}
-	w.learn(doubts, at)
+	w.learn(unchanged, at)
 	return nil
 }
 
@@ -239,15 +240,15 @@ func (w *Watcher) failed() {
 	w.calm.ok = false
 }
 
-// doubts returns relations that rest and may have changed, but no more than one look
-// can probe.
-func (w *Watcher) doubts() []doubt {
+// doubtful returns relations that rest and may have changed, but no more than one
+// look can probe.
+func (w *Watcher) doubtful() []*resting {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var all []doubt
+	var all []*resting
 	for _, r := range w.resting {
 		if r.last.server == w.calm.server && r.probe != nil && !w.calm.unchanged(r) {
-			if all = append(all, doubt{resting: r, probe: r.probe, previous: r.last.look.snapshot}); len(all) == maxProbes {
+			if all = append(all, r); len(all) == maxProbes {
 				break
 			}
 		}
@@ -255,14 +256,12 @@ func (w *Watcher) doubts() []doubt {
 	return all
 }
 
-// learn takes the answers of probes that began at the time at.
-func (w *Watcher) learn(answered []doubt, at time.Time) {
+// learn notes that probes which began at the time found nothing new.
+func (w *Watcher) learn(unchanged []*resting, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, d := range answered {
-		if d.unchanged {
-			d.resting.unchanged = at
-		}
+	for _, r := range unchanged {
+		r.unchanged = at
 	}
 }
 
@@ -275,7 +274,7 @@ func (w *Watcher) wake() {
 		case w.calm.ok && r.last.at.After(w.calm.last): // the next look is about it
 		case !w.calm.unchanged(r):
 			wake.notify()
-		case w.calm.covers(r.last):
+		case w.calm.covers(r.last.server, r.last.at):
 			r.fresh(w.calm.last)
 		default:
 			r.fresh(r.unchanged)
@@ -299,16 +298,16 @@ func (w *Watcher) wakeAll() {
 	}
 }
 
-// covers says whether nothing can have changed since the poll.
-func (c calm) covers(p polled) bool {
-	return c.ok && c.server == p.server && p.at.After(c.since)
+// covers says whether nothing can have changed since the server was asked at a time.
+func (c calm) covers(server string, at time.Time) bool {
+	return c.ok && c.server == server && at.After(c.since)
 }
 
 // unchanged says whether the relation has no new rows: nothing has changed since its
 // poll, or since a probe. Only after a poll may it show a later position, because a
 // probe does not see all that a poll sees.
 func (c calm) unchanged(r *resting) bool {
-	return c.covers(r.last) || c.covers(polled{at: r.unchanged, server: r.last.server})
+	return c.covers(r.last.server, r.last.at) || c.covers(r.last.server, r.unchanged)
 }
 
 // rest adds a relation to those that Run wakes. The caller calls stop when it
@@ -324,10 +323,10 @@ func (w *Watcher) rest(wake *Wake, r *resting) (stop func()) {
 	}
 }
 
-// still returns the latest look if nothing has changed since the poll, and if that
-// look is not older than two intervals.
-func (w *Watcher) still(p polled) (glance, bool) {
+// still returns the latest look if nothing has changed since the server was asked at a
+// time, and if that look is not older than two intervals.
+func (w *Watcher) still(server string, at time.Time) (glance, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.calm.glance, w.calm.covers(p) && time.Since(w.calm.last) < 2*w.interval
+	return w.calm.glance, w.calm.covers(server, at) && time.Since(w.calm.last) < 2*w.interval
 }
