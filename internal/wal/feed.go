@@ -84,6 +84,8 @@ type feed struct {
 	beatSince     uint64
 	beatAt        time.Time
 	nextHeartbeat time.Time
+	// fault is closed when a fault has ended the epoch.
+	fault <-chan struct{}
 
 	// metKeyless is set when the WAL has a row that is left out because of its key.
 	// watchKeyless takes it back.
@@ -148,7 +150,7 @@ func (f *feed) shape(ctx context.Context, q relation.Querier) error {
 // start takes up what the stream holds.
 func (s *session) start(ctx context.Context, f *feed) error {
 	f.r.joined()
-	f.beatAt = time.Now()
+	f.beatAt, f.fault = time.Now(), f.r.sink.Ended()
 	pos, v := f.position, f.verdict
 	f.r.stored = position(pos)
 	f.pos = max(position(pos), s.began.confirmed)
@@ -255,7 +257,7 @@ func (s *session) beat(ctx context.Context) {
 // faulted says whether a fault has ended the relation's epoch.
 func (f *feed) faulted() bool {
 	select {
-	case <-f.r.sink.Ended():
+	case <-f.fault:
 		return true
 	default:
 		return false
