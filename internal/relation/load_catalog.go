@@ -55,7 +55,7 @@ SELECT json_build_object(
   'usage', has_schema_privilege(n.oid, 'USAGE'),
   'tombstones', c.relkind = 'r' AND (coalesce(obj_description(c.oid, 'pg_class'), '') LIKE '` + markTombstones + `%' OR EXISTS (
     SELECT FROM pg_catalog.pg_proc f WHERE f.pronamespace = c.relnamespace AND f.proname = c.relname AND f.pronargs = 0
-       AND strpos(f.prosrc, E'#variable_conflict use_column\nBEGIN\n  IF TG_OP = ''TRUNCATE'' THEN\n    ') > 0)),
+       AND strpos(f.prosrc, $bury$` + buryHead + `$bury$) > 0)),
   'definition', CASE WHEN c.relkind = 'v' THEN md5(pg_get_viewdef(c.oid)) END,
   'query', q.query, 'functions', (
     SELECT json_agg(json_build_object('oid', f.oid::int8, 'name', f.proname, 'args', f.pronargs, 'volatile', f.provolatile = 'v',

@@ -110,8 +110,8 @@ func (l *looked) checkBury(table, tomb *object) {
 				continue
 			}
 			l.warn(table, fmt.Sprintf("its key column %s has another name now, which the trigger for tombstones does not know: its own DELETE fails", quoteIdent(name)),
-				fmt.Sprintf("ALTER TABLE %s RENAME COLUMN … TO %s; or remove the tombstones: DROP FUNCTION %s() CASCADE; DROP VIEW %s; DROP TABLE %[3]s; then run the SQL that bridge sql prints for the table",
-					table.name().SQL(), sqlIdent(name), tomb.name().SQL(), l.self.name().SQL()))
+				fmt.Sprintf("ALTER TABLE %s RENAME COLUMN … TO %s; or remove the tombstones: %s; then run the SQL that bridge sql prints for the table",
+					table.name().SQL(), sqlIdent(name), dropTombs(tomb.name(), l.self.name())))
 		}
 	}
 }

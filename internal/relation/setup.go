@@ -412,13 +412,17 @@ func (s *setup) role() {
 // feedName returns the name of the feed view: the view over a table and its
 // tombstones.
 func (s *setup) feedName(o *object) Name {
-	return Name{Schema: o.Schema, Table: cutName(o.Table, "_"+s.opt.As)}
+	return feedOf(o.name(), s.opt.As)
 }
 
 // FeedOf returns the name that a script without -as gives to the feed view of a
 // table.
 func FeedOf(table Name) Name {
-	return Name{Schema: table.Schema, Table: cutName(table.Table, "_"+defaultAs)}
+	return feedOf(table, defaultAs)
+}
+
+func feedOf(table Name, as string) Name {
+	return Name{Schema: table.Schema, Table: cutName(table.Table, "_"+as)}
 }
 
 // trig names a trigger. The name sorts after other names: the BEFORE triggers of a

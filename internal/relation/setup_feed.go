@@ -159,10 +159,15 @@ func (s *setup) tombIndex(o *object) string {
 	return tombIndexName(o, maxTries)
 }
 
-// removeTombs returns the statements that remove the tombstones of a table.
+// removeTombs returns a line that removes the tombstones of a table.
 func (s *setup) removeTombs(o *object) string {
-	n := Name{Schema: s.opt.As, Table: tombName(o.name())}.SQL()
-	return fmt.Sprintf("  BEGIN; DROP FUNCTION %s() CASCADE; DROP VIEW %s; DROP TABLE %s; COMMIT;", n, s.feedName(o).SQL(), n)
+	return "  BEGIN; " + dropTombs(Name{Schema: s.opt.As, Table: tombName(o.name())}, s.feedName(o)) + "; COMMIT;"
+}
+
+// dropTombs returns the statements that remove tombstones, and the feed view over
+// them.
+func dropTombs(tomb, feed Name) string {
+	return fmt.Sprintf("DROP FUNCTION %s() CASCADE; DROP VIEW %s; DROP TABLE %[1]s", tomb.SQL(), feed.SQL())
 }
 
 // buries reports whether the source of the trigger function is that of some version
@@ -207,7 +212,7 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 		onDelete = " WHEN (" + strings.Join(was, " AND ") + ")"
 		rekeyed = strings.Join(was, " AND ") + " AND (" + rekeyed + ")"
 	}
-	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s;", sqlList(unique), col, col)
+	conflict := fmt.Sprintf("ON CONFLICT (%s) DO UPDATE SET %s = EXCLUDED.%s", sqlList(unique), col, col)
 	s.note("SECURITY DEFINER: a role that deletes rows needs no right to the tombstones. TG_RELID: the table may get another name.")
 	s.p("CREATE OR REPLACE FUNCTION %s() RETURNS trigger LANGUAGE plpgsql", tomb)
 	s.p("  SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS \x00")
@@ -215,10 +220,10 @@ func (s *setup) tombFunction(o *object, tomb string, txid column, keyColumns []i
 	s.p("BEGIN")
 	s.p("  IF TG_OP = 'TRUNCATE' THEN")
 	s.p("    EXECUTE %s", sqlLiteral(fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM ", tomb, sqlList(names), strings.Join(values, ", "))))
-	s.p("      || TG_RELID::pg_catalog.regclass || %s;", sqlLiteral(where+" "+strings.TrimSuffix(conflict, ";")))
+	s.p("      || TG_RELID::pg_catalog.regclass || %s;", sqlLiteral(where+" "+conflict))
 	s.p("  ELSE")
 	s.p("    INSERT INTO %s (%s) VALUES (%s)", tomb, sqlList(names), strings.Join(old, ", "))
-	s.p("      %s", conflict)
+	s.p("      %s;", conflict)
 	s.p("  END IF;")
 	s.p("  RETURN NULL;")
 	s.p("END \x00;")
