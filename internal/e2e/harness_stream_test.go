@@ -26,6 +26,20 @@ func (f *follower) end() uint64 {
 	return last
 }
 
+// settled waits until the stream has stopped to grow, and returns its end.
+func (f *follower) settled() (end uint64) {
+	f.t.Helper()
+	testenv.Eventually(f.t, long, func() error {
+		end = f.end()
+		<-time.After(time.Second)
+		if now := f.end(); now != end {
+			return fmt.Errorf("the stream has grown from %d to %d", end, now)
+		}
+		return nil
+	})
+	return end
+}
+
 // killAt kills a bridge as soon as the stream ends n messages after from. It asks the stream, because a subscriber lags.
 // It returns the last sequence when the follower has read the stream to its end.
 func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {

@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
@@ -21,14 +20,7 @@ func TestBridge_AnnouncedBatchKilledBeforeItsFirstRow_I7(t *testing.T) {
 	b.Kill()
 	// The kill may have come after some rows. The test removes them, so that the announcement is the end. Who has read them
 	// would see High fall.
-	testenv.Eventually(t, long, func() error { // the broker may have received more than it has stored
-		end := f.end()
-		<-time.After(time.Second)
-		if now := f.end(); now != end {
-			return fmt.Errorf("the stream has grown from %d to %d", end, now)
-		}
-		return nil
-	})
+	f.settled() // the broker may have received more than it has stored
 	f.stop()
 	s, err := f.js.Stream(t.Context(), f.layout.Stream)
 	if err == nil {

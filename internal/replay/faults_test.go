@@ -115,7 +115,7 @@ func TestReplay_SlowReaderMissesNothing(t *testing.T) {
 	checkHeartbeats(t, live, keys)
 	checkHeartbeats(t, slow, keys)
 	stop := hammer(t, w, keys, 500, 100*time.Millisecond)
-	for n := uint64(40); n <= 120; n += 40 { // 4 MB each, four rings
+	for n := uint64(40); n <= 200; n += 40 { // 4 MB each, four rings
 		live.until(t, n)
 		if got := gauge(t, registry, "lockstep_edge_cache_bytes"); got > cache+300<<10 {
 			t.Errorf("I9: the ring has %v bytes, want at most %d and a block", got, cache)

@@ -22,18 +22,8 @@ func TestServer_KeepsStreamsAndTakesClients(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Name: "test", Listen: "127.0.0.1:0", Dir: filepath.Join(t.TempDir(), "a", "nats"), MaxPayload: 2 << 20}
 	for round := range 2 {
-		e := embedded.New(cfg, zerolog.Nop())
-		if err := e.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		nc, err := e.Connect(t.Context(), zerolog.Nop())
-		if err != nil {
-			t.Fatal(err)
-		}
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		e, nc, js, stop := start(t, cfg, zerolog.Nop())
+		var err error
 		if round == 0 {
 			_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		} else {
@@ -50,8 +40,7 @@ func TestServer_KeepsStreamsAndTakesClients(t *testing.T) {
 			t.Fatal(err)
 		}
 		out.Close()
-		nc.Close()
-		e.Shutdown()
+		stop()
 	}
 }
 
@@ -85,20 +74,8 @@ func TestServer_WarnsOfNothingAfterAKill(t *testing.T) {
 	t.Parallel()
 	dir, killed := t.TempDir(), t.TempDir()
 	publish := func(dir string, log zerolog.Logger, n int, then func()) {
-		e := embedded.New(embedded.Config{Listen: "127.0.0.1:0", Dir: dir}, log)
-		if err := e.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		defer e.Shutdown()
-		nc, err := e.Connect(t.Context(), zerolog.Nop())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		_, _, js, stop := start(t, embedded.Config{Listen: "127.0.0.1:0", Dir: dir}, log)
+		defer stop()
 		s, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
 		if err != nil {
 			t.Fatal(err)
@@ -124,26 +101,32 @@ func TestServer_WarnsOfNothingAfterAKill(t *testing.T) {
 	}
 }
 
+// start starts a server and connects to it.
+func start(t *testing.T, cfg embedded.Config, log zerolog.Logger) (e *embedded.Server, nc *nats.Conn, js jetstream.JetStream, stop func()) {
+	t.Helper()
+	e = embedded.New(cfg, log)
+	if err := e.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := e.Connect(t.Context(), zerolog.Nop())
+	if err == nil {
+		js, err = jetstream.New(nc)
+	}
+	if err != nil {
+		e.Shutdown()
+		t.Fatal(err)
+	}
+	return e, nc, js, func() { nc.Close(); e.Shutdown() }
+}
+
 // 1001 consumers on one stream are refused by a server with default limits.
 func TestServer_LiftsTheConsumerLimit(t *testing.T) {
 	t.Parallel()
 	if server.JSDefaultMaxConsumersPerStream != 1000 {
 		t.Fatalf("the server's default limit is %d now; correct this test", server.JSDefaultMaxConsumersPerStream)
 	}
-	e := embedded.New(embedded.Config{Listen: "127.0.0.1:0", Dir: t.TempDir()}, zerolog.Nop())
-	if err := e.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	defer e.Shutdown()
-	nc, err := e.Connect(t.Context(), zerolog.Nop())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, _, js, stop := start(t, embedded.Config{Listen: "127.0.0.1:0", Dir: t.TempDir()}, zerolog.Nop())
+	defer stop()
 	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Storage: jetstream.MemoryStorage})
 	if err != nil {
 		t.Fatal(err)
