@@ -123,8 +123,8 @@
 // # Resuming
 //
 // A client keeps the since of the last row or heartbeat that it applied, and
-// sends it in its next request. A since of 0 is no position: whoever asks with it
-// MUST first forget all rows. since is inclusive: rows with txid >= since are
+// sends it in its next request. A since of 0 is no position. A client MUST
+// forget all rows before it sends it. since is inclusive: rows with txid >= since are
 // sent again. This is the promise: if since S was shown at some place in a
 // stream, the answer to a request with since S has every row that is first sent
 // after that place.

@@ -264,8 +264,8 @@ func (s *setup) isOurs(b base, name string, t *trigger) bool {
 	return t.Function == Name{s.opt.As, fn}
 }
 
-// keyObstacles looks for keys of which a tombstone can't be made: the table's own
-// DELETE would fail.
+// keyObstacles looks for keys that no tombstone can hold. With tombstones, the
+// table's own DELETE would fail for them.
 func (s *setup) keyObstacles(b base) []obstacle {
 	var list []obstacle
 	without := *s

@@ -352,8 +352,8 @@ func TestSetupSQL_Golden(t *testing.T) {
 	}
 }
 
-// It is normal that a script finds what another one has made. Postgres says nothing of it, so that who reads the
-// output of psql sees what matters.
+// A script often finds what an earlier one has made. Postgres prints no notice for that. So the output of psql shows only
+// what matters.
 func TestSetupSQL_RunsWithoutNotices(t *testing.T) {
 	url := ready(t, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`).Config().ConnString()
 	cfg, err := pgx.ParseConfig(url)
