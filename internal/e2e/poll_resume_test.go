@@ -74,14 +74,20 @@ func TestBridge_AnnouncedDeltaKilledInItsMiddle_I7(t *testing.T) {
 	newTable(t, db, "t", big)
 	conn, open := connect(t, db), connect(t, db)
 	run(t, open, "BEGIN", "INSERT INTO t VALUES (0, 'late')")
+	run(t, conn, "SELECT pg_logical_emit_message(true, '', '')") // its commit flushes what the open transaction wrote
 	b := startBridge(t, db, broker.URL(), "t")
 	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	first := f.converge(conn)
-	f.heartbeatFrom(f.heartbeatFrom(first.seq+1).seq + 1)
-	first.seq = f.caughtUp()
 	if n := f.repeats(big, 0); n > resent {
 		t.Errorf("%d rows of the first load were sent again, want at most %d", n, resent)
 	}
+	var loaded uint64
+	for _, s := range f.messages(stream.KindRow, 0) {
+		loaded = max(loaded, s.row.Txid)
+	}
+	// Until the load is durable, a new connection to Postgres makes the bridge read it again.
+	f.await("heartbeat after the load is durable", first.seq, func(s seen) bool { return s.durableXmin > loaded })
+	first.seq = f.caughtUp()
 	const updated = 50_000 / scale
 	run(t, conn, fmt.Sprintf("UPDATE t SET v = 'new' WHERE id <= %d", updated))
 	f.killAt(b, first.seq, updated/10)
