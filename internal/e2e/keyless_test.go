@@ -103,6 +103,7 @@ func TestBridge_SharedKeyOfAViewIsReported_I1(t *testing.T) {
 
 // NULL keys in the WAL, in a state and in a log.
 func TestWAL_NullKeyIsLeftOut_I10(t *testing.T) {
+	needServers(t)
 	for name, options := range map[string]string{"latest": "", "log": ";history=log;max_age=1h"} {
 		t.Run(name, func(t *testing.T) {
 			db := testenv.Postgres(t)

@@ -35,6 +35,7 @@ func (e example) holds(n int, said string) {
 // The broker loses its store. The bridge makes the stream again, and the new one ends below or above the example's place.
 // The example reads the new one from its start, also if it did not look meanwhile (I8).
 func TestExample_FollowNoticesALostStore_I8(t *testing.T) {
+	needServers(t)
 	for name, c := range map[string]struct{ away, longer bool }{
 		"running, the new stream is shorter": {},
 		"running, the new stream is longer":  {longer: true},

@@ -107,6 +107,7 @@ func TestWAL_GeneratedColumnIsNotPublished_I10(t *testing.T) {
 // bridge takes the table out, though no row tells it to look, and the application's writes go on. When the identity is
 // back, the table is compared and captured again.
 func TestWAL_IdentityLostWhileItRuns_I10(t *testing.T) {
+	needServers(t)
 	for name, c := range map[string]struct{ create, lose, restore string }{
 		"table": {
 			"CREATE TABLE t (id int PRIMARY KEY, v text)",
