@@ -54,6 +54,23 @@ func (f *follower) killAt(b *bridge, from, n uint64) (end uint64) {
 	return f.caughtUp()
 }
 
+// beganDurable says whether a durable snapshot was known when the last long batch began. A slow machine may not flush its
+// WAL in time for that. What goes on with such a batch must read everything again, to be safe.
+func (f *follower) beganDurable() bool {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
+	defer cancel()
+	msg, _, err := stream.Last(ctx, f.js.Conn(), f.layout.Stream, f.layout.Batch())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	batch, err := stream.ParseBatch(msg.Data)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return batch.Durable != ""
+}
+
 // meta returns what the stream's configuration says: its incarnation, floor and source.
 func (f *follower) meta() stream.Meta {
 	f.t.Helper()
