@@ -778,7 +778,7 @@ var mutants = []mutant{
 		file: "internal/relation/load_wal.go",
 		old:  "if !slices.Contains(identity, o.Columns[i].Num) {",
 		new:  "if !slices.Contains(identity, o.Columns[i].Num) && i < 0 {",
-		pkg:  "./internal/e2e", test: "TestWAL_NoReplicaIdentity_I10",
+		pkg:  "./internal/relation", test: "TestLoad_Finds",
 	},
 	{
 		invariant: "I3", name: "slot-replayed-over-a-polled-stream",
