@@ -39,7 +39,7 @@ func writeDump(t testing.TB, nc *nats.Conn, file, table string, first uint64, mo
 	defer func() { _ = f.Close() }()
 	var all []message
 	readStream(t, nc, table, first, func(msg jetstream.Msg) {
-		all = append(all, message{msg.Subject(), msg.Headers().Get(stream.HighHeader), msg.Data()})
+		all = append(all, message{stream.Ingest(msg.Subject()), msg.Headers().Get(stream.HighHeader), msg.Data()})
 	})
 	b := binary.AppendUvarint(nil, uint64(len(all)))
 	w := bufio.NewWriterSize(f, 1<<20)

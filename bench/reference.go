@@ -53,7 +53,7 @@ func runReference(args []string) error {
 		return err
 	}
 	meta := stream.Meta{Schema: "public", Table: args[2], Incarnation: "reference", Source: capture.Source{Database: "reference"}}
-	if _, err := js.CreateStream(context.Background(), stream.Config(layoutOf(args[2]), meta, stream.Limits{})); err != nil {
+	if _, err := js.CreateStream(context.Background(), stream.Config(layoutOf(args[2]), meta, stream.Settings{})); err != nil {
 		return err
 	}
 	debug.SetGCPercent(-1)

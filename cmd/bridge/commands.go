@@ -234,7 +234,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	}
 	p := publish.New(f.nc, f.js, publish.Options{
 		Prefix: cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Log: spec.History == relation.HistoryLog,
-		Limits: stream.Limits{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
+		Settings: stream.Settings{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes, Republish: spec.Republish},
 	}, publish.NewMetrics(nil), log)
 	if err := p.Adopt(ctx, source.Of(src, rel, 0)); err != nil {
 		return err

@@ -82,6 +82,11 @@ func (c *Config) invalid() program.Invalid {
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
 	}
+	for _, spec := range c.specs.List {
+		if err := stream.NewLayout(c.StreamPrefix, spec.Name.Schema, spec.Name.Table, false).CheckTopic(spec.Republish); err != nil {
+			inv.Add("BRIDGE_TABLES", fmt.Sprintf("%s: republish=%s: %v", spec.Name.Quoted(), spec.Republish, err))
+		}
+	}
 	if c.StreamReplicas != "" {
 		if c.replicas, err = strconv.Atoi(c.StreamReplicas); err != nil || c.replicas < 1 || c.replicas > 5 {
 			inv.Add("BRIDGE_STREAM_REPLICAS", fmt.Sprintf("%q is not a number from 1 to 5", c.StreamReplicas))

@@ -85,32 +85,27 @@ func whoHas(ctx context.Context, nc *nats.Conn, l stream.Layout) ([]string, erro
 // which no bridge of own has and no running bridge has in BRIDGE_TABLES.
 func orphans(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, prefix string, src relation.Source, own []relation.Name) ([]relation.Name, error) {
 	var found []relation.Name
-	streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(prefix+".>"))
-	for info := range streams.Info() {
-		meta, err := stream.ReadMeta(info.Config)
-		if err != nil || meta.Source.System != src.SystemID || meta.Source.Database != src.Database {
-			continue // not ours
-		}
-		l := stream.NewLayout(prefix, meta.Schema, meta.Table, meta.Log)
-		name := relation.Name{Schema: meta.Schema, Table: meta.Table}
-		if l.Stream != info.Config.Name || slices.Contains(own, name) {
+	streams, err := stream.List(ctx, js, prefix)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range streams {
+		name := relation.Name{Schema: s.Meta.Schema, Table: s.Meta.Table}
+		if s.Meta.Source.System != src.SystemID || s.Meta.Source.Database != src.Database || slices.Contains(own, name) {
 			continue
 		}
-		has, err := whoHas(ctx, nc, l)
+		has, err := whoHas(ctx, nc, s.Layout)
 		if err != nil {
 			return nil, err
 		}
 		// A bridge that may not listen can't be seen there, but has its lease.
-		holder, err := publish.LeaseHolder(ctx, js, prefix, l.Stream)
+		holder, err := publish.LeaseHolder(ctx, js, prefix, s.Layout.Stream)
 		if err != nil {
 			return nil, err
 		}
 		if len(has) == 0 && holder == "" {
 			found = append(found, name)
 		}
-	}
-	if err := streams.Err(); err != nil {
-		return nil, fmt.Errorf("list streams: %w", err)
 	}
 	slices.SortFunc(found, func(a, b relation.Name) int { return strings.Compare(a.Quoted(), b.Quoted()) })
 	return found, nil

@@ -147,7 +147,7 @@ func (c *captures) run(ctx context.Context, specs []relation.Spec) error {
 		pub := publish.New(c.nc, c.js, publish.Options{
 			Prefix: c.cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table,
 			Log:        spec.History == relation.HistoryLog,
-			Limits:     stream.Limits{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes},
+			Settings:   stream.Settings{Replicas: c.cfg.replicas, MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes, Republish: spec.Republish},
 			Tombstones: spec.Tombstones, HeartbeatInterval: c.cfg.heartbeatInterval, Leases: c.leases, Timing: publishTiming,
 		}, c.published, c.log)
 		var by reconciler

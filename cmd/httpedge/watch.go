@@ -70,12 +70,9 @@ func noStream(prefix string) string {
 const startTheBridge = "start the bridge, and give both programs the same broker and prefix (HTTPEDGE_STREAM_PREFIX, BRIDGE_STREAM_PREFIX)"
 
 // countStreams counts the streams that the broker has of the prefix.
-func countStreams(ctx context.Context, js jetstream.JetStream, prefix string) (n int, err error) {
+func countStreams(ctx context.Context, js jetstream.JetStream, prefix string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	names := js.StreamNames(ctx, jetstream.WithStreamListSubject(prefix+".>"))
-	for range names.Name() {
-		n++
-	}
-	return n, names.Err()
+	streams, err := stream.List(ctx, js, prefix)
+	return len(streams), err
 }

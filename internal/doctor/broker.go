@@ -50,7 +50,7 @@ func (r *run) broker(ctx context.Context) {
 		Version: nc.ConnectedServerVersion(), Cluster: nc.ConnectedClusterName(),
 		Servers: servers(nc), MaxPayload: nc.MaxPayload(),
 	}
-	b.MaxRow, _ = stream.SizesOf(stream.Config(stream.Layout{}, stream.Meta{}, stream.Limits{}), b.MaxPayload).Room("", nil)
+	b.MaxRow, _ = stream.SizesOf(stream.Config(stream.Layout{}, stream.Meta{}, stream.Settings{}), b.MaxPayload).Room("", nil)
 	r.Broker = b
 	if b.MaxPayload < smallPayload {
 		r.warn(AreaBroker, "", fmt.Sprintf("max_payload is %s: a larger row is replaced by an oversize mark", size(b.MaxPayload)),

@@ -265,7 +265,7 @@ func TestRun_Streams(t *testing.T) {
 	}
 	make := func(table string, source capture.Source, log bool, change func(*jetstream.StreamConfig)) {
 		t.Helper()
-		cfg := stream.Config(stream.NewLayout("lockstep", "public", table, log), stream.Meta{Schema: "public", Table: table, Incarnation: "i", Source: source, Log: log}, stream.Limits{})
+		cfg := stream.Config(stream.NewLayout("lockstep", "public", table, log), stream.Meta{Schema: "public", Table: table, Incarnation: "i", Source: source, Log: log}, stream.Settings{})
 		change(&cfg)
 		if _, err := js.CreateStream(t.Context(), cfg); err != nil {
 			t.Fatal(err)

@@ -163,7 +163,7 @@ func (t *tooLargeError) Error() string {
 // row that replaces it. If the message breaks a limit, it returns a *tooLargeError.
 func (e *epoch) prepare(c capture.Change, line []byte) error {
 	var needsKey bool
-	e.subject, needsKey = e.layout.AppendRowSubject(e.subject[:0], c.Key)
+	e.subject, needsKey = e.layout.AppendRowSubject(append(e.subject[:0], stream.IngestMark), c.Key)
 	if e.row.Header == nil {
 		e.row.Header = nats.Header{jetstream.ExpectedLastSeqHeader: e.expected[:], stream.HighHeader: e.highText[:]}
 	}
@@ -181,10 +181,11 @@ func (e *epoch) prepare(c capture.Change, line []byte) error {
 	e.expected[0] = strconv.FormatUint(e.seq, 10)
 	e.row.Subject = string(e.subject)
 	e.row.Data = line
-	if room, by := e.sizes.Room(e.row.Subject, e.row.Header); int64(len(line)) > room {
+	stored := e.row.Subject[1:]
+	if room, by := e.sizes.Room(stored, e.row.Header); int64(len(line)) > room {
 		return &tooLargeError{bytes: int64(len(line)), limit: room, by: by}
 	}
-	e.track(e.row.Subject)
+	e.track(stored)
 	e.rows++
 	return nil
 }
@@ -218,7 +219,7 @@ func (e *epoch) addSchema(schema []byte) error {
 }
 
 // keepSchema sends the schema again, long before a log lets it expire.
-func (e *epoch) keepSchema(lim stream.Limits) error {
+func (e *epoch) keepSchema(lim stream.Settings) error {
 	old := lim.MaxAge > 0 && time.Since(e.schemaAt) > lim.MaxAge/4 ||
 		lim.MaxBytes > 0 && e.schemaBytes > lim.MaxBytes/4
 	if e.schema == nil || !e.layout.Log() || !old {

@@ -18,10 +18,13 @@ import (
 func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (stream.Meta, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if err := p.checkDestination(ctx); err != nil {
+		return stream.Meta{}, err
+	}
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		meta := p.newMeta(src, voidBelow(src))
-		limits := p.opt.Limits
+		limits := p.opt.Settings
 		err = withReplicas(p.nc, limits.Replicas, func(n int) error {
 			limits.Replicas = n
 			s, err = p.js.CreateStream(ctx, stream.Config(p.layout, meta, limits))
@@ -46,6 +49,20 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 			capture.ErrOtherSource, p.layout.Stream, meta.Source.Database, meta.Source.System, src.Database, src.System, p.opt.Schema, p.opt.Table)
 	}
 	return meta, nil
+}
+
+// checkDestination returns an error if the copies that the broker sends would get into a
+// stream that a bridge fills.
+func (p *Publisher) checkDestination(ctx context.Context) error {
+	to := p.opt.Settings.Republish
+	if err := p.layout.CheckTopic(to); err != nil {
+		return fmt.Errorf("republish=%s: %w", to, err)
+	}
+	name, err := p.layout.Overlap(ctx, p.js, to)
+	if name != "" {
+		return fmt.Errorf("republish=%s would write into stream %s, which a bridge fills; choose another subject", to, name)
+	}
+	return err
 }
 
 // voidBelow returns the floor of a stream that did not exist. On Postgres' first
@@ -101,7 +118,11 @@ func (p *Publisher) Restart(ctx context.Context, reason string, shown uint64) er
 // decides this. Adopt needs no lease: a writer that saw the other source has
 // stopped.
 func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
-	_, err := p.newIncarnation(ctx, src, "adopted from another source", 0)
+	err := p.changeConfig(ctx, p.unchanged(), func(*stream.Meta, jetstream.StreamConfig, stream.Settings) bool { return false })
+	if err != nil {
+		return err
+	}
+	_, err = p.newIncarnation(ctx, src, "adopted from another source", 0)
 	return err
 }
 
@@ -110,13 +131,13 @@ func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 // the broker has too few servers for the replicas at the moment, the stream
 // keeps those it has, and the next epoch asks again.
 func (p *Publisher) updateLimits(ctx context.Context) error {
-	change := func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Limits) bool {
+	change := func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Settings) bool {
 		sameBytes := want.MaxBytes == have.MaxBytes || want.MaxBytes <= 0 && have.MaxBytes <= 0
 		every := meta.Heartbeat
 		meta.Heartbeat = p.opt.HeartbeatInterval
 		return meta.Log && (want.MaxAge != have.MaxAge || !sameBytes) || want.Replicas != have.Replicas || meta.Heartbeat != every
 	}
-	err := p.changeConfig(ctx, p.opt.Limits, change)
+	err := p.changeConfig(ctx, p.opt.Settings, change)
 	if tooFewServers(err) {
 		p.log.Info().Err(err).Msg("stream keeps its number of replicas: the broker has too few servers for more")
 		err = p.changeConfig(ctx, p.unchanged(), change)
@@ -125,19 +146,20 @@ func (p *Publisher) updateLimits(ctx context.Context) error {
 }
 
 // unchanged returns the limits, with the number of replicas left as it is.
-func (p *Publisher) unchanged() stream.Limits {
-	limits := p.opt.Limits
+func (p *Publisher) unchanged() stream.Settings {
+	limits := p.opt.Settings
 	limits.Replicas = keepReplicas
 	return limits
 }
 
-// keepReplicas as Limits.Replicas means that the stream keeps the number it has.
+// keepReplicas as Settings.Replicas means that the stream keeps the number it has.
 const keepReplicas = -1
 
 // changeConfig reads the stream's configuration and passes its metadata to
-// change. If change returns true, changeConfig writes the configuration back. It
-// never lowers the number of replicas unless one is configured.
-func (p *Publisher) changeConfig(ctx context.Context, limits stream.Limits, change func(*stream.Meta, jetstream.StreamConfig, stream.Limits) bool) error {
+// change. If change returns true, changeConfig writes the configuration back. It also
+// does so if the stream's subjects are those of an earlier version, or of another
+// setting. It never lowers the number of replicas unless one is configured.
+func (p *Publisher) changeConfig(ctx context.Context, limits stream.Settings, change func(*stream.Meta, jetstream.StreamConfig, stream.Settings) bool) error {
 	p.config.Lock()
 	defer p.config.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -157,10 +179,12 @@ func (p *Publisher) changeConfig(ctx context.Context, limits stream.Limits, chan
 	case 0:
 		limits.Replicas = max(wantedReplicas(p.nc, 0), have.Replicas)
 	}
-	if !change(&meta, have, limits) {
+	changed := change(&meta, have, limits)
+	want := stream.Config(p.layout, meta, limits)
+	if !changed && stream.SameSubjects(have, want) {
 		return nil
 	}
-	if _, err := p.js.UpdateStream(ctx, stream.Config(p.layout, meta, limits)); err != nil {
+	if _, err := p.js.UpdateStream(ctx, want); err != nil {
 		return fmt.Errorf("update stream %s: %w", p.layout.Stream, err)
 	}
 	return nil
@@ -188,7 +212,7 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 		return stream.Meta{}, err
 	}
 	meta := p.newMeta(src, max(t.high, shown)+1)
-	err = p.changeConfig(ctx, p.unchanged(), func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
+	err = p.changeConfig(ctx, p.unchanged(), func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Settings) bool {
 		meta.Floor = max(meta.Floor, have.Floor)
 		*have = meta
 		return true

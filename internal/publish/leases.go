@@ -20,7 +20,7 @@ type LeaseOptions struct {
 	Prefix string
 	// Holder names this process. Each process needs another name.
 	Holder string
-	// Replicas is Limits.Replicas of the streams.
+	// Replicas is Settings.Replicas of the streams.
 	Replicas int
 	// Timing is set only by tests. Its zero value is right for production.
 	Timing Timing

@@ -41,9 +41,9 @@ func newWriter(t *testing.T, url, holder string) *writer {
 	return startWriter(t, url, holder, publish.Options{})
 }
 
-func newLogWriter(t *testing.T, url string, lim stream.Limits) *writer {
+func newLogWriter(t *testing.T, url string, lim stream.Settings) *writer {
 	t.Helper()
-	return startWriter(t, url, "log", publish.Options{Log: true, Limits: lim})
+	return startWriter(t, url, "log", publish.Options{Log: true, Settings: lim})
 }
 
 func startWriter(t *testing.T, url, holder string, opt publish.Options) *writer {
@@ -63,7 +63,7 @@ func startLogging(t *testing.T, url, holder string, opt publish.Options, log zer
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: holder, Replicas: opt.Limits.Replicas, Timing: opt.Timing})
+	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: holder, Replicas: opt.Settings.Replicas, Timing: opt.Timing})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestPublish_ForeignMessageBeginsAnew(t *testing.T) {
 			}
 			return nil
 		})
-		if _, err := w.js.Publish(t.Context(), "lockstep.public.t."+subject, []byte("{}")); err != nil {
+		if _, err := w.js.Publish(t.Context(), "_lockstep.public.t."+subject, []byte("{}")); err != nil {
 			t.Fatal(err)
 		}
 		pos := w.begin(t)
@@ -330,7 +330,7 @@ func TestPublish_ForeignMessageEndsTheEpoch(t *testing.T) {
 	w.mustRow(t, 1, 5)
 	w.awaitContents(t, "fence 1@5")
 	foreign := change(66, 6, "foreign")
-	msg := &nats.Msg{Subject: "lockstep.public.t.row.66", Data: foreign.Line, Header: nats.Header{stream.HighHeader: {"6"}}}
+	msg := &nats.Msg{Subject: "_lockstep.public.t.row.66", Data: foreign.Line, Header: nats.Header{stream.HighHeader: {"6"}}}
 	if _, err := w.js.PublishMsg(t.Context(), msg); err != nil {
 		t.Fatal(err)
 	}
@@ -642,7 +642,7 @@ func TestPublish_LastRowIsFoundAnywhere(t *testing.T) {
 func TestPublish_LogKeepsItsSchema(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
-	w := newLogWriter(t, url, stream.Limits{MaxAge: time.Hour, MaxBytes: 64 << 10})
+	w := newLogWriter(t, url, stream.Settings{MaxAge: time.Hour, MaxBytes: 64 << 10})
 	w.begin(t)
 	if err := w.Schema(t.Context(), []byte(`{"v":1}`)); err != nil {
 		t.Fatal(err)
@@ -656,7 +656,7 @@ func TestPublish_LogKeepsItsSchema(t *testing.T) {
 		}
 	}
 	w.stop()
-	again := newLogWriter(t, url, stream.Limits{MaxAge: 2 * time.Hour, MaxBytes: 64 << 10})
+	again := newLogWriter(t, url, stream.Settings{MaxAge: 2 * time.Hour, MaxBytes: 64 << 10})
 	pos := again.begin(t)
 	if string(pos.Schema) != `{"v":1}` || pos.Heartbeat == nil || pos.Heartbeat.Since != 401 {
 		t.Errorf("position %+v, want the schema and the last heartbeat", pos)

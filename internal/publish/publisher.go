@@ -48,8 +48,8 @@ type Options struct {
 	Prefix        string
 	Schema, Table string
 	// Log keeps every version of a row, not only the latest.
-	Log    bool
-	Limits stream.Limits
+	Log      bool
+	Settings stream.Settings
 	// Tombstones is how long deleted rows are kept; 0 means for ever.
 	Tombstones time.Duration
 	// HeartbeatInterval is the capture's interval. The stream's metadata carries
@@ -155,7 +155,7 @@ func (p *Publisher) Announce(_ context.Context, b capture.Batch) error {
 // Heartbeat implements capture.Sink.
 func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 	return p.send(func(e *epoch) error {
-		if err := e.keepSchema(p.opt.Limits); err != nil {
+		if err := e.keepSchema(p.opt.Settings); err != nil {
 			return err
 		}
 		cursor := lockstep.Cursor{Incarnation: e.incarnation, Epoch: e.id, Seq: e.seq + 1}

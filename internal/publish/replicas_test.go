@@ -47,7 +47,7 @@ func TestPublish_ReplicasByTheBroker_I8(t *testing.T) {
 				url = testenv.NATSCluster(t, tc.servers)[0].URL()
 			}
 			for i, set := range tc.set {
-				w := startWriter(t, url, fmt.Sprint("writer ", i), publish.Options{Limits: stream.Limits{Replicas: set}})
+				w := startWriter(t, url, fmt.Sprint("writer ", i), publish.Options{Settings: stream.Settings{Replicas: set}})
 				testenv.Eventually(t, testenv.Patience(), func() error {
 					_, err := w.Begin(t.Context(), source, func() {})
 					return err

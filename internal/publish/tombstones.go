@@ -126,7 +126,7 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, be
 // incarnation has begun.
 func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) (uint64, error) {
 	other := false
-	err := p.changeConfig(ctx, p.unchanged(), func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Limits) bool {
+	err := p.changeConfig(ctx, p.unchanged(), func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Settings) bool {
 		other = meta.Incarnation != e.incarnation
 		raise := !other && meta.Floor < floor
 		floor = max(floor, meta.Floor)

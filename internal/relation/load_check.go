@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"bridge/internal/topic"
 )
 
 // Base types by pg_type.oid. They are the same in every Postgres.
@@ -108,6 +110,7 @@ func (l *looked) check() *Relation {
 	rel.Stamped = l.stamped()
 	rel.Deleted = l.checkDeleted()
 	rel.Key = l.checkKey()
+	l.checkTopic(rel.Key)
 	rel.Deferrable = l.deferrable(rel.Key)
 	rel.Unique = l.unique(rel.Key)
 	l.checkRights()
@@ -122,6 +125,20 @@ func (l *looked) check() *Relation {
 		l.warn(o, "its log has no limit and grows for ever", "add max_age or max_bytes to its options in BRIDGE_TABLES")
 	}
 	return rel
+}
+
+// checkTopic refuses a subject for copies in which the broker can't put a key of
+// several columns.
+func (l *looked) checkTopic(key []int) {
+	to := l.spec.Republish
+	if len(key) < 2 || !to.IsTemplate() || to.EndsWithKey() || l.spec.History == HistoryLog {
+		return
+	}
+	do := "end the subject with the key: republish=" + string(to) + "." + topic.Key
+	if to.HasKey() {
+		do = "move {key} to the end of the subject"
+	}
+	l.fail(fmt.Sprintf("its key has %d columns, and the broker can copy only one into republish=%s", len(key), to), do)
 }
 
 // checkKind reports whether the relation is a table or view that can be captured.

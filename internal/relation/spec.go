@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bridge/internal/spell"
+	"bridge/internal/topic"
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
@@ -58,6 +59,8 @@ type Spec struct {
 	// Reconcile is how often the stream is compared with the relation; 0 is as often
 	// as with others.
 	Reconcile time.Duration
+	// Republish is where the broker sends copies of what the stream stores.
+	Republish topic.Topic
 	// Actions are those of the package's Actions that a relation with capture=wal
 	// publishes; empty for all.
 	Actions []string
@@ -162,6 +165,7 @@ func (s Spec) options() string {
 	add("tombstones", formatDuration(s.Tombstones), s.Tombstones > 0)
 	add("reconcile", formatDuration(s.Reconcile), s.Reconcile > 0)
 	add("capture", string(s.Capture), s.Capture != "" && s.Capture != CapturePoll)
+	add("republish", string(s.Republish), s.Republish != "")
 	add("actions", strings.Join(s.Actions, "+"), len(s.Actions) > 0)
 	if len(opts) == 0 {
 		return ""

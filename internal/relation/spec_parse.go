@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"bridge/internal/topic"
 )
 
-var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "reconcile", "capture", "actions"}
+var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "reconcile", "capture", "actions", "republish"}
 
 // maxIdent is NAMEDATALEN-1. Postgres silently cuts longer names.
 const maxIdent = 63
@@ -299,6 +301,8 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 		spec.Reconcile, err = ParseDuration(v)
 	case "max_bytes":
 		spec.MaxBytes, err = parseBytes(v)
+	case "republish":
+		spec.Republish, err = topic.Parse(v)
 	default:
 		if near := nearest(name, optionNames); near != "" {
 			p.fail(at, "unknown option %s: did you mean %s?", name, near)
@@ -329,6 +333,9 @@ func (p *specParser) pairs(spec *Spec, given map[string]int) {
 	}
 	if at, ok := given["actions"]; ok && spec.Capture == CapturePoll {
 		p.fail(at, "actions needs capture=wal: polling sees only the result of changes")
+	}
+	if at, ok := given["republish"]; ok && spec.History == HistoryLog && spec.Republish.HasKey() {
+		p.fail(at, "{key} in republish= needs history=latest: all rows of a log have one subject")
 	}
 	for _, k := range spec.Key {
 		if k == spec.Txid || k == spec.Deleted {

@@ -338,24 +338,16 @@ func (h *Hub) List(ctx context.Context) ([]Listed, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.opt.Wait)
 	defer cancel()
 	var out []Listed
-	l := h.js.ListStreams(ctx, jetstream.WithStreamListSubject(h.opt.Prefix+".>"))
-	for info := range l.Info() {
-		meta, err := stream.ReadMeta(info.Config)
-		if err != nil {
-			continue // not one of ours
-		}
-		layout := stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log)
-		if layout.Stream != info.Config.Name {
-			continue // somebody's copy of one: a request would not find it
-		}
-		listed, err := h.listed(ctx, layout, meta)
+	streams, err := stream.List(ctx, h.js, h.opt.Prefix)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
+	}
+	for _, s := range streams {
+		listed, err := h.listed(ctx, s.Layout, s.Meta)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, listed)
-	}
-	if err := l.Err(); err != nil {
-		return nil, fmt.Errorf("%w: list streams: %w", ErrNotReady, err)
 	}
 	return out, nil
 }

@@ -311,7 +311,7 @@ func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	meta.Floor = 300
-	if _, err := w.js.UpdateStream(t.Context(), stream.Config(w.layout, meta, stream.Limits{})); err != nil {
+	if _, err := w.js.UpdateStream(t.Context(), stream.Config(w.layout, meta, stream.Settings{})); err != nil {
 		t.Fatal(err)
 	}
 	if err := old.try(t, 100+rows); !errors.Is(err, replay.ErrReset) {

@@ -181,7 +181,7 @@ func TestReplay_SearchIsExact(t *testing.T) {
 func TestReplay_LogForgets(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
-	w := startWriter(t, url, publish.Options{Log: true, Limits: stream.Limits{MaxBytes: 64 << 10}})
+	w := startWriter(t, url, publish.Options{Log: true, Settings: stream.Settings{MaxBytes: 64 << 10}})
 	w.begin(t)
 	const n = 300
 	for i := range n {
@@ -239,7 +239,7 @@ func TestReplay_LogForgets(t *testing.T) {
 func TestReplay_LogForgetsWhatAReaderNeeds(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
-	w := startWriter(t, url, publish.Options{Log: true, Limits: stream.Limits{MaxBytes: 64 << 10}})
+	w := startWriter(t, url, publish.Options{Log: true, Settings: stream.Settings{MaxBytes: 64 << 10}})
 	w.begin(t)
 	w.row(t, 0, 1, "first")
 	w.heartbeat(t, 2)

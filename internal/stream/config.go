@@ -5,16 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/topic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Keys of a stream's metadata, and the version of the layout.
+// Keys of a stream's metadata, and the version of the layout: of what readers find in
+// a stream. Earlier bridges published on the stream's own subjects; a new one changes
+// that in place.
 const (
 	metaLayout      = "lockstep-layout"
 	metaSchema      = "lockstep-schema"
@@ -44,25 +48,29 @@ type Meta struct {
 	Heartbeat time.Duration
 }
 
-// Limits are the configured limits of one stream.
-type Limits struct {
+// Settings are what a bridge's own settings say of one stream.
+type Settings struct {
 	// Replicas is how many servers hold the stream; 0 leaves it to the writer.
 	Replicas int
 	// MaxAge and MaxBytes bound a stream that keeps every version; 0 means no bound.
 	MaxAge   time.Duration
 	MaxBytes int64
+	// Republish says where the broker sends copies of what the stream has stored.
+	Republish topic.Topic
 }
 
 // Config returns the configuration of a relation's stream.
-func Config(l Layout, m Meta, lim Limits) jetstream.StreamConfig {
+func Config(l Layout, m Meta, set Settings) jetstream.StreamConfig {
 	cfg := jetstream.StreamConfig{
 		Name:              l.Stream,
 		Description:       "lockstep: rows of " + strconv.Quote(m.Schema) + "." + strconv.Quote(m.Table),
-		Subjects:          []string{l.All()},
+		Subjects:          []string{l.Ingest()},
+		SubjectTransform:  &jetstream.SubjectTransformConfig{Source: l.Ingest(), Destination: l.All()},
+		RePublish:         l.republish(set.Republish),
 		Retention:         jetstream.LimitsPolicy,
 		Storage:           jetstream.FileStorage,
 		Discard:           jetstream.DiscardOld,
-		Replicas:          max(1, lim.Replicas),
+		Replicas:          max(1, set.Replicas),
 		MaxMsgsPerSubject: 1,
 		AllowDirect:       true,
 		AllowBatchPublish: true,
@@ -79,11 +87,17 @@ func Config(l Layout, m Meta, lim Limits) jetstream.StreamConfig {
 	}
 	if m.Log {
 		cfg.MaxMsgsPerSubject = -1
-		cfg.MaxAge = lim.MaxAge
-		cfg.MaxBytes = lim.MaxBytes
+		cfg.MaxAge = set.MaxAge
+		cfg.MaxBytes = set.MaxBytes
 		cfg.Metadata[metaHistory] = "log"
 	}
 	return cfg
+}
+
+// SameSubjects reports whether two configurations of a stream store the same messages
+// under the same subjects, and republish them in the same way.
+func SameSubjects(a, b jetstream.StreamConfig) bool {
+	return reflect.DeepEqual(a.Subjects, b.Subjects) && reflect.DeepEqual(a.SubjectTransform, b.SubjectTransform) && reflect.DeepEqual(a.RePublish, b.RePublish)
 }
 
 // ReadMeta reads a stream's metadata from its configuration. Its error wraps
@@ -109,6 +123,36 @@ func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
 		Schema: md[metaSchema], Table: md[metaTable], Incarnation: md[metaIncarnation],
 		Floor: floor, Source: src, Log: md[metaHistory] == "log", Heartbeat: every,
 	}, nil
+}
+
+// Found is a relation's stream that List has found.
+type Found struct {
+	Layout Layout
+	Meta   Meta
+}
+
+// List returns the streams of the relations that bridges with the prefix have
+// captured. It leaves out streams that somebody made as copies of those, and streams
+// of another layout.
+func List(ctx context.Context, js jetstream.JetStream, prefix string) ([]Found, error) {
+	var found []Found
+	// Earlier bridges published on the subjects that the stream stores.
+	for _, subjects := range []string{Ingest(prefix + ".>"), prefix + ".>"} {
+		streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(subjects))
+		for info := range streams.Info() {
+			meta, err := ReadMeta(info.Config)
+			if err != nil {
+				continue
+			}
+			if l := NewLayout(prefix, meta.Schema, meta.Table, meta.Log); l.Stream == info.Config.Name {
+				found = append(found, Found{l, meta})
+			}
+		}
+		if err := streams.Err(); err != nil {
+			return nil, fmt.Errorf("list streams: %w", err)
+		}
+	}
+	return found, nil
 }
 
 // Last returns the newest message of the subject, which may have wildcards. It asks

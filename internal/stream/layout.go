@@ -57,6 +57,9 @@ func CheckPrefix(prefix string) error {
 	if prefix == "" || len(prefix) > 30 {
 		return errors.New("a stream prefix must have 1 to 30 characters")
 	}
+	if prefix[0] == IngestMark {
+		return errors.New("a stream prefix must not begin with _: what the bridge publishes on has one more at its beginning")
+	}
 	for _, c := range []byte(prefix) {
 		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_') {
 			return errors.New("a stream prefix must have only the characters a-z, 0-9 and _")
@@ -73,6 +76,18 @@ func LeaseBucket(prefix string) string { return strings.ToUpper(prefix) + "_LEAS
 
 // Log says whether the stream keeps every version of a row.
 func (l Layout) Log() bool { return l.log }
+
+// IngestMark is the first byte of every subject that a writer publishes on. The
+// stream stores the message under the rest of the subject. So subscribers of the
+// stream's subjects never see what the stream has not stored, nor the subject that
+// the broker acknowledges to.
+const IngestMark = '_'
+
+// Ingest returns the subject on which to publish what is stored under the subject.
+func Ingest(subject string) string { return string(IngestMark) + subject }
+
+// Ingest returns the filter for all subjects on which the stream's writer publishes.
+func (l Layout) Ingest() string { return Ingest(l.All()) }
 
 // All returns the subject filter for all messages of the stream.
 func (l Layout) All() string { return l.base + ".>" }

@@ -151,7 +151,7 @@ func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epo
 		header[PublishedHeader] = []string{hb.Published}
 	}
 	return &nats.Msg{
-		Subject: l.Heartbeat(), Header: header,
+		Subject: Ingest(l.Heartbeat()), Header: header,
 		Data: lockstep.AppendHeartbeat(nil, timestamp, hb.Since, cursor),
 	}
 }
@@ -208,7 +208,7 @@ func NewBatch(l Layout, b capture.Batch) *nats.Msg {
 	if err != nil {
 		panic("stream: encode batch: " + err.Error())
 	}
-	return &nats.Msg{Subject: l.Batch(), Header: nats.Header{}, Data: append(data, '\n')}
+	return &nats.Msg{Subject: Ingest(l.Batch()), Header: nats.Header{}, Data: append(data, '\n')}
 }
 
 // ParseBatch parses an announcement's message.
@@ -223,7 +223,7 @@ func ParseBatch(data []byte) (capture.Batch, error) {
 // NewFence returns a fence's message.
 func NewFence(l Layout, incarnation string, epochs Epochs) *nats.Msg {
 	return &nats.Msg{
-		Subject: l.Fence(),
+		Subject: Ingest(l.Fence()),
 		Header:  nats.Header{IncarnationHeader: {incarnation}, EpochsHeader: {epochs.String()}},
 		Data:    []byte(`{"control":true,"type":"fence"}` + "\n"),
 	}
@@ -231,10 +231,10 @@ func NewFence(l Layout, incarnation string, epochs Epochs) *nats.Msg {
 
 // NewAlive returns the message that keeps a batch open while nothing happens.
 func NewAlive(l Layout) *nats.Msg {
-	return &nats.Msg{Subject: l.Alive(), Header: nats.Header{}, Data: []byte(`{"control":true,"type":"alive"}` + "\n")}
+	return &nats.Msg{Subject: Ingest(l.Alive()), Header: nats.Header{}, Data: []byte(`{"control":true,"type":"alive"}` + "\n")}
 }
 
 // NewSchema returns the message with a relation's columns.
 func NewSchema(l Layout, schema []byte) *nats.Msg {
-	return &nats.Msg{Subject: l.SchemaSubject(), Header: nats.Header{}, Data: schema}
+	return &nats.Msg{Subject: Ingest(l.SchemaSubject()), Header: nats.Header{}, Data: schema}
 }

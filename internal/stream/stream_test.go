@@ -246,7 +246,7 @@ func TestConfig_RoundTrip(t *testing.T) {
 				Schema: `odd "schema"`, Table: "a.b\x01", Incarnation: "I1", Floor: math.MaxUint64, Log: log,
 				Source: capture.Source{System: math.MaxUint64, Timeline: 3, OID: 9, Database: database},
 			}
-			cfg := stream.Config(stream.NewLayout("lockstep", m.Schema, m.Table, log), m, stream.Limits{MaxAge: time.Hour, MaxBytes: 1 << 20})
+			cfg := stream.Config(stream.NewLayout("lockstep", m.Schema, m.Table, log), m, stream.Settings{MaxAge: time.Hour, MaxBytes: 1 << 20})
 			got, err := stream.ReadMeta(cfg)
 			if err != nil || got != m {
 				t.Errorf("%+v came back as %+v, %v", m, got, err)
@@ -307,7 +307,7 @@ func TestCheckPrefix(t *testing.T) {
 	t.Parallel()
 	for prefix, ok := range map[string]bool{
 		"lockstep": true, "a_1": true, strings.Repeat("a", 30): true, strings.Repeat("a", 31): false,
-		"": false, "A": false, "a.b": false, "a-b": false, "a*": false, ">": false, "a b": false,
+		"": false, "A": false, "a.b": false, "a-b": false, "a*": false, ">": false, "a b": false, "_": false, "_lockstep": false,
 	} {
 		if err := stream.CheckPrefix(prefix); (err == nil) != ok {
 			t.Errorf("%q: %v", prefix, err)

@@ -57,7 +57,7 @@ func (f *follower) read(ctx context.Context, js jetstream.JetStream, stream stri
 		return err
 	}
 	info := s.CachedInfo()
-	subjects := strings.TrimSuffix(info.Config.Subjects[0], ">") // for example lockstep.public.users.
+	subjects := strings.Trim(info.Config.Subjects[0], "_>") // for example lockstep.public.users.
 	newest, err := newestMark(ctx, s, subjects)
 	if err != nil {
 		return err

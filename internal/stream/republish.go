@@ -1,0 +1,69 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"bridge/internal/topic"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// republish returns what the stream's configuration says of copies.
+func (l Layout) republish(to topic.Topic) *jetstream.RePublish {
+	switch {
+	case to == topic.Off:
+		return nil
+	case to == "":
+		return &jetstream.RePublish{Source: l.All(), Destination: l.All()}
+	case l.log || to.EndsWithKey():
+		return &jetstream.RePublish{Source: l.Rows(), Destination: l.destination(to)}
+	default: // the subject of a row with a key of one column has one token for it
+		return &jetstream.RePublish{Source: strings.TrimSuffix(l.Rows(), ">") + "*", Destination: l.destination(to)}
+	}
+}
+
+// wildcard stands, in the broker's configuration, for what the * in the source was.
+const wildcard = "{{wildcard(1)}}"
+
+// destination returns the template as the broker wants it.
+func (l Layout) destination(to topic.Topic) string {
+	key := wildcard
+	if to.EndsWithKey() {
+		key = ">"
+	}
+	return to.Expand(subjectToken(l.Schema), subjectToken(l.Table), key)
+}
+
+// CheckTopic returns an error if copies would have the subjects of a bridge with the
+// same prefix, or of the broker.
+func (l Layout) CheckTopic(to topic.Topic) error {
+	if !to.IsTemplate() {
+		return nil
+	}
+	first, _, _ := strings.Cut(l.destination(to), ".")
+	if strings.TrimPrefix(first, string(IngestMark)) == l.prefix || first == "_INBOX" {
+		return fmt.Errorf("subjects that begin with %s. are not for copies of rows; choose another beginning", first)
+	}
+	return nil
+}
+
+// Overlap returns the name of a relation's stream that would store the copies, or ""
+// if there is none. CheckTopic knows only the streams of one prefix.
+func (l Layout) Overlap(ctx context.Context, js jetstream.JetStream, to topic.Topic) (string, error) {
+	if !to.IsTemplate() {
+		return "", nil
+	}
+	streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(strings.Replace(l.destination(to), wildcard, "*", 1)))
+	name := ""
+	for info := range streams.Info() {
+		if _, ok := info.Config.Metadata[metaLayout]; ok {
+			name = info.Config.Name
+		}
+	}
+	if err := streams.Err(); err != nil {
+		return "", fmt.Errorf("list streams: %w", err)
+	}
+	return name, nil
+}
