@@ -74,14 +74,37 @@
 // So 1.0 and 1.00 are two keys, also where Postgres calls them equal: if a row's
 // key changes from one to the other, the row under the old key is deleted.
 //
-// In a stream that keeps every change and is filled from the write-ahead log, a
-// row also has action, and may have old. action is insert, update or delete; or
-// it is read, for a row that was found when the relation was read (at first, or
-// after changes were lost). old, if the change had it, is the data of the row
-// before the change. If the key in old differs from the key in data, the row
-// under the old key is gone.
+// # Events
 //
-//	{"txid":9,"current_xmin":9,"since":9,"deleted":false,"action":"update","old":{"id":1,"v":"a"},"data":{"id":1,"v":"b"}}
+// A stream that keeps every change and is filled from the write-ahead log holds
+// events. Its rows have these members, too. What is not known is left out.
+//
+//	action        insert, update or delete; or read: the row was found when the
+//	              relation was read, at first or after changes were lost
+//	event         the ID of the change; a read row has none
+//	committed_at  when its transaction was committed, by the clock of Postgres:
+//	              RFC 3339 in UTC, with microseconds; a read row has none
+//	old           the data of the row before the change
+//	unchanged     the names of columns that data does not have
+//
+// An event's ID is timeline-commit-change-n, in lower-case hexadecimal digits of
+// fixed width (8, 16, 16 and 4). timeline is the timeline of Postgres, commit the
+// LSN of the commit, change the LSN of the change. n numbers the changes of a
+// transaction that have the same LSN, such as the rows of one COPY, from 0. So
+// events sorted by ID as text are in the order of commits, across all relations of
+// a source. If a server sends a change again, it has the same ID. One change may
+// give one document for each of several relations or keys; they share its ID.
+//
+// old has all columns where the replica identity of the table is FULL. Else an
+// update has old only if it changed the key, and then old has the key alone. If the
+// key in old differs from the key in data, the row under the old key is gone.
+//
+// unchanged names columns whose values the write-ahead log does not have in a usable
+// form. Without a replica identity that is FULL, these are the large values that the
+// update left as they were. Columns of a type that only the source can print are
+// named there, too, also where they have changed; old does not have those columns.
+//
+//	{"txid":9,"current_xmin":9,"since":9,"deleted":false,"event":"00000001-000000000193a5d8-000000000193a558-0000","action":"update","committed_at":"2026-11-30T12:00:00.123456Z","old":{"id":1,"v":"a"},"data":{"id":1,"v":"b"}}
 //
 // # Control rows
 //
@@ -91,6 +114,7 @@
 //	{"control":true,"type":"snapshot_completed","timestamp":1700000000}
 //	{"control":true,"type":"heartbeat","timestamp":1700000000,"since":551033,"cursor":"…"}
 //	{"control":true,"type":"truncate","txid":549170,"since":549170}
+//	{"control":true,"type":"gap","since":549170,"reason":"…"}
 //	{"control":true,"type":"oversize","txid":549170,"since":549170,"key":{"id":7},"bytes":1600000,"limit":1048576}
 //
 // snapshot_completed comes once per connection. It says that everything was sent
@@ -112,7 +136,12 @@
 // clients.
 //
 // truncate, in a stream that keeps every change, says that all rows were removed
-// together.
+// together. truncate and oversize have action, event and committed_at, as a row
+// would have them there.
+//
+// gap, in a stream of events, says that changes may be missing between what comes
+// before it and what comes after it; reason says why. Nothing is missing elsewhere,
+// as long as the server keeps it. The rows of the relation follow, as read.
 //
 // oversize says that the current version of the row with that key is too large
 // to be sent. bytes is the size of its document, limit the largest size that the
@@ -157,8 +186,8 @@
 //
 // With format=flat a row has its columns at the top level, after updated_at (the
 // txid) and deleted_at (null, or the txid at which it was deleted). Columns of
-// the relation with these two names are left out. So are action and old: if an
-// UPDATE changes the key, nothing says that the row under the old key is gone.
+// the relation with these two names are left out. So are the members of events: if
+// an UPDATE changes the key, nothing says that the row under the old key is gone.
 // Control rows are as above.
 //
 //	{"updated_at":549163,"deleted_at":null,"name":"mydomain.com","user_id":1}

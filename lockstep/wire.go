@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // Row is one version of one row.
@@ -20,10 +21,17 @@ type Row struct {
 	Deleted bool `json:"deleted"`
 	// Data is a JSON object of the row's columns.
 	Data json.RawMessage `json:"data"`
-	// Action says what changed the row, Old is its data before. They are set in a
-	// stream that keeps every change and is filled from the write-ahead log.
-	Action Action          `json:"action,omitempty"`
-	Old    json.RawMessage `json:"old,omitempty"`
+	// The others are set only in a stream that keeps every change and is filled from
+	// the write-ahead log. Action says what changed the row.
+	Action Action `json:"action,omitempty"`
+	// Event identifies the change, and CommittedAt is when its transaction was
+	// committed. They are not set for ActionRead.
+	Event       string    `json:"event,omitempty"`
+	CommittedAt time.Time `json:"committed_at,omitzero"`
+	// Old is the row's data before the change, as far as it is known.
+	Old json.RawMessage `json:"old,omitempty"`
+	// Unchanged are the columns that are not in Data.
+	Unchanged []string `json:"unchanged,omitempty"`
 }
 
 // Types of control rows.
@@ -32,6 +40,7 @@ const (
 	HeartbeatType     = "heartbeat"
 	Oversize          = "oversize"
 	Truncate          = "truncate"
+	Gap               = "gap"
 )
 
 // Control is a control row. Which fields are set depends on Type; see the package
@@ -46,6 +55,10 @@ type Control struct {
 	Bytes     int64           `json:"bytes,omitempty"`
 	Limit     int64           `json:"limit,omitempty"`
 	Reason    string          `json:"reason,omitempty"`
+	// Action, Event and CommittedAt are as in Row.
+	Action      Action    `json:"action,omitempty"`
+	Event       string    `json:"event,omitempty"`
+	CommittedAt time.Time `json:"committed_at,omitzero"`
 }
 
 // Message is one document of a stream. Exactly one of its fields is not nil.
@@ -128,16 +141,68 @@ const (
 	ActionRead Action = "read"
 )
 
-// AppendChangeHead is AppendRowHead with the members action and, if old is not nil,
-// old: the JSON object of the row before the change.
-func AppendChangeHead(dst []byte, txid, currentXmin uint64, deleted bool, action Action, old []byte) []byte {
+// Change is what a stream that keeps every change says of a row beside its data. What
+// is nil is left out.
+type Change struct {
+	Action Action
+	// Event and CommittedAt are as in Row, as text.
+	Event, CommittedAt []byte
+	// Old is a JSON object, Unchanged a JSON array.
+	Old, Unchanged []byte
+}
+
+// AppendChangeHead is AppendRowHead with the members of c.
+func AppendChangeHead(dst []byte, txid, currentXmin uint64, deleted bool, c Change) []byte {
 	dst = AppendRowHead(dst, txid, currentXmin, deleted)
-	dst = dst[:len(dst)-len(rowData)]
-	dst = append(append(append(dst, `,"action":"`...), action...), '"')
-	if old != nil {
-		dst = append(append(dst, `,"old":`...), old...)
+	dst = c.appendEvent(dst[:len(dst)-len(rowData)])
+	if c.Old != nil {
+		dst = append(append(dst, `,"old":`...), c.Old...)
+	}
+	if c.Unchanged != nil {
+		dst = append(append(dst, `,"unchanged":`...), c.Unchanged...)
 	}
 	return append(dst, rowData...)
+}
+
+// appendEvent appends the members that say which change it was.
+func (c Change) appendEvent(dst []byte) []byte {
+	if c.Event != nil {
+		dst = append(append(append(dst, `,"event":"`...), c.Event...), '"')
+	}
+	if c.Action != "" {
+		dst = append(append(append(dst, `,"action":"`...), c.Action...), '"')
+	}
+	if c.CommittedAt != nil {
+		dst = append(append(append(dst, `,"committed_at":"`...), c.CommittedAt...), '"')
+	}
+	return dst
+}
+
+// AppendText appends Event, Action and CommittedAt with blanks between them. If there
+// is no event, it appends nothing.
+func (c Change) AppendText(dst []byte) []byte {
+	if c.Event == nil {
+		return dst
+	}
+	dst = append(append(dst, c.Event...), ' ')
+	dst = append(append(dst, c.Action...), ' ')
+	return append(dst, c.CommittedAt...)
+}
+
+// ParseChange parses what AppendText appended.
+func ParseChange(text []byte) (Change, error) {
+	event, rest, ok := bytes.Cut(text, []byte{' '})
+	action, at, more := bytes.Cut(rest, []byte{' '})
+	if !ok || !more || len(event) == 0 || len(action) == 0 || len(at) == 0 {
+		return Change{}, fmt.Errorf("%w: an event is an ID, an action and a time: %q", ErrMalformed, text)
+	}
+	return Change{Action: Action(action), Event: event, CommittedAt: at}, nil
+}
+
+// AppendTime appends a time in the form of CommittedAt: RFC 3339 in UTC, with
+// microseconds.
+func AppendTime(dst []byte, t time.Time) []byte {
+	return t.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000000Z")
 }
 
 // AppendRowTail ends the document that AppendRowHead or AppendChangeHead began.
@@ -164,9 +229,10 @@ func AppendSnapshotCompleted(dst []byte, timestamp int64) []byte {
 }
 
 // AppendOversize appends, with its newline, the control row that replaces a row which
-// is too large. key is a JSON object of the row's key columns.
-func AppendOversize(dst []byte, txid, currentXmin uint64, key []byte, size, limit int64) []byte {
-	dst = appendOversizeHead(dst, txid, currentXmin, key, size)
+// is too large. key is a JSON object of the row's key columns. Of c, only what
+// identifies the change is taken.
+func AppendOversize(dst []byte, txid, currentXmin uint64, c Change, key []byte, size, limit int64) []byte {
+	dst = appendOversizeHead(dst, txid, currentXmin, c, key, size)
 	dst = append(dst, `,"limit":`...)
 	dst = strconv.AppendInt(dst, limit, 10)
 	return append(dst, '}', '\n')
@@ -174,22 +240,35 @@ func AppendOversize(dst []byte, txid, currentXmin uint64, key []byte, size, limi
 
 // AppendRefused is AppendOversize for a row that the broker refused for a reason of
 // its own. reason is what it said.
-func AppendRefused(dst []byte, txid, currentXmin uint64, key []byte, size int64, reason string) []byte {
-	dst = appendOversizeHead(dst, txid, currentXmin, key, size)
-	dst = append(dst, `,"reason":`...)
-	text, _ := json.Marshal(reason) // a string always has a JSON form
-	dst = append(dst, text...)
+func AppendRefused(dst []byte, txid, currentXmin uint64, c Change, key []byte, size int64, reason string) []byte {
+	dst = appendOversizeHead(dst, txid, currentXmin, c, key, size)
+	dst = appendString(append(dst, `,"reason":`...), reason)
 	return append(dst, '}', '\n')
+}
+
+// AppendGap appends, with its newline, the control row which says that changes may be
+// missing before the next row.
+func AppendGap(dst []byte, since uint64, reason string) []byte {
+	dst = append(dst, `{"control":true,"type":"gap"`...)
+	dst = strconv.AppendUint(append(dst, rowSince...), since, 10)
+	dst = appendString(append(dst, `,"reason":`...), reason)
+	return append(dst, '}', '\n')
+}
+
+func appendString(dst []byte, s string) []byte {
+	text, _ := json.Marshal(s) // a string always has a JSON form
+	return append(dst, text...)
 }
 
 // oversizeTxid is the beginning of an oversize control row.
 const oversizeTxid = `{"control":true,"type":"oversize","txid":`
 
-func appendOversizeHead(dst []byte, txid, currentXmin uint64, key []byte, size int64) []byte {
+func appendOversizeHead(dst []byte, txid, currentXmin uint64, c Change, key []byte, size int64) []byte {
 	dst = append(dst, oversizeTxid...)
 	dst = strconv.AppendUint(dst, txid, 10)
 	dst = append(dst, rowSince...)
 	dst = strconv.AppendUint(dst, min(txid, currentXmin), 10)
+	dst = c.appendEvent(dst)
 	dst = append(dst, `,"key":`...)
 	dst = append(dst, key...)
 	dst = append(dst, `,"bytes":`...)
@@ -198,11 +277,12 @@ func appendOversizeHead(dst []byte, txid, currentXmin uint64, key []byte, size i
 
 // AppendTruncate appends, with its newline, the control row which says that a
 // TRUNCATE removed all rows.
-func AppendTruncate(dst []byte, txid, currentXmin uint64) []byte {
+func AppendTruncate(dst []byte, txid, currentXmin uint64, c Change) []byte {
 	dst = append(dst, `{"control":true,"type":"truncate","txid":`...)
 	dst = strconv.AppendUint(dst, txid, 10)
 	dst = append(dst, rowSince...)
 	dst = strconv.AppendUint(dst, min(txid, currentXmin), 10)
+	dst = c.appendEvent(dst)
 	return append(dst, '}', '\n')
 }
 

@@ -7,8 +7,11 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"bridge/lockstep"
 )
@@ -25,8 +28,47 @@ func change(txid, xmin uint64, deleted bool, action lockstep.Action, old, data s
 	if old != "" {
 		o = []byte(old)
 	}
-	b := lockstep.AppendChangeHead(nil, txid, xmin, deleted, action, o)
+	b := lockstep.AppendChangeHead(nil, txid, xmin, deleted, lockstep.Change{Action: action, Old: o})
 	return lockstep.AppendRowTail(append(b, data...))
+}
+
+// insert is the change that an event comes from.
+var insert = lockstep.Change{
+	Action: lockstep.ActionInsert, Event: []byte("00000001-000000000193a5d8-000000000193a558-0000"),
+	CommittedAt: lockstep.AppendTime(nil, time.Date(2026, 11, 30, 13, 0, 0, 123456789, time.FixedZone("", 3600))),
+}
+
+func event(txid, xmin uint64, c lockstep.Change, data string) []byte {
+	return lockstep.AppendRowTail(append(lockstep.AppendChangeHead(nil, txid, xmin, false, c), data...))
+}
+
+// TestEvent: what an event says is decoded, and its text in a header is parsed.
+func TestEvent(t *testing.T) {
+	at := time.Date(2026, 11, 30, 12, 0, 0, 123456000, time.UTC)
+	m, err := lockstep.Decode(event(12, 13, lockstep.Change{Action: lockstep.ActionUpdate, Event: insert.Event, CommittedAt: insert.CommittedAt, Unchanged: []byte(`["a","b"]`)}, `{}`))
+	if err != nil || m.Row.Event != string(insert.Event) || !m.Row.CommittedAt.Equal(at) || !slices.Equal(m.Row.Unchanged, []string{"a", "b"}) {
+		t.Errorf("decoded %+v, %v", m.Row, err)
+	}
+	for _, line := range [][]byte{lockstep.AppendTruncate(nil, 7, 9, insert), lockstep.AppendOversize(nil, 7, 9, insert, []byte(`{}`), 1, 1), lockstep.AppendRefused(nil, 7, 9, insert, []byte(`{}`), 1, "r")} {
+		if m, err := lockstep.Decode(line); err != nil || m.Control.Event != string(insert.Event) || m.Control.Action != lockstep.ActionInsert || !m.Control.CommittedAt.Equal(at) {
+			t.Errorf("%s is decoded as %+v, %v", line, m.Control, err)
+		}
+	}
+	text := insert.AppendText([]byte("x "))
+	if string(text) != "x 00000001-000000000193a5d8-000000000193a558-0000 insert 2026-11-30T12:00:00.123456Z" {
+		t.Errorf("the text is %q", text)
+	}
+	if c, err := lockstep.ParseChange(text[2:]); err != nil || !reflect.DeepEqual(c, insert) {
+		t.Errorf("parsed %+v, %v", c, err)
+	}
+	if text := (lockstep.Change{Action: lockstep.ActionRead}).AppendText(nil); text != nil {
+		t.Errorf("a row that was read has the text %q", text)
+	}
+	for _, text := range []string{"", " ", "  ", "a", "a b", "a b ", "a  c", " b c"} {
+		if c, err := lockstep.ParseChange([]byte(text)); !errors.Is(err, lockstep.ErrMalformed) {
+			t.Errorf("%q is parsed as %+v, %v", text, c, err)
+		}
+	}
 }
 
 // TestWire_Golden: the encoded documents are the bytes that existing clients depend
@@ -46,8 +88,14 @@ func TestWire_Golden(t *testing.T) {
 		"row_deleted":        row(7, 9, true, `{"id":1}`),
 		"heartbeat":          lockstep.AppendHeartbeat(nil, 1700000000, 551033, cur),
 		"snapshot_completed": lockstep.AppendSnapshotCompleted(nil, 1700000000),
-		"oversize":           lockstep.AppendOversize(nil, 549170, 549165, []byte(`{"id":7}`), 1600000, 1048576),
-		"oversize_refused":   lockstep.AppendRefused(nil, 549170, 549165, []byte(`{"id":7}`), 1600000, "a \"limit\" (error 10077)"),
+		"oversize":           lockstep.AppendOversize(nil, 549170, 549165, lockstep.Change{}, []byte(`{"id":7}`), 1600000, 1048576),
+		"oversize_refused":   lockstep.AppendRefused(nil, 549170, 549165, lockstep.Change{}, []byte(`{"id":7}`), 1600000, "a \"limit\" (error 10077)"),
+		"oversize_event":     lockstep.AppendOversize(nil, 549170, 549165, insert, []byte(`{"id":7}`), 1600000, 1048576),
+		"truncate_event":     lockstep.AppendTruncate(nil, 7, 9, lockstep.Change{Action: lockstep.ActionTruncate, Event: insert.Event, CommittedAt: insert.CommittedAt}),
+		"gap":                lockstep.AppendGap(nil, 549165, `the slot was "dropped"`),
+		"event":              event(12, 13, insert, `{"id":1}`),
+		"event_unchanged":    event(12, 13, lockstep.Change{Action: lockstep.ActionUpdate, Event: insert.Event, CommittedAt: insert.CommittedAt, Old: []byte(`{"id":1}`), Unchanged: []byte(`["body"]`)}, `{"id":2}`),
+		"flat_event":         flat(event(12, 13, lockstep.Change{Action: lockstep.ActionUpdate, Event: insert.Event, CommittedAt: insert.CommittedAt, Old: []byte(`{"data":1}`), Unchanged: []byte(`["data"]`)}, `{"id":2,"event":"x"}`)),
 		"flat":               flat(row(549163, 551033, false, `{"name":"a,\"}b","updated_at":"2020","x":{"deleted_at":[1,{"y":"]"}]},"deleted_at":null}`)),
 		"flat_deleted":       flat(row(12, 13, true, `{"id":1}`)),
 		"flat_empty":         flat(row(12, 13, false, `{}`)),
@@ -95,7 +143,7 @@ func TestFlat_Change(t *testing.T) {
 		{"text in old", change(7, 9, false, lockstep.ActionUpdate, `{"a":",\"data\":{}}","b":[{"data":{}},"]"],"c" : 1}`, `{"a":"x"}`), `{"updated_at":7,"deleted_at":null,"a":"x"}`},
 		{"empty old", change(7, 9, false, lockstep.ActionInsert, `{}`, `{"old":{},"action":"x"}`), `{"updated_at":7,"deleted_at":null,"old":{},"action":"x"}`},
 		{"read", change(7, 9, false, lockstep.ActionRead, "", `{"data":true}`), `{"updated_at":7,"deleted_at":null,"data":true}`},
-		{"truncate", lockstep.AppendTruncate(nil, 7, 9), `{"control":true,"type":"truncate","txid":7,"since":7}`},
+		{"truncate", lockstep.AppendTruncate(nil, 7, 9, lockstep.Change{}), `{"control":true,"type":"truncate","txid":7,"since":7}`},
 	} {
 		got, err := lockstep.AppendFlat(nil, c.line)
 		if err != nil || string(got) != c.want+"\n" {
@@ -168,8 +216,8 @@ func TestTxid(t *testing.T) {
 		ok   bool
 	}{
 		{row(18446744073709551615, 1, false, `{}`), 18446744073709551615, true},
-		{lockstep.AppendOversize(nil, 7, 9, []byte(`{}`), 1, 1), 7, true},
-		{lockstep.AppendRefused(nil, 7, 9, []byte(`{}`), 1, "r"), 7, true},
+		{lockstep.AppendOversize(nil, 7, 9, lockstep.Change{}, []byte(`{}`), 1, 1), 7, true},
+		{lockstep.AppendRefused(nil, 7, 9, lockstep.Change{}, []byte(`{}`), 1, "r"), 7, true},
 		{lockstep.AppendSnapshotCompleted(nil, 1), 0, false},
 		{[]byte(`{"txid":`), 0, false},
 	} {
@@ -188,7 +236,7 @@ func TestParts(t *testing.T) {
 	}{
 		{string(row(18446744073709551615, 1, false, `{"a":"}\\n","deleted":true}`)), false, `{"a":"}\\n","deleted":true}`, true},
 		{string(row(7, 9, true, `{}`)), true, `{}`, true},
-		{string(lockstep.AppendOversize(nil, 7, 9, []byte(`{}`), 1, 1)), false, "", false},
+		{string(lockstep.AppendOversize(nil, 7, 9, lockstep.Change{}, []byte(`{}`), 1, 1)), false, "", false},
 		{string(lockstep.AppendSnapshotCompleted(nil, 1)), false, "", false},
 		{``, false, "", false},
 		{`{"txid":1,"current_xmin":2,"since":1,"deleted":maybe,"data":{}}` + "\n", false, "", false},

@@ -167,6 +167,11 @@ double quotes where SQL needs them. Options follow in parentheses, with ; betwee
                  nothing to the table, needs wal_level=logical (see bridge sql)
   actions=a+b    with capture=wal: publish only these of insert, update, delete,
                  truncate
+  events=true    with capture=wal: say in a header which change a row comes from,
+                 and when that was committed (history=log always says it)
+  republish=s    the subject for copies of stored rows, for example
+                 events.{schema}.{table} or orders.{key}; off for none (default:
+                 the row's own subject)
 * is every table of schema public that can be polled: one with a key and a column
 txid. *(capture=wal) is every one that is fit for a publication. -name leaves one
 out.

@@ -191,6 +191,7 @@ func (r *run) account(ctx context.Context, js jetstream.JetStream) bool {
 func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 	for i := range r.Relations {
 		rel := &r.Relations[i]
+		r.topic(ctx, js, rel)
 		s, err := js.Stream(ctx, rel.Stream)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue
@@ -218,6 +219,23 @@ func (r *run) streams(ctx context.Context, js jetstream.JetStream) {
 			continue
 		}
 		r.origin(*rel, meta)
+	}
+}
+
+// topic checks where copies of a relation's rows are to go.
+func (r *run) topic(ctx context.Context, js jetstream.JetStream, rel *Relation) {
+	to, name := rel.spec.Republish, rel.spec.Name
+	l := stream.NewLayout(r.cfg.Prefix, name.Schema, name.Table, rel.spec.History == relation.HistoryLog)
+	if err := l.CheckTopic(to); err != nil {
+		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s: %s", to, err), "choose another subject in BRIDGE_TABLES")
+		return
+	}
+	other, err := l.Overlap(ctx, js, to)
+	if err != nil {
+		r.fail(AreaBroker, rel.Name, oneLine(err), "look at the broker's log")
+	}
+	if other != "" {
+		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s would write into stream %s, which a bridge fills", to, other), "choose another subject in BRIDGE_TABLES")
 	}
 }
 

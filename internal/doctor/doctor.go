@@ -89,9 +89,12 @@ type Postgres struct {
 
 // Relation is a relation that the bridge would capture.
 type Relation struct {
-	Name    string   `json:"name"`
-	Stream  string   `json:"stream"`
-	History string   `json:"history"`
+	Name    string `json:"name"`
+	Stream  string `json:"stream"`
+	History string `json:"history"`
+	// OldRows, of a log that is read from the WAL, says what its updates and deletes
+	// show of the row before: "full", or "key".
+	OldRows string   `json:"old_rows,omitempty"`
 	Key     []string `json:"key,omitempty"`
 	// Rows is an estimate, -1 if Postgres has not yet counted the rows.
 	Rows int64 `json:"rows"`

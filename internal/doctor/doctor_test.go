@@ -249,6 +249,29 @@ func TestRun_Embedded(t *testing.T) {
 	}
 }
 
+// Copies of rows must not get into the stream of a relation, whichever bridge fills it.
+func TestRun_Topics(t *testing.T) {
+	servers(t)
+	url := testenv.Postgres(t)
+	testenv.Exec(t, url, good, `CREATE TABLE a (LIKE users INCLUDING ALL)`, `CREATE TABLE b (LIKE users INCLUDING ALL)`)
+	s := testenv.NATS(t)
+	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := stream.Config(stream.NewLayout("other", "public", "t", false), stream.Meta{Schema: "public", Table: "t", Incarnation: "i"}, stream.Settings{})
+	if _, err := js.CreateStream(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	list := specs(t, "users(republish=lockstep.x),a(republish=_other.public.t.row.{key}),b(republish=other.public.t)")
+	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: list, Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1, Timeout: time.Minute})
+	got := text(t, r)
+	contains(t, got, "ERROR users: republish=lockstep.x: subjects that begin with lockstep. are not for copies", "ERROR a: republish=_other.public.t.row.{key} would write into stream OTHER-public-t")
+	if strings.Contains(got, "ERROR b") {
+		t.Error(got)
+	}
+}
+
 // Streams that exist are compared with the configuration.
 func TestRun_Streams(t *testing.T) {
 	servers(t)

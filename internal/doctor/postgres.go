@@ -152,6 +152,9 @@ func (r *run) relations(ctx context.Context, conn *pgx.Conn) error {
 		}
 		if rel != nil {
 			entry.OK, entry.estimate = true, rel.EstimatedRows
+			if log && spec.Capture == relation.CaptureWAL {
+				entry.OldRows = map[bool]string{true: "full", false: "key"}[rel.OldRows]
+			}
 			if rel.Analyzed {
 				entry.Rows = rel.EstimatedRows
 			}

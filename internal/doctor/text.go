@@ -46,6 +46,9 @@ func (r Report) Text(w io.Writer) error {
 	}
 	for _, rel := range r.Relations {
 		fmt.Fprintf(&b, "%-5s %s → %s, history %s", report.Mark(rel.OK), rel.Name, rel.Stream, rel.History)
+		if rel.OldRows != "" {
+			fmt.Fprintf(&b, ", old rows: %s", rel.OldRows)
+		}
 		if len(rel.Key) > 0 {
 			fmt.Fprintf(&b, ", key %s", strings.Join(rel.Key, "+"))
 		}

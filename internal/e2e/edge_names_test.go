@@ -128,6 +128,7 @@ func TestHTTPEdge_EveryListedNameServesItsRelation(t *testing.T) {
 	}
 	cfg := s.CachedInfo().Config
 	cfg.Name, cfg.Subjects = layout.Stream+"-copy", []string{"lockstep.copy.a.>"}
+	cfg.SubjectTransform, cfg.RePublish = nil, nil
 	if _, err := js.CreateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -81,8 +81,8 @@ type epoch struct {
 	row     nats.Msg
 	subject []byte
 	keyText []byte
-	// expected, highText and key are the values of row's headers.
-	expected, highText, key [1]string
+	// expected, highText, key and event are the values of row's headers.
+	expected, highText, key, event [1]string
 
 	// err is the first fault, and is set once. The fault is seen by a method, by
 	// Run, or by the batch's error handler. That handler runs on a goroutine of
@@ -173,6 +173,10 @@ func (e *epoch) prepare(c capture.Change, line []byte) error {
 		e.row.Header[stream.KeyHeader] = e.key[:]
 	} else {
 		delete(e.row.Header, stream.KeyHeader)
+	}
+	if delete(e.row.Header, stream.EventHeader); c.Event != nil && !e.layout.Log() {
+		e.event[0] = string(c.Event)
+		e.row.Header[stream.EventHeader] = e.event[:]
 	}
 	if e.highText[0] == "" || c.High > e.high {
 		e.high = max(e.high, c.High)

@@ -107,7 +107,7 @@ func TestIngest_SubscribersSeeWhatIsStored_I6(t *testing.T) {
 func broker(t *testing.T, servers int) string {
 	t.Helper()
 	if servers == 1 {
-		return testenv.NATS(t).URL()
+		return testenv.NATSProcess(t).URL()
 	}
 	return testenv.NATSCluster(t, servers)[0].URL()
 }

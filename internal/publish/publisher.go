@@ -268,7 +268,7 @@ func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError)
 		e.row.Header[stream.DigestHeader] = []string{fmt.Sprintf("%d %s", e.sizes.Largest(), capture.Digest(data))}
 		defer delete(e.row.Header, stream.DigestHeader)
 	}
-	if err := e.prepare(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, key, size.bytes, size.limit)); err != nil {
+	if err := e.prepare(c, lockstep.AppendOversize(nil, c.Txid, c.Xmin, e.changeOf(c), key, size.bytes, size.limit)); err != nil {
 		return err
 	}
 	if err := e.addMsg(&e.row); err != nil {
@@ -278,6 +278,19 @@ func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError)
 	p.log.Warn().Uint64("txid", c.Txid).Int64("bytes", size.bytes).Int64("limit", size.limit).Str("reason", size.by).
 		Msg("row too large for the broker, not published")
 	return nil
+}
+
+// changeOf returns what the oversize control row of a log says of the change. In other
+// streams a header says it.
+func (e *epoch) changeOf(c capture.Change) lockstep.Change {
+	if !e.layout.Log() || c.Event == nil {
+		return lockstep.Change{}
+	}
+	ch, err := lockstep.ParseChange(c.Event)
+	if err != nil {
+		panic("publish: " + err.Error())
+	}
+	return ch
 }
 
 // Yield implements capture.Sink.

@@ -139,7 +139,7 @@ func (p *Publisher) addAlone(ctx context.Context, e *epoch, c capture.Change) er
 		return fmt.Errorf("encode key of refused row: %w", err)
 	}
 	reason := fmt.Sprintf("%s (error %d)", api.Description, api.ErrorCode)
-	if err := e.prepare(c, lockstep.AppendRefused(nil, c.Txid, c.Xmin, key, int64(len(c.Line)), reason)); err != nil {
+	if err := e.prepare(c, lockstep.AppendRefused(nil, c.Txid, c.Xmin, e.changeOf(c), key, int64(len(c.Line)), reason)); err != nil {
 		return err
 	}
 	if err := p.sendAlone(ctx, e, &e.row); err != nil {

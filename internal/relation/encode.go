@@ -165,7 +165,8 @@ func (e *Encoder) AppendObject(dst []byte, values [][]byte) ([]byte, error) {
 }
 
 // appendPatched is AppendObject with ready JSON for some columns: where raw is not
-// nil, it has the JSON of the column, which replaces the value.
+// nil, it has the JSON of the column, which replaces the value. A column whose JSON is
+// empty is left out.
 func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 	if len(values) != len(e.columns) {
 		return dst, fmt.Errorf("encode row: got %d values for %d columns", len(values), len(e.columns))
@@ -176,7 +177,14 @@ func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error
 		if c.value == nil {
 			continue
 		}
+		if raw != nil && raw[i] != nil && len(raw[i]) == 0 {
+			continue
+		}
+		first := len(dst) == start
 		dst = append(dst, c.key...)
+		if first { // the columns before it may be left out
+			dst[start] = '{'
+		}
 		if raw != nil && raw[i] != nil {
 			dst = append(dst, raw[i]...)
 			continue

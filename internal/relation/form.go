@@ -70,13 +70,32 @@ func (f *Form) AppendData(dst []byte, values [][]byte) ([]byte, error) {
 	return f.AppendPatched(dst, values, nil)
 }
 
+// Absent, as the ready JSON of a column, leaves the column out.
+var Absent = []byte{}
+
 // AppendPatched is AppendData with ready JSON for some columns: where raw is not
-// nil, it has the JSON of the column, which replaces the value.
+// nil, it has the JSON of the column, which replaces the value; or it is Absent.
 func (f *Form) AppendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 	start := len(dst)
 	dst, err := f.data.appendPatched(dst, values, raw)
 	onOneLine(dst[start:])
 	return dst, err
+}
+
+// AppendAbsent appends the JSON array of the names of the columns that are Absent in
+// raw. It appends nothing if there are none.
+func (f *Form) AppendAbsent(dst []byte, raw [][]byte) []byte {
+	open := byte('[')
+	for i, r := range raw {
+		if r != nil && len(r) == 0 {
+			dst = appendString(append(dst, open), []byte(f.rel.Columns[i].Name))
+			open = ','
+		}
+	}
+	if open == ',' {
+		dst = append(dst, ']')
+	}
+	return dst
 }
 
 // AppendKey appends the JSON object of a key's columns, given in key order.

@@ -343,8 +343,6 @@ func (l *looked) waysOut(r refusal, key []int) []way {
 		return append(ways, way{sql: fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…)", l.self.name().SQL())})
 	case r.of != l.self.name():
 		return append(ways, l.leafWays(r.of, key)...)
-	case r.stored && l.wantsFull(): // it is full already
-		return ways
 	}
 	return append(ways, l.identityWays(key)...)
 }

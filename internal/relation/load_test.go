@@ -89,7 +89,11 @@ func TestLoad_Finds(t *testing.T) {
 		{name: "wal full", sql: `CREATE TABLE a (id int NOT NULL, v text); ALTER TABLE a REPLICA IDENTITY FULL`, spec: "a(capture=wal;key=id)", warns: []string{"no index makes its key unique"}},
 		{name: "wal no identity", sql: `CREATE TABLE a (id int NOT NULL)`, spec: "a(capture=wal;key=id)", fails: []string{"or ALTER TABLE \"public\".\"a\" REPLICA IDENTITY FULL"}, warns: []string{"no index makes its key unique"}},
 		{name: "wal inserts", sql: `CREATE TABLE a (id int UNIQUE NOT NULL)`, spec: "a(capture=wal;actions=insert)"},
-		{name: "wal log", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(capture=wal;history=log;max_age=1h)", fails: []string{"history=log needs old rows in full"}},
+		{name: "wal log", sql: `CREATE TABLE a (id int PRIMARY KEY)`, spec: "a(capture=wal;history=log;max_age=1h)"},
+		{name: "topic, key of two columns", sql: `CREATE TABLE a (id int, k int, PRIMARY KEY (id, k))`, spec: "a(capture=wal;republish=x.{key})"},
+		{name: "topic of a log, key of two columns", sql: `CREATE TABLE a (id int, k int, PRIMARY KEY (id, k))`, spec: "a(capture=wal;history=log;max_age=1h;republish=x)"},
+		{name: "topic with the key inside", sql: `CREATE TABLE a (id int, k int, PRIMARY KEY (id, k))`, spec: "a(capture=wal;republish=x.{key}.y)", fails: []string{"its key has 2 columns", "move {key} to the end"}},
+		{name: "topic without the key", sql: `CREATE TABLE a (id int, k int, PRIMARY KEY (id, k))`, spec: "a(capture=wal;republish=x)", fails: []string{"its key has 2 columns", "republish=x.{key}"}},
 		{name: "wal view", sql: `CREATE VIEW v AS SELECT * FROM users`, spec: "v(capture=wal;key=id)", fails: []string{"it is a view, and the WAL has only tables"}},
 		{name: "wal unlogged", sql: `ALTER TABLE users SET UNLOGGED`, spec: "users(capture=wal)", fails: []string{"it is unlogged: its rows are not in the WAL"}},
 		{name: "wal deferrable", sql: `CREATE TABLE a (id int PRIMARY KEY DEFERRABLE)`, spec: "a(capture=wal)", fails: []string{"its replica identity lacks its key column id", `ADD UNIQUE ("id"); or ALTER TABLE "public"."a" REPLICA IDENTITY FULL`}},
@@ -311,11 +315,32 @@ func TestResolve(t *testing.T) {
 		"*(txid=ls),-b":                            "",
 		"*(tombstones=1d),-p":                      "b(tombstones=1d),secret(tombstones=1d),users(tombstones=1d)",
 		"users,*(capture=wal),-p":                  `users,"No"(capture=wal),b(capture=wal),secret(capture=wal)`,
-		"*(capture=wal;history=log;max_age=1h),-p": "", // none has REPLICA IDENTITY FULL
+		"*(capture=wal;history=log;max_age=1h),-p": `"No"(history=log;max_age=1h0m0s;capture=wal),b(history=log;max_age=1h0m0s;capture=wal),secret(history=log;max_age=1h0m0s;capture=wal),users(history=log;max_age=1h0m0s;capture=wal)`,
 	} {
 		if specs, _, err := mustParse(t, tables).Resolve(t.Context(), conn); err != nil || (relation.Specs{List: specs}).String() != want {
 			t.Errorf("%s stands for %s, %v; want %s", tables, relation.Specs{List: specs}, err, want)
 		}
+	}
+}
+
+// TestLoad_OldRows: it is known of each table whether the WAL has its old rows in full. For a partitioned table its partitions
+// decide.
+func TestLoad_OldRows(t *testing.T) {
+	parted := `CREATE TABLE a (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9); CREATE TABLE a2 PARTITION OF a DEFAULT; `
+	for sql, want := range map[string]bool{
+		`CREATE TABLE a (id int PRIMARY KEY)`:                                      false,
+		`CREATE TABLE a (id int PRIMARY KEY); ALTER TABLE a REPLICA IDENTITY FULL`: true,
+		parted: false,
+		parted + `ALTER TABLE a REPLICA IDENTITY FULL`:                                        false,
+		parted + `ALTER TABLE a1 REPLICA IDENTITY FULL`:                                       false,
+		parted + `ALTER TABLE a1 REPLICA IDENTITY FULL; ALTER TABLE a2 REPLICA IDENTITY FULL`: true,
+	} {
+		t.Run("", func(t *testing.T) {
+			rel, _, err := relation.Load(t.Context(), ready(t, sql), mustParse(t, "a(capture=wal;history=log;max_age=1h)").List[0])
+			if err != nil || rel.OldRows != want {
+				t.Errorf("%s: old rows in full is %v, %v; want %v", sql, rel != nil && rel.OldRows, err, want)
+			}
+		})
 	}
 }
 

@@ -51,17 +51,7 @@ func (l *looked) checkWAL(rel *Relation) {
 	if !l.needsIdentity() {
 		return
 	}
-	if l.spec.History == HistoryLog && o.Identity != identityFull {
-		l.unfitIdentity("history=log needs old rows in full: without them, the WAL lacks large values that an UPDATE does not change",
-			l.harmless(l.fullWay(o.name()))...)
-		return
-	}
-	if i := slices.IndexFunc(o.Leaves, func(p leaf) bool { return p.logged() && !p.Full }); i >= 0 && l.spec.History == HistoryLog {
-		name := o.Leaves[i].name()
-		l.unfitWays(fmt.Sprintf("history=log needs old rows in full, and its partition %s does not give them", name.Quoted()),
-			statements(l.harmless(l.fullWay(name)))...)
-		return
-	}
+	rel.OldRows = l.fullOldRows()
 	identity := l.identity()
 	for _, i := range rel.Key {
 		if lacks, ok := l.leafWithout(o.Columns[i].Name); ok {
@@ -186,9 +176,6 @@ func (l *looked) indexWay(of Name, ix index) way {
 // the key: one of them is enough.
 func (l *looked) leafWays(of Name, key []int) []way {
 	full := l.fullWay(of)
-	if l.wantsFull() {
-		return l.harmless(full)
-	}
 	i := slices.IndexFunc(l.self.Indexes, func(ix index) bool { return ix.Primary })
 	switch {
 	case i >= 0 && l.identifies(l.self.Indexes[i], key):
@@ -257,8 +244,6 @@ func (l *looked) identityWays(key []int) []way {
 		return []way{{sql: "remove key=: partitions will have the primary key as replica identity"}}
 	case o.Kind == "p":
 		return []way{l.uniqueWay(o.name(), "PRIMARY KEY", key)}
-	case l.wantsFull():
-		return l.harmless(full)
 	}
 	var ways []way
 	for _, ix := range o.Indexes { // the primary key is the first
@@ -280,8 +265,14 @@ func (l *looked) identityWays(key []int) []way {
 	return l.harmless(l.uniqueWay(o.name(), "PRIMARY KEY", key), full)
 }
 
-// wantsFull reports whether only REPLICA IDENTITY FULL will do.
-func (l *looked) wantsFull() bool { return l.spec.History == HistoryLog && l.needsIdentity() }
+// fullOldRows reports whether the WAL has old rows with all their columns.
+func (l *looked) fullOldRows() bool {
+	o := l.self
+	if o.Kind != "p" {
+		return o.Identity == identityFull
+	}
+	return !slices.ContainsFunc(o.Leaves, func(p leaf) bool { return p.logged() && !p.Full })
+}
 
 // Only returns the relation with only the named columns. If a key column is not
 // among them, it returns an error that names the column.

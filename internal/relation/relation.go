@@ -66,6 +66,10 @@ type Relation struct {
 	// Deferrable is true if two rows may have the same key until their
 	// transaction ends.
 	Deferrable bool
+	// OldRows is true if the WAL has rows as they were before a change, with all
+	// columns (REPLICA IDENTITY FULL). Else it has the columns of the key, if they
+	// change, and lacks large values that an UPDATE leaves alone.
+	OldRows bool
 	// Leaves are the partitions that hold the rows of a partitioned table, with
 	// their files.
 	Leaves []string

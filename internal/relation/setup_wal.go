@@ -70,6 +70,18 @@ func (s *setup) wal(ctx context.Context, q Querier) (string, *Spec, error) {
 	return s.script(), &s.use, nil
 }
 
+// oldRows says how a log shows rows as they were before a change.
+func (s *setup) oldRows() {
+	l := s.l
+	if l.spec.History != HistoryLog || !l.needsIdentity() || l.fullOldRows() || l.self.Kind == "p" {
+		return
+	}
+	if ways := l.harmless(l.fullWay(l.self.name())); len(ways) == 1 && ways[0].alone {
+		s.note("Of the row before a change, the stream will have its key. For all of it, at the cost of more WAL, also run:")
+		s.note(ways[0].sql + ";")
+	}
+}
+
 // unsent names the columns that documents will not have.
 func (s *setup) unsent() {
 	var names []string
@@ -108,6 +120,7 @@ func (s *setup) publication(identity string) {
 		s.note("With the replica identity, the WAL says which row was changed or deleted.")
 		s.p("%s;", identity)
 	}
+	s.oldRows()
 	s.p("DO \x00 BEGIN")
 	s.p("  IF current_setting('wal_level') <> 'logical' THEN RAISE EXCEPTION 'wal_level is %%, and must be logical', current_setting('wal_level')")
 	s.p("    USING HINT = 'Run ALTER SYSTEM SET wal_level = logical as a superuser. Then restart Postgres, and run this again.'; END IF;")

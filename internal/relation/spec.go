@@ -61,6 +61,9 @@ type Spec struct {
 	Reconcile time.Duration
 	// Republish is where the broker sends copies of what the stream stores.
 	Republish topic.Topic
+	// Events is whether a latest stream says, in a header, which change of the WAL a row
+	// comes from. A log always says it.
+	Events bool
 	// Actions are those of the package's Actions that a relation with capture=wal
 	// publishes; empty for all.
 	Actions []string
@@ -165,6 +168,7 @@ func (s Spec) options() string {
 	add("tombstones", formatDuration(s.Tombstones), s.Tombstones > 0)
 	add("reconcile", formatDuration(s.Reconcile), s.Reconcile > 0)
 	add("capture", string(s.Capture), s.Capture != "" && s.Capture != CapturePoll)
+	add("events", "true", s.Events)
 	add("republish", string(s.Republish), s.Republish != "")
 	add("actions", strings.Join(s.Actions, "+"), len(s.Actions) > 0)
 	if len(opts) == 0 {
@@ -279,6 +283,13 @@ var byteUnits = []struct {
 	{"KiB", 1 << 10},
 	{"KB", 1e3},
 	{"B", 1},
+}
+
+func parseBool(s string) (bool, error) {
+	if s != "true" && s != "false" {
+		return false, errors.New("want true or false")
+	}
+	return s == "true", nil
 }
 
 // parseBytes parses a number of bytes from 1 to 2⁶³ − 1, with or without a unit:

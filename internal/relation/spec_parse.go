@@ -10,7 +10,7 @@ import (
 	"bridge/internal/topic"
 )
 
-var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "reconcile", "capture", "actions", "republish"}
+var optionNames = []string{"key", "txid", "deleted", "history", "max_age", "max_bytes", "tombstones", "reconcile", "capture", "actions", "events", "republish"}
 
 // maxIdent is NAMEDATALEN-1. Postgres silently cuts longer names.
 const maxIdent = 63
@@ -301,6 +301,8 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 		spec.Reconcile, err = ParseDuration(v)
 	case "max_bytes":
 		spec.MaxBytes, err = parseBytes(v)
+	case "events":
+		spec.Events, err = parseBool(v)
 	case "republish":
 		spec.Republish, err = topic.Parse(v)
 	default:
@@ -333,6 +335,12 @@ func (p *specParser) pairs(spec *Spec, given map[string]int) {
 	}
 	if at, ok := given["actions"]; ok && spec.Capture == CapturePoll {
 		p.fail(at, "actions needs capture=wal: polling sees only the result of changes")
+	}
+	if at, ok := given["events"]; ok && spec.Capture == CapturePoll {
+		p.fail(at, "events needs capture=wal: polling sees only the result of changes")
+	}
+	if at, ok := given["events"]; ok && spec.History == HistoryLog {
+		p.fail(at, "events is for history=latest: a log always says which change a row comes from; remove it")
 	}
 	if at, ok := given["republish"]; ok && spec.History == HistoryLog && spec.Republish.HasKey() {
 		p.fail(at, "{key} in republish= needs history=latest: all rows of a log have one subject")

@@ -151,6 +151,12 @@ func TestParseSpecs_Errors(t *testing.T) {
 		{"a(capture=wal;actions=insert;reconcile=10s)", "character 30: reconcile compares"},
 		{"a(actions=insert)", "actions needs capture=wal"},
 		{"a(capture=wal;actions=upsert)", `unknown action "upsert": want some of insert, update, delete, truncate`},
+		{"a(events=true)", "events needs capture=wal"},
+		{"a(capture=wal;events=yes)", "events=yes: want true or false"},
+		{"a(capture=wal;history=log;events=true)", "a log always says"},
+		{"a(republish=x.*)", "republish=x.*: \"*\" has one of the characters"},
+		{"a(republish=)", "republish=: "},
+		{"a(history=log;max_age=1h;republish=x.{key})", "all rows of a log have one subject"},
 		{strings.Repeat("x", 64), "the name is 64 bytes long; Postgres cuts names at 63"},
 	}
 	for _, tt := range tests {
@@ -180,6 +186,7 @@ func FuzzParseSpecs(f *testing.F) {
 	for _, s := range []string{
 		"users,public.domains_lockstep(key=name),audit(history=log;max_age=24h),lines(key=order_id+pos)",
 		`*,-"A",s."b""c"(txid="T";deleted=d;tombstones=1d3h5m;capture=wal;actions=insert+delete)`,
+		"users(capture=wal;events=true;republish=x.{schema}_{table}.{key}),b(republish=off)",
 		"a(history=log;max_bytes=10KiB)", "v(key=id;reconcile=10s),w(key=id;reconcile=1d1h)", `a("key"=b)`, "a(((", `"`, "*,*", "-", "a(key=b;", "É.é",
 	} {
 		f.Add(s)

@@ -20,6 +20,9 @@ const (
 	HighHeader = "Lockstep-High"
 	// KeyHeader is a row's key, if its subject does not contain it.
 	KeyHeader = "Lockstep-Key"
+	// EventHeader, on rows of a stream of latest versions that says it, is the change
+	// that they come from: lockstep.Change.AppendText.
+	EventHeader = "Lockstep-Event"
 	// DigestHeader, on oversize control rows, is the largest message that the broker
 	// took then, and capture.Digest of the row's data.
 	DigestHeader = "Lockstep-Digest"

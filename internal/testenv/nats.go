@@ -56,6 +56,7 @@ type NATSConfig struct {
 	SyncInterval string // "always" or a duration; default 1s
 	MaxPayload   int    // default: the server's, 1 MiB
 	Extra        string // lines of the server's configuration file
+	Login        string // user:password for URL, if Extra has users
 }
 
 // ExternalNATS is a nats-server process. Its methods end the test if they fail, so only the test's goroutine may call
@@ -66,10 +67,16 @@ type ExternalNATS struct {
 	conf string
 	dir  string // JetStream's files
 	port int
-	proc *Process // nil while it does not run
+	// login is empty, or user:password@.
+	login string
+	proc  *Process // nil while it does not run
 }
 
-// NATSProcess starts a nats-server with JetStream as a process. The program is built from this module's dependency.
+// natsProgram is the environment variable that names another nats-server for NATSProcess and NATSCluster.
+const natsProgram = "LOCKSTEP_TEST_NATS_SERVER"
+
+// NATSProcess starts a nats-server with JetStream as a process. The program is built from this module's dependency, unless
+// the environment names another.
 func NATSProcess(t testing.TB, cfg ...NATSConfig) *ExternalNATS {
 	t.Helper()
 	s := newExternal(t, config(cfg), "")
@@ -113,18 +120,25 @@ func config(cfg []NATSConfig) NATSConfig {
 
 func newExternal(t testing.TB, cfg NATSConfig, cluster string) *ExternalNATS {
 	t.Helper()
-	prog := BuildShipped(t, "github.com/nats-io/nats-server/v2")
+	prog, limits := os.Getenv(natsProgram), ""
+	if prog == "" {
+		prog = BuildShipped(t, "github.com/nats-io/nats-server/v2")
+		limits = ", limits { default_max_consumers: -1 }" // older servers have no such limit
+	}
 	port, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	s := &ExternalNATS{t: t, prog: prog, conf: filepath.Join(dir, "nats.conf"), dir: filepath.Join(dir, "store"), port: port}
+	if cfg.Login != "" {
+		s.login = cfg.Login + "@"
+	}
 	if cfg.SyncInterval == "" {
 		cfg.SyncInterval = "1s"
 	}
 	conf := fmt.Sprintf("server_name: test-%d\nlisten: \"127.0.0.1:%d\"\n", port, port) +
-		fmt.Sprintf("jetstream { store_dir: %q, sync_interval: %s, limits { default_max_consumers: -1 } }\n", s.dir, cfg.SyncInterval)
+		fmt.Sprintf("jetstream { store_dir: %q, sync_interval: %s%s }\n", s.dir, cfg.SyncInterval, limits)
 	if cfg.MaxPayload > 0 {
 		conf += fmt.Sprintf("max_payload: %d\n", cfg.MaxPayload)
 	}
@@ -144,7 +158,7 @@ func newExternal(t testing.TB, cfg NATSConfig, cluster string) *ExternalNATS {
 }
 
 // URL returns the address for clients. It stays the same when the server is started again.
-func (s *ExternalNATS) URL() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.port) }
+func (s *ExternalNATS) URL() string { return fmt.Sprintf("nats://%s127.0.0.1:%d", s.login, s.port) }
 
 // StoreDir returns the directory of JetStream's files. A test may remove or replace it while the server does not run.
 func (s *ExternalNATS) StoreDir() string { return s.dir }

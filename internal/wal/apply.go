@@ -17,13 +17,6 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// transaction is the one that is being read.
-type transaction struct {
-	xid uint64
-	// commit is the place of its commit record.
-	commit uint64
-}
-
 // apply publishes what an event says. Its error ends the session; what is one
 // relation's own fault takes only that out.
 func (s *session) apply(ctx context.Context, e *event) error {
@@ -31,7 +24,7 @@ func (s *session) apply(ctx context.Context, e *event) error {
 	case nil:
 		s.passed(e.lsn)
 	case *pglogrepl.BeginMessage:
-		s.tx = &transaction{xid: s.fullXid(m.Xid), commit: uint64(m.FinalLSN)}
+		s.tx = &transaction{xid: s.fullXid(m.Xid), commit: uint64(m.FinalLSN), committed: m.CommitTime}
 	case *pglogrepl.CommitMessage:
 		s.commit(ctx, uint64(m.TransactionEndLSN))
 	case *pglogrepl.LogicalDecodingMessage:
@@ -40,18 +33,22 @@ func (s *session) apply(ctx context.Context, e *event) error {
 		s.columns[m.RelationID] = m
 		delete(s.shapes, m.RelationID)
 	case *pglogrepl.InsertMessage:
+		s.tx.count(e.lsn)
 		if f, sh := s.taking(ctx, m.RelationID); f != nil {
 			s.done(ctx, f, s.insert(ctx, f, sh, m))
 		}
 	case *pglogrepl.UpdateMessage:
+		s.tx.count(e.lsn)
 		if f, sh := s.taking(ctx, m.RelationID); f != nil {
 			s.done(ctx, f, s.update(ctx, f, sh, m))
 		}
 	case *pglogrepl.DeleteMessage:
+		s.tx.count(e.lsn)
 		if f, sh := s.taking(ctx, m.RelationID); f != nil {
 			s.done(ctx, f, s.delete(ctx, f, sh, m))
 		}
 	case *pglogrepl.TruncateMessage:
+		s.tx.count(e.lsn)
 		for _, oid := range m.RelationIDs {
 			if f, _ := s.taking(ctx, oid); f != nil {
 				s.done(ctx, f, s.truncate(ctx, f))
@@ -149,7 +146,7 @@ func (s *session) insert(ctx context.Context, f *feed, sh *shape, m *pglogrepl.I
 	if !f.r.does(lockstep.ActionInsert) {
 		return nil
 	}
-	if sh.unchanged { // an UPDATE brought it into the filter; what was published of it is of before it left
+	if sh.unchanged && !f.r.keepsAll() { // an UPDATE brought it into the filter; what was published of it is of before it left
 		return s.lookAt(ctx, f, sh.key)
 	}
 	return s.publishNew(ctx, f, sh, lockstep.ActionInsert, sh.key, nil)
@@ -176,7 +173,7 @@ func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.U
 	if !f.r.does(lockstep.ActionUpdate) {
 		return nil
 	}
-	if old.keyless && sh.unchanged { // the stream never had the row
+	if old.keyless && sh.unchanged && !f.r.keepsAll() { // the stream never had the row
 		return s.lookAt(ctx, f, sh.key)
 	}
 	// The delete of the old key comes first, so that a stream of states never
@@ -185,8 +182,13 @@ func (s *session) update(ctx context.Context, f *feed, sh *shape, m *pglogrepl.U
 		if err := s.fill(ctx, f, sh, base); err != nil {
 			return err
 		}
-		if err := f.remove(ctx, s.tx.xid, old.key, nil); err != nil {
+		if err := f.remove(ctx, s.tx.xid, old.key, s.change(f, lockstep.ActionUpdate)); err != nil {
 			return err
+		}
+	}
+	if moved && f.r.keepsAll() && old.data == nil {
+		if old.data, err = f.form.AppendKey(nil, old.key); err != nil {
+			return fmt.Errorf("encode key: %w", err)
 		}
 	}
 	if err := s.publishNew(ctx, f, sh, lockstep.ActionUpdate, base, old.data); err != nil || !moved {
@@ -202,7 +204,9 @@ func (s *session) lostKey(ctx context.Context, f *feed, old oldRow) error {
 	if old.key == nil || !f.r.does(lockstep.ActionUpdate) {
 		return nil
 	}
-	if err := f.remove(ctx, s.tx.xid, old.key, old.data); err != nil {
+	c := s.change(f, lockstep.ActionDelete)
+	c.Old = old.data
+	if err := f.remove(ctx, s.tx.xid, old.key, c); err != nil {
 		return err
 	}
 	return s.left(ctx, f, old.key)
@@ -229,25 +233,31 @@ func (s *session) lookAt(ctx context.Context, f *feed, key [][]byte) error {
 }
 
 // publishNew publishes the row in sh. base is the key under which the stream
-// has the row's version before this one.
+// has the row's version before this one. A log shows what Postgres sent, and names what
+// is missing. In a stream of latest versions every row is whole.
 func (s *session) publishNew(ctx context.Context, f *feed, sh *shape, action lockstep.Action, base [][]byte, old []byte) error {
-	if err := s.fill(ctx, f, sh, base); err != nil {
-		return err
-	}
-	if sh.incomplete {
-		return s.lookAt(ctx, f, sh.key)
+	c := s.change(f, action)
+	c.Old = old
+	if f.r.keepsAll() {
+		c.Unchanged = sh.leaveOut()
+	} else {
+		if err := s.fill(ctx, f, sh, base); err != nil {
+			return err
+		}
+		if sh.incomplete {
+			return s.lookAt(ctx, f, sh.key)
+		}
 	}
 	var err error
 	if sh.data, err = sh.form.AppendPatched(sh.data[:0], sh.values, sh.raw); err != nil {
 		return fmt.Errorf("encode a row of transaction %d: %w", s.tx.xid, err)
 	}
-	if err := f.publish(ctx, s.tx.xid, f.wm, sh.key, sh.form.Deleted(sh.values), action, sh.data, old); err != nil {
-		return err
-	}
-	if sh.rel != f.rel {
+	if sh.rel == f.rel {
+		f.keep(sh.key, sh.data)
+	} else {
 		f.forget(sh.key) // its values may not be those of the columns' types now
 	}
-	return nil
+	return f.publish(ctx, s.tx.xid, f.wm, sh.key, sh.form.Deleted(sh.values), sh.data, c)
 }
 
 func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.DeleteMessage) error {
@@ -259,7 +269,9 @@ func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.D
 	if old.keyless || !f.r.does(lockstep.ActionDelete) {
 		return nil
 	}
-	if err := f.remove(ctx, s.tx.xid, old.key, old.data); err != nil {
+	c := s.change(f, lockstep.ActionDelete)
+	c.Old = old.data
+	if err := f.remove(ctx, s.tx.xid, old.key, c); err != nil {
 		return err
 	}
 	return s.left(ctx, f, old.key)
@@ -288,13 +300,14 @@ func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleD
 	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() {
 		return o, nil
 	}
+	clear(sh.raw)
 	for i, yes := range sh.server { // their text is no JSON, and the server can't be asked any more
 		if yes && sh.values[i] != nil {
-			return o, nil
+			sh.raw[i] = relation.Absent
 		}
 	}
 	var err error
-	if o.data, err = sh.form.AppendData(nil, sh.values); err != nil {
+	if o.data, err = sh.form.AppendPatched(nil, sh.values, sh.raw); err != nil {
 		return oldRow{}, fmt.Errorf("encode the old row of transaction %d: %w", s.tx.xid, err)
 	}
 	return o, nil
@@ -364,7 +377,7 @@ func (s *session) truncate(ctx context.Context, f *feed) error {
 	}
 	if f.r.keepsAll() {
 		f.dirty = true
-		line := lockstep.AppendTruncate(nil, s.tx.xid, f.wm)
+		line := lockstep.AppendTruncate(nil, s.tx.xid, f.wm, s.change(f, lockstep.ActionTruncate))
 		return f.r.sink.Row(ctx, capture.Change{Txid: s.tx.xid, Xmin: f.wm, High: s.tx.xid, Line: line})
 	}
 	begun, rows := time.Now(), 0
@@ -373,7 +386,7 @@ func (s *session) truncate(ctx context.Context, f *feed) error {
 			return nil
 		}
 		rows++
-		return f.remove(ctx, s.tx.xid, r.Key, nil)
+		return f.remove(ctx, s.tx.xid, r.Key, s.change(f, lockstep.ActionTruncate))
 	})
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
+	"bridge/lockstep"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -181,7 +182,7 @@ func (f *feed) lookedAt(ctx context.Context, sp *suspected, r *lookedRow, txid u
 		if r != nil {
 			err = f.looked(ctx, r, txid, l)
 		} else {
-			err = f.remove(ctx, txid, sp.key, nil)
+			err = f.remove(ctx, txid, sp.key, lockstep.Change{Action: lockstep.ActionDelete})
 		}
 		if err != nil {
 			return err

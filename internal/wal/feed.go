@@ -41,6 +41,8 @@ type feed struct {
 	// position and verdict are what Begin returned and what it came to.
 	position capture.Position
 	verdict  verdict
+	// lost, if not empty, is why the stream lacks what it held before.
+	lost string
 
 	// pos is the place before which the stream has every commit; commits that
 	// stand before it are skipped.
@@ -95,7 +97,7 @@ type feed struct {
 	last  *lastRows
 	keeps bool
 
-	line, keyText []byte
+	line, keyText, event []byte
 	// key is the row's that is being published, keyJSON appends it.
 	key     [][]byte
 	keyJSON func(dst []byte) ([]byte, error)
@@ -175,6 +177,14 @@ func (s *session) start(ctx context.Context, f *feed) error {
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, comparing the stream with the relation")
 	case v.reason != "":
 		f.r.log.Info().Str("reason", v.reason).Msg("continuing what was interrupted")
+	}
+	if v.gap {
+		f.lost = v.reason
+	}
+	if f.lost != "" {
+		if err := f.gap(ctx, f.lost, s.began.xmax); err != nil {
+			return err
+		}
 	}
 	if string(pos.Schema) != string(f.schema) {
 		if pos.Schema != nil && !relation.SameRows(pos.Schema, f.schema) {
@@ -314,33 +324,33 @@ func (f *feed) noteWithheld() {
 	f.r.update(func(st *health.Status) { st.Note = note })
 }
 
-// publish publishes a change. data is the row's JSON object, and old, if not nil,
-// that of the row before it.
-func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, deleted bool, action lockstep.Action, data, old []byte) error {
+// publish publishes a row. data is its JSON object, and c says what changed it.
+func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, deleted bool, data []byte, c lockstep.Change) error {
 	if f.r.keepsAll() {
-		f.line = lockstep.AppendChangeHead(f.line[:0], txid, xmin, deleted, action, old)
+		f.line = lockstep.AppendChangeHead(f.line[:0], txid, xmin, deleted, c)
 	} else {
 		f.line = lockstep.AppendRowHead(f.line[:0], txid, xmin, deleted)
 	}
 	f.line = lockstep.AppendRowTail(append(f.line, data...))
-	if action == lockstep.ActionDelete {
-		f.forget(key)
-	} else {
-		f.keep(key, data)
-	}
 	f.dirty = true
 	f.lastTxid = max(f.lastTxid, txid)
 	f.key = key
-	return f.r.sink.Row(ctx, capture.Change{Key: key, KeyJSON: f.keyJSON, Txid: txid, Xmin: xmin, High: txid, Line: f.line})
+	f.event = c.AppendText(f.event[:0])
+	row := capture.Change{Key: key, KeyJSON: f.keyJSON, Txid: txid, Xmin: xmin, High: txid, Line: f.line}
+	if len(f.event) > 0 {
+		row.Event = f.event
+	}
+	return f.r.sink.Row(ctx, row)
 }
 
 // remove publishes that there is no row with the key.
-func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, old []byte) error {
+func (f *feed) remove(ctx context.Context, txid uint64, key [][]byte, c lockstep.Change) error {
+	f.forget(key)
 	var err error
 	if f.keyText, err = f.form.AppendKey(f.keyText[:0], key); err != nil {
 		return fmt.Errorf("encode key: %w", err)
 	}
-	return f.publish(ctx, txid, f.wm, key, true, lockstep.ActionDelete, f.keyText, old)
+	return f.publish(ctx, txid, f.wm, key, true, f.keyText, c)
 }
 
 // maxSuspects bounds the keys that wait to be looked at. Where there are more, it

@@ -199,7 +199,7 @@ func (s *session) join(ctx context.Context) error {
 		b.known, b.published, b.released, b.first, b.compare = f.known, f.published, f.r.released, f.r.first, f.r.compare
 		s.work.Go(func() {
 			var err error
-			f.position, err = f.r.begin(ctx, source.Of(s.src, f.rel, s.began.xmax), f.schema, b)
+			f.position, f.lost, err = f.r.begin(ctx, source.Of(s.src, f.rel, s.began.xmax), f.schema, b)
 			f.verdict = f.r.judge(f.position, b)
 			results <- begun{f, err}
 		})

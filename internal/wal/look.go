@@ -326,7 +326,8 @@ func (f *feed) looked(ctx context.Context, r *lookedRow, txid uint64, l *look) e
 			xmin = min(xmin, l.held.since)
 		}
 	}
-	return f.publish(ctx, txid, xmin, r.key, r.deleted, lockstep.ActionRead, r.data, nil)
+	f.keep(r.key, r.data)
+	return f.publish(ctx, txid, xmin, r.key, r.deleted, r.data, lockstep.Change{Action: lockstep.ActionRead})
 }
 
 // loaded says how far a load has come.

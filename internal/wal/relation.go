@@ -158,6 +158,8 @@ type verdict struct {
 	restart string
 	// reason, if not empty, is logged.
 	reason string
+	// gap says that a log lacks changes before what follows.
+	gap bool
 }
 
 // began is where the slot is when relations join.
@@ -189,7 +191,7 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	log := !r.mirrors()
 	gap := func(reason string) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
-			return verdict{task: taskLoad, reason: reason + "; its stream lacks the changes in between"}
+			return verdict{task: taskLoad, reason: reason + "; its stream lacks the changes in between", gap: true}
 		}
 		return verdict{task: taskCompare, anew: true, reason: reason}
 	}
@@ -250,14 +252,15 @@ func position(pos capture.Position) uint64 {
 
 // begin begins the relation's epoch, and a new incarnation where its key
 // changed, or the broker lost the stream: what is loaded then does not show
-// which rows were deleted, so nobody may go on from a position shown before.
-func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte, b began) (capture.Position, error) {
+// which rows were deleted, so nobody may go on from a position shown before. lost, if
+// not empty, is why the stream lacks what it held before.
+func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte, b began) (pos capture.Position, lost string, err error) {
 	for restarted := false; ; restarted = true {
-		pos, err := r.sink.Begin(ctx, src, func() {
+		pos, err = r.sink.Begin(ctx, src, func() {
 			r.update(func(st *health.Status) { *st = health.Status{State: health.StateStandby} })
 		})
 		if err != nil {
-			return capture.Position{}, err
+			return capture.Position{}, "", err
 		}
 		reason := r.judge(pos, b).restart
 		if pos.Heartbeat == nil && pos.Batch == nil && b.known && !restarted {
@@ -269,12 +272,15 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 			reason = "the relation's key changed"
 		}
 		if reason == "" {
-			return pos, nil
+			return pos, lost, nil
+		}
+		if reason != noStream || !b.first {
+			lost = reason
 		}
 		// Who was shown xmax itself, by a heartbeat, misses nothing of what had
 		// begun by then; and the first heartbeat may show it again.
 		if err := r.sink.Restart(ctx, reason, b.xmax-1); err != nil {
-			return capture.Position{}, err
+			return capture.Position{}, "", err
 		}
 	}
 }

@@ -92,7 +92,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	for _, i := range f.rel.Key {
 		at := place(i)
 		if at < 0 {
-			return f.unreadable("without its key column "+f.rel.Columns[i].Name, m)
+			return f.unreadable(ctx, "without its key column "+f.rel.Columns[i].Name, m)
 		}
 		rel.Key = append(rel.Key, at)
 	}
@@ -102,7 +102,7 @@ func (s *session) shapeOf(ctx context.Context, f *feed, m *pglogrepl.RelationMes
 	}
 	form, err := relation.NewForm(rel, types)
 	if errors.Is(err, relation.ErrStaleTypes) {
-		return f.unreadable("with a type that was dropped", m)
+		return f.unreadable(ctx, "with a type that was dropped", m)
 	}
 	if err != nil {
 		return nil, err
@@ -120,12 +120,12 @@ func (s *session) overtaken(f *feed) bool {
 // unreadable is what comes of rows from before a load that can't be published. A
 // load does not find which rows they deleted; a log, which can't be compared,
 // goes on without them.
-func (f *feed) unreadable(why string, m *pglogrepl.RelationMessage) (*shape, error) {
+func (f *feed) unreadable(ctx context.Context, why string, m *pglogrepl.RelationMessage) (*shape, error) {
 	if f.r.mirrors() {
 		return nil, mustCompare{"the WAL has rows of it " + why + ": " + sentColumns(m)}
 	}
 	f.r.log.Error().Msgf("the WAL has rows of the relation %s; they are missing from its log: %s", why, sentColumns(m))
-	return &shape{old: true}, nil
+	return &shape{old: true}, f.gap(ctx, "the WAL has rows "+why+", which can't be read any more", 0)
 }
 
 // unidentified returns a key column that the rows to come don't have of the row
@@ -278,6 +278,21 @@ func (sh *shape) take(tuple, old *pglogrepl.TupleData) error {
 	}
 	sh.takeKey()
 	return nil
+}
+
+// leaveOut leaves the columns out of the row's data that were not sent, or that only the
+// server can turn into JSON. It returns the JSON array of their names, nil for none.
+func (sh *shape) leaveOut() []byte {
+	if !sh.unchanged && !sh.incomplete {
+		return nil
+	}
+	sh.unchanged, sh.incomplete = false, false
+	for i := range sh.rel.Columns {
+		if (sh.missing[i] || sh.server[i] && sh.values[i] != nil) && i != sh.rel.Txid && i != sh.rel.Deleted {
+			sh.raw[i] = relation.Absent
+		}
+	}
+	return sh.form.AppendAbsent(nil, sh.raw)
 }
 
 // takeOld reads what was sent of an old row: all of it, or its replica identity.
