@@ -31,10 +31,11 @@ func (c Capture) relations() [2]string {
 	return [2]string{Accounts, OrdersFeed}
 }
 
-// Tables returns BRIDGE_TABLES for both relations. A view needs its key there.
+// Tables returns BRIDGE_TABLES. A view needs its key there. One relation in three keeps every change, if it is read from
+// the WAL.
 func (c Capture) Tables() string {
 	if c == WAL {
-		return Accounts + "(capture=wal)," + Orders + "(capture=wal)"
+		return Accounts + "(capture=wal)," + Orders + "(capture=wal)," + Notes + "(capture=wal;history=log;max_age=1d)"
 	}
 	return Accounts + "," + OrdersFeed + "(key=shop+no)"
 }

@@ -56,6 +56,9 @@
 //     needs no such message: a key may be missing at a heartbeat if it was deleted before.
 //   - I4, I5: a writer that begins publishes again what comes after the last heartbeat, in older versions too. So a
 //     row may go back, but only if the next heartbeat is of another epoch. At that heartbeat no row is back.
+//   - A third relation, [Notes], keeps every change. A [Journal] reads it, and [CheckJournal] compares it with a table
+//     in which a trigger kept what happened: each event is there once, or again in runs with the same IDs. None is
+//     missing, except where a gap is said.
 //   - I12: a version has the large value that it had in Postgres, whether the WAL contained it or not.
 //   - Postgres takes nothing back that was read from the WAL. So there are no eras, nothing lost is ever seen, and
 //     tokens stay valid across all crashes.

@@ -39,6 +39,14 @@ func (s *Sim) minimums() []minimum {
 	return list
 }
 
+// leastEvents is the least number of events of a log; runs that poll have none.
+func (s *Sim) leastEvents() int {
+	if s.journal == nil {
+		return 0
+	}
+	return 200 * min(s.cfg.Seconds, 120) / 120
+}
+
 // enough returns an error that says what the run still lacks, or nil.
 func (s *Sim) enough() error { return missing(s.minimums()) }
 
@@ -59,6 +67,8 @@ func (s *Sim) Report() (string, error) {
 		minimum{"heartbeats compared", s.counts.Heartbeats, per(1000)},
 		minimum{"heartbeats compared with their snapshot", s.counts.Snapshots, s.counts.Heartbeats / 2},
 		minimum{"tokens resumed", s.resumed, per(200)},
+		minimum{"events of a log compared", s.logEvents, s.leastEvents()},
+		minimum{"gaps in the log, as often as they were shown", s.logGaps, 0},
 		minimum{"bridges stopped and woken", s.pauses, 0},
 		minimum{"transactions that Postgres lost", s.lost, 0},
 		minimum{"rows seen", s.counts.Rows, 0},

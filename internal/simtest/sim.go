@@ -34,6 +34,8 @@ type Sim struct {
 	rnd     *rand.Rand // of the test's goroutine
 	writers *Writers
 	clients []*Client
+	// journal reads the log; nil if the run has none.
+	journal *Journal
 
 	mu sync.Mutex
 	// Guarded by mu: the logs of clients that only fetched, and the time before which tokens are barred.
@@ -47,6 +49,8 @@ type Sim struct {
 	slow        []string // recoveries that took long
 	violations  []Violation
 	counts      Counts
+	logEvents   int // that the journal was shown
+	logGaps     int
 	resumed     int
 	lost        int
 }
@@ -89,6 +93,9 @@ func NewSim(w *World, cfg Config) (*Sim, error) {
 		}
 		s.clients = append(s.clients, c)
 	}
+	if cfg.Capture == WAL {
+		s.journal = NewJournal(edges, cfg.Seed)
+	}
 	return s, nil
 }
 
@@ -100,6 +107,9 @@ func (s *Sim) Run(ctx context.Context) error {
 	defer cancel()
 	for _, c := range s.clients {
 		clients.Go(func() { c.Run(ctx) })
+	}
+	if s.journal != nil {
+		clients.Go(func() { s.journal.Run(ctx) })
 	}
 	s.recover("at first", time.Now())
 	writing, stop := context.WithCancel(ctx)
@@ -137,9 +147,45 @@ func (s *Sim) settle(ctx context.Context) error {
 			sleep(ctx, 20*time.Millisecond)
 		}
 	}
+	for s.journal != nil && time.Now().Before(deadline) {
+		found, err := s.checkJournal(ctx)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			break
+		}
+		sleep(ctx, 100*time.Millisecond)
+	}
 	s.Note("settled")
 	s.resumeAll(ctx)
 	return nil
+}
+
+// checkJournal checks the log.
+func (s *Sim) checkJournal(ctx context.Context) ([]Violation, error) {
+	wrote, err := s.writers.wrote(ctx)
+	if err != nil {
+		return nil, err
+	}
+	seen, odd := s.journal.Seen()
+	found := CheckJournal(wrote, seen)
+	for _, what := range odd {
+		found = append(found, Violation{Invariant: "I11", Text: "log: " + what})
+	}
+	s.logEvents, s.logGaps = 0, 0
+	for _, h := range seen {
+		if h.ID == "" {
+			s.logGaps++
+		} else {
+			s.logEvents++
+		}
+	}
+	lossy := s.done["older"] + s.done["wipe"] + s.done["advance"] + s.done["drop"] + s.done["drop in a load"]
+	if lossy == 0 && s.logGaps > 0 {
+		found = append(found, Violation{Invariant: "I8", Text: "log: there is a gap, and nothing was lost"})
+	}
+	return found, nil
 }
 
 // tokens is how many tokens are resumed at the end.
@@ -220,6 +266,13 @@ func (s *Sim) Judge(ctx context.Context) error {
 			s.counts.add(n)
 			s.violations = append(append(s.violations, found...), CheckFinal(truth, l)...)
 		}
+	}
+	if s.journal != nil {
+		found, err := s.checkJournal(ctx)
+		if err != nil {
+			return err
+		}
+		s.violations = append(s.violations, found...)
 	}
 	for _, c := range s.clients {
 		s.resumed += int(c.Resumed.Load())

@@ -57,7 +57,7 @@ func TestSim(t *testing.T) {
 		}
 	})
 	w := simtest.NewWorld(t, simtest.WorldOptions{
-		Bridges: 2, Edges: 2, Tables: cfg.Capture.Tables(), Shipped: cfg.Shipped, Postgres: []string{"log_min_messages=fatal"},
+		Bridges: 2, Edges: 2, Tables: cfg.Capture.Tables(), Shipped: cfg.Shipped, Postgres: []string{"log_min_messages=fatal", "track_commit_timestamp=on"},
 	})
 	s, err := simtest.NewSim(w, cfg)
 	if err == nil {

@@ -17,20 +17,22 @@ import (
 func (w *Writers) walTransaction(ctx context.Context, conn *pgx.Conn, rnd *rand.Rand, async bool) {
 	run := func(kind string, write func(*session) error) { _ = w.do(ctx, conn, kind, async, write) }
 	switch n := rnd.IntN(100); {
-	case n < 20:
+	case n < 18:
 		run("wal: hard delete", func(s *session) error { return s.reap(rnd) })
-	case n < 36:
+	case n < 34:
 		run("wal: insert again", func(s *session) error { return s.again(rnd) })
-	case n < 50:
+	case n < 46:
 		run("wal: key changed", func(s *session) error { return s.move(rnd) })
-	case n < 62:
+	case n < 56:
 		run("wal: order's key changed", func(s *session) error { return s.moveOrder(rnd) })
-	case n < 76:
+	case n < 66:
 		run("wal: large value", func(s *session) error { return s.setBlob(rnd) })
-	case n < 84:
+	case n < 72:
 		run("wal: order's large value", func(s *session) error { return s.setOrderBlob(rnd) })
-	case n < 93:
+	case n < 78:
 		run("wal: subtransactions", func(s *session) error { return s.nested(rnd) })
+	case n < 95:
+		run("wal: notes", func(s *session) error { return s.notes(rnd) })
 	case n < 97:
 		run("wal: aborted bulk", func(s *session) error { return errors.Join(s.bulk(rnd), s.reap(rnd), errWanted) })
 	case rnd.IntN(3) == 0:

@@ -86,9 +86,9 @@ func (w *Writers) schema() string {
 	case w.Capture != WAL:
 		return Schema
 	case w.seed%2 == 1:
-		return Schema + walSchema + walIdentity
+		return Schema + walSchema + walIdentity + ";" + notesSchema + "ALTER TABLE notes REPLICA IDENTITY FULL;"
 	}
-	return Schema + walSchema
+	return Schema + walSchema + notesSchema
 }
 
 // Crashed says that Postgres was killed. Connections from now on belong to the next era.
