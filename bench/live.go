@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -37,7 +39,9 @@ type traffic struct {
 	prepare func(dsn string)
 	env     []string
 	// alone says that no edge and no HTTP client run.
-	alone   bool
+	alone bool
+	// bare says that the bare publisher runs, and not the bridge.
+	bare    bool
 	targets []liveTarget
 }
 
@@ -50,21 +54,22 @@ type liveTarget struct {
 
 const (
 	toNATS = "commit → NATS subscriber"
+	toCore = "commit → core NATS subscriber"
 	toHTTP = "commit → HTTP client"
 )
 
 // moments are the times of the rows by ID. One goroutine writes each element; the
 // lists are read after all goroutines have ended.
 type moments struct {
-	begun, committed   []time.Time
-	stored, nats, http []time.Time
+	begun, committed         []time.Time
+	stored, nats, core, http []time.Time
 }
 
 // liveRun is one run's latencies in milliseconds, and CPU seconds per second.
 type liveRun struct {
-	commit, stored, nats, http []float64
-	missing                    int
-	cpu                        map[string]float64
+	commit, stored, nats, core, http []float64
+	missing                          int
+	cpu                              map[string]float64
 }
 
 // benchLive is item 2.
@@ -104,13 +109,36 @@ func benchWALLive(t testing.TB, w *world) section {
 		},
 		alone: true, targets: []liveTarget{{toNATS, 0.5, 1.5}},
 	}
+	bare := tr
+	bare.name, bare.bare, bare.targets = "bare publisher", true, nil
 	beside := tr
 	beside.name, beside.alone, beside.targets = "WAL, beside an edge", false, []liveTarget{{reader: toHTTP, p50: 1}}
-	liveRows(&s, w, tr, w.liveRuns(t, 7, tr))
+	var runs, bareRuns []liveRun
+	for range w.opt.runs { // the two take turns
+		runs, bareRuns = append(runs, w.live(t, tr)), append(bareRuns, w.live(t, bare))
+	}
+	liveRows(&s, w, tr, runs)
+	liveRows(&s, w, bare, bareRuns)
+	added := p50Of(runs, toCore) - p50Of(bareRuns, toCore)
+	s.verdict("live from the WAL, what the bridge adds to "+toCore+", p50", fmt.Sprintf("%.2f ms", added), "≤ 0.25 ms", added <= 0.25)
 	liveRows(&s, w, beside, w.liveRuns(t, 7, beside))
+	s.note("The core subscriber gets the copies that the broker sends of stored rows. The bare publisher takes turns with the bridge: it reads the WAL and publishes the text of each row to core NATS, without a store, and does nothing else.")
 	s.note("The subscriber is measured alone, as the closest peer's was. It is measured again beside an edge and its client, which take their part of the two cores.")
 	w.liveNotes(&s)
 	return s
+}
+
+// p50Of returns the median over the runs of the p50 of a reader.
+func p50Of(runs []liveRun, reader string) float64 {
+	var p50 series
+	for i := range runs {
+		list := runs[i].nats
+		if reader == toCore {
+			list = runs[i].core
+		}
+		p50 = append(p50, percentile(list, 0.5))
+	}
+	return p50.median()
 }
 
 // liveRuns runs the traffic -runs times.
@@ -158,8 +186,11 @@ func liveRows(s *section, w *world, tr traffic, runs []liveRun) {
 		}
 	}
 	row("COMMIT", func(r liveRun) []float64 { return r.commit })
-	row("commit → stored by the broker", func(r liveRun) []float64 { return r.stored })
-	row(toNATS, func(r liveRun) []float64 { return r.nats })
+	if !tr.bare {
+		row("commit → stored by the broker", func(r liveRun) []float64 { return r.stored })
+		row(toNATS, func(r liveRun) []float64 { return r.nats })
+	}
+	row(toCore, func(r liveRun) []float64 { return r.core })
 	if w.hasEdge(tr) {
 		row(toHTTP, func(r liveRun) []float64 { return r.http })
 	}
@@ -220,19 +251,31 @@ func (w *world) live(t testing.TB, tr traffic) liveRun {
 	defer stopNATS(t, ns)
 	nc := testenv.NATSConn(t, ns.URL())
 	defer nc.Close()
-	p := w.startBridge(t, dsn, ns.URL(), tr.tables, tr.env...)
-	defer stop(t, p)
-	heartbeat(t, nc, "live", 0, time.Minute)
-	pids := map[string]int{"bridge": p.PID(), "nats": ns.PID(), "postgres": w.postmaster}
+	pids := map[string]int{"nats": ns.PID(), "postgres": w.postmaster}
+	if tr.bare {
+		p := w.startBare(t, dsn, ns.URL())
+		defer func() { p.Kill() }()
+		pids["bridge"] = p.PID()
+	} else {
+		p := w.startBridge(t, dsn, ns.URL(), tr.tables, tr.env...)
+		defer stop(t, p)
+		heartbeat(t, nc, "live", 0, time.Minute)
+		pids["bridge"] = p.PID()
+	}
 
 	m := &moments{}
-	for _, list := range []*[]time.Time{&m.begun, &m.committed, &m.stored, &m.nats, &m.http} {
+	for _, list := range []*[]time.Time{&m.begun, &m.committed, &m.stored, &m.nats, &m.core, &m.http} {
 		*list = make([]time.Time, w.liveCount(tr.rate))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var readers sync.WaitGroup
-	readers.Go(func() { readNATS(ctx, t, nc, m.stored, m.nats) })
+	if !tr.bare {
+		readers.Go(func() { readNATS(ctx, t, nc, m.stored, m.nats) })
+	}
+	subscribed := testenv.NATSConn(t, ns.URL())
+	defer subscribed.Close()
+	subscribe(t, subscribed, m.core)
 	if w.hasEdge(tr) {
 		edge, url := w.startEdge(t, ns.URL())
 		defer stop(t, edge)
@@ -251,17 +294,40 @@ func (w *world) live(t testing.TB, tr traffic) liveRun {
 	<-time.After(2 * time.Second) // rows that are on their way may arrive; then the readers stop
 	cancel()
 	readers.Wait()
-	run.collect(m, int(liveWarmUp.Seconds())*tr.rate, w.hasEdge(tr))
+	subscribed.Close()
+	run.collect(m, int(liveWarmUp.Seconds())*tr.rate, w.hasEdge(tr), tr.bare)
 	return run
 }
 
+// startBare starts the bare publisher, and returns when it reads.
+func (w *world) startBare(t testing.TB, dsn, broker string) *testenv.Process {
+	t.Helper()
+	testenv.Exec(t, dsn, "CREATE PUBLICATION bench_bare FOR TABLE live")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := testenv.Start(t, self, nil, bareCommand, dsn, "bench_bare", broker)
+	testenv.Eventually(t, time.Minute, func() error {
+		if !strings.Contains(p.Stderr(), bareReady) {
+			return errors.New("the bare publisher does not read yet")
+		}
+		return nil
+	})
+	return p
+}
+
 // collect computes the latencies of the rows from first on.
-func (r *liveRun) collect(m *moments, first int, edge bool) {
+func (r *liveRun) collect(m *moments, first int, edge, bare bool) {
 	for id := first; id < len(m.committed); id++ {
 		ms := func(from, to time.Time) float64 { return float64(to.Sub(from)) / float64(time.Millisecond) }
 		r.commit = append(r.commit, ms(m.begun[id], m.committed[id]))
-		if m.nats[id].IsZero() || edge && m.http[id].IsZero() {
+		if m.core[id].IsZero() || !bare && m.nats[id].IsZero() || edge && m.http[id].IsZero() {
 			r.missing++
+			continue
+		}
+		r.core = append(r.core, ms(m.committed[id], m.core[id]))
+		if bare {
 			continue
 		}
 		r.stored = append(r.stored, ms(m.committed[id], m.stored[id]))

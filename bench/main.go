@@ -71,6 +71,8 @@ func main() {
 			os.Exit(exitCode(runReference(os.Args[2:])))
 		case readerCommand:
 			os.Exit(exitCode(runReader(os.Args[2:])))
+		case bareCommand:
+			os.Exit(exitCode(runBare(os.Args[2:])))
 		case profiledCommand:
 			os.Exit(exitCode(runProfiled(os.Args[2:])))
 		}

@@ -57,6 +57,20 @@ func readNATS(ctx context.Context, t testing.TB, nc *nats.Conn, stored, arrived 
 	}
 }
 
+// subscribe records when the copy of each row of the table live arrived at a core subscriber, until the connection is
+// closed.
+func subscribe(t testing.TB, nc *nats.Conn, arrived []time.Time) {
+	t.Helper()
+	rows := layoutOf("live").Rows()
+	prefix := strings.TrimSuffix(rows, ">")
+	if _, err := nc.Subscribe(rows, func(msg *nats.Msg) { arrive(arrived, strings.TrimPrefix(msg.Subject, prefix), time.Now()) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func arrive(arrived []time.Time, id string, at time.Time) {
 	if n, err := strconv.Atoi(id); err == nil && 0 <= n && n < len(arrived) && arrived[n].IsZero() {
 		arrived[n] = at
