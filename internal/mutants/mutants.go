@@ -1543,4 +1543,11 @@ var mutants = []mutant{
 		new:  "f.gap(ctx, f.lost, 0)",
 		pkg:  "./internal/e2e", test: "TestWAL_GapIsToldToWhoComesBack_I3",
 	},
+	{
+		invariant: "I8", name: "silent-consumer-waited-for",
+		file: "internal/publish/read.go",
+		old:  "time.Since(begun) > within {",
+		new:  "time.Since(begun) > 1000*within {",
+		pkg:  "./internal/publish", test: "TestScan_SilentConsumerIsGivenUp_I8",
+	},
 }

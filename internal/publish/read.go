@@ -96,7 +96,7 @@ func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(j
 	}
 	defer it.Stop()
 	for more := true; more; {
-		msg, err := nextOf(ctx, it, e)
+		msg, err := nextOf(ctx, it, e, 2*p.opt.Timing.StoredWithin)
 		if err != nil {
 			return failed(err)
 		}
@@ -113,8 +113,13 @@ func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(j
 
 // nextOf returns the iterator's next message, or the epoch's fault. After a
 // fault it must not wait: a message that was sent and lost never comes.
-func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch) (jetstream.Msg, error) {
-	for {
+//
+// within is how long it may wait. The stream has the message that is read for, or will
+// have it soon, and a quiet batch gets messages that keep it open. But the broker may
+// have put the consumer where the stream's copy lacks the end: on a server that lost
+// its files and does not catch up. The next consumer may be elsewhere.
+func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch, within time.Duration) (jetstream.Msg, error) {
+	for begun := time.Now(); ; {
 		step, cancel := context.WithTimeout(ctx, time.Second)
 		msg, err := it.Next(jetstream.NextContext(step))
 		cancel()
@@ -123,6 +128,9 @@ func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch) (jetstr
 		}
 		if err := e.fault(); err != nil {
 			return nil, err
+		}
+		if time.Since(begun) > within {
+			return nil, fmt.Errorf("the broker sent no message for %s", within)
 		}
 	}
 }

@@ -379,10 +379,22 @@ func (w *writer) refuseOne(t *testing.T) {
 }
 
 // moody is a broker that refuses the next messages that are published one by one, whatever
-// they are, and then takes all.
+// they are, and then takes all. If it is mute, consumers are of a stream without messages.
 type moody struct {
 	jetstream.JetStream
 	refusals atomic.Int32
+	mute     atomic.Bool
+}
+
+func (m *moody) OrderedConsumer(ctx context.Context, name string, cfg jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+	if m.mute.Load() {
+		s, err := m.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "mute", Subjects: []string{"mute"}})
+		if err != nil {
+			return nil, err
+		}
+		name = s.CachedInfo().Config.Name
+	}
+	return m.JetStream.OrderedConsumer(ctx, name, cfg)
 }
 
 func (m *moody) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {

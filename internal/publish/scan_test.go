@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/publish"
 	"bridge/internal/testenv"
 	"bridge/lockstep"
 )
@@ -192,5 +193,24 @@ func TestPublish_OversizeRowMayFitLater(t *testing.T) {
 	w.begin(t)
 	if same(w) {
 		t.Error("the broker takes more now, and the row counts as the same")
+	}
+}
+
+// TestScan_SilentConsumerIsGivenUp_I8: in a cluster, the broker may put a consumer on a server whose copy of the stream lacks
+// the end, and does not get it. What reads the stream does not wait there for ever: no heartbeat comes meanwhile.
+func TestScan_SilentConsumerIsGivenUp_I8(t *testing.T) {
+	t.Parallel()
+	w := startWriter(t, testenv.NATS(t).URL(), "a", publish.Options{Timing: publish.Timing{StoredWithin: time.Second}})
+	w.begin(t)
+	w.mustRow(t, 1, 5)
+	w.broker.mute.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Patience())
+	defer cancel()
+	if rows, _, err := w.Suspects(ctx, 1, capture.Page{}, 10); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "sent no message") {
+		t.Errorf("got %v, %v, want an error that says what is missing", rows, err)
+	}
+	w.broker.mute.Store(false)
+	if rows, _, err := w.Suspects(ctx, 1, capture.Page{}, 10); err != nil || len(rows) != 1 {
+		t.Errorf("then got %v, %v, want one row", rows, err)
 	}
 }
