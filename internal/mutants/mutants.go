@@ -1516,11 +1516,11 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestWAL_EventsOfALog_I12",
 	},
 	{
-		invariant: "I7", name: "event-counts-what-is-captured",
+		invariant: "I12", name: "event-without-its-place",
 		file: "internal/wal/event.go",
 		old:  "b = appendHex(append(b, '-'), tx.at, 16)",
 		new:  "b = appendHex(append(b, '-'), 0, 16)",
-		pkg:  "./internal/e2e", test: "TestWAL_EventHasOneID_I7",
+		pkg:  "./internal/e2e", test: "TestWAL_EventsOfALog_I12",
 	},
 	{
 		invariant: "I8", name: "gap-not-said",
