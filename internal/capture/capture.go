@@ -130,7 +130,7 @@ type Change struct {
 	// those before it in its batch. It is 0 if the row must not raise High.
 	High uint64
 	// Event says which change of Postgres the row comes from, in the form of
-	// lockstep.Change.AppendText; nil if it was found by reading the relation, or if
+	// lockstep.Change.AppendText; empty if it was found by reading the relation, or if
 	// nothing is to be said.
 	Event []byte
 	// Line is the row's finished document with its newline.

@@ -1525,8 +1525,8 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "gap-not-said",
 		file: "internal/wal/feed.go",
-		old:  "\tif v.gap {",
-		new:  "\tif v.gap && f == nil {",
+		old:  "\tif v.lost != \"\" {",
+		new:  "\tif v.lost != \"\" && f == nil {",
 		pkg:  "./internal/e2e", test: "TestWAL_GapIsSaid_I8",
 	},
 	{
@@ -1539,8 +1539,8 @@ var mutants = []mutant{
 	{
 		invariant: "I3", name: "gap-before-who-comes-back",
 		file: "internal/wal/feed.go",
-		old:  "f.gap(ctx, f.lost, s.began.xmax)",
-		new:  "f.gap(ctx, f.lost, 0)",
+		old:  "f.gap(ctx, v.lost, s.began.xmax)",
+		new:  "f.gap(ctx, v.lost, 0)",
 		pkg:  "./internal/e2e", test: "TestWAL_GapIsToldToWhoComesBack_I3",
 	},
 	{

@@ -39,6 +39,9 @@ func (p *Publisher) begin(ctx context.Context, src capture.Source, standby func(
 	// A standby has its stream, too, and finds at once that it holds another source's
 	// rows.
 	if err := p.inTurn(ctx, func() error {
+		if err := p.checkDestination(ctx); err != nil {
+			return err
+		}
 		_, err := p.ensureStream(ctx, src)
 		return err
 	}); err != nil {
@@ -118,7 +121,7 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	if err != nil {
 		return capture.Position{}, err
 	}
-	if err := p.updateLimits(ctx); err != nil {
+	if err := p.updateSettings(ctx); err != nil {
 		return capture.Position{}, err
 	}
 	t, err := p.readTail(ctx)

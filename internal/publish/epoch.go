@@ -174,7 +174,7 @@ func (e *epoch) prepare(c capture.Change, line []byte) error {
 	} else {
 		delete(e.row.Header, stream.KeyHeader)
 	}
-	if delete(e.row.Header, stream.EventHeader); c.Event != nil && !e.layout.Log() {
+	if delete(e.row.Header, stream.EventHeader); len(c.Event) > 0 && !e.layout.Log() {
 		e.event[0] = string(c.Event)
 		e.row.Header[stream.EventHeader] = e.event[:]
 	}
@@ -223,9 +223,9 @@ func (e *epoch) addSchema(schema []byte) error {
 }
 
 // keepSchema sends the schema again, long before a log lets it expire.
-func (e *epoch) keepSchema(lim stream.Settings) error {
-	old := lim.MaxAge > 0 && time.Since(e.schemaAt) > lim.MaxAge/4 ||
-		lim.MaxBytes > 0 && e.schemaBytes > lim.MaxBytes/4
+func (e *epoch) keepSchema(set stream.Settings) error {
+	old := set.MaxAge > 0 && time.Since(e.schemaAt) > set.MaxAge/4 ||
+		set.MaxBytes > 0 && e.schemaBytes > set.MaxBytes/4
 	if e.schema == nil || !e.layout.Log() || !old {
 		return nil
 	}

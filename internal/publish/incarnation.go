@@ -18,20 +18,17 @@ import (
 func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (stream.Meta, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if err := p.checkDestination(ctx); err != nil {
-		return stream.Meta{}, err
-	}
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		meta := p.newMeta(src, voidBelow(src))
-		limits := p.opt.Settings
-		err = withReplicas(p.nc, limits.Replicas, func(n int) error {
-			limits.Replicas = n
-			s, err = p.js.CreateStream(ctx, stream.Config(p.layout, meta, limits))
+		set := p.opt.Settings
+		err = withReplicas(p.nc, set.Replicas, func(n int) error {
+			set.Replicas = n
+			s, err = p.js.CreateStream(ctx, stream.Config(p.layout, meta, set))
 			return err
 		})
 		if err == nil {
-			p.log.Info().Str("incarnation", meta.Incarnation).Int("replicas", limits.Replicas).Msg("stream created")
+			p.log.Info().Str("incarnation", meta.Incarnation).Int("replicas", set.Replicas).Msg("stream created")
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another bridge created it first
 			s, err = p.js.Stream(ctx, p.layout.Stream)
@@ -54,6 +51,8 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 // checkDestination returns an error if the copies that the broker sends would get into a
 // stream that a bridge fills.
 func (p *Publisher) checkDestination(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
 	to := p.opt.Settings.Republish
 	if err := p.layout.CheckTopic(to); err != nil {
 		return fmt.Errorf("republish=%s: %w", to, err)
@@ -126,11 +125,11 @@ func (p *Publisher) Adopt(ctx context.Context, src capture.Source) error {
 	return err
 }
 
-// updateLimits applies the configured limits to the stream. Only the holder of
-// the lease calls it, because a standby may be configured with other limits. If
+// updateSettings applies the settings to the stream. Only the holder of
+// the lease calls it, because a standby may have other settings. If
 // the broker has too few servers for the replicas at the moment, the stream
 // keeps those it has, and the next epoch asks again.
-func (p *Publisher) updateLimits(ctx context.Context) error {
+func (p *Publisher) updateSettings(ctx context.Context) error {
 	change := func(meta *stream.Meta, have jetstream.StreamConfig, want stream.Settings) bool {
 		sameBytes := want.MaxBytes == have.MaxBytes || want.MaxBytes <= 0 && have.MaxBytes <= 0
 		every := meta.Heartbeat
@@ -145,11 +144,11 @@ func (p *Publisher) updateLimits(ctx context.Context) error {
 	return err
 }
 
-// unchanged returns the limits, with the number of replicas left as it is.
+// unchanged returns the settings, with the number of replicas left as it is.
 func (p *Publisher) unchanged() stream.Settings {
-	limits := p.opt.Settings
-	limits.Replicas = keepReplicas
-	return limits
+	set := p.opt.Settings
+	set.Replicas = keepReplicas
+	return set
 }
 
 // keepReplicas as Settings.Replicas means that the stream keeps the number it has.
@@ -159,7 +158,7 @@ const keepReplicas = -1
 // change. If change returns true, changeConfig writes the configuration back. It also
 // does so if the stream's subjects are those of an earlier version, or of another
 // setting. It never lowers the number of replicas unless one is configured.
-func (p *Publisher) changeConfig(ctx context.Context, limits stream.Settings, change func(*stream.Meta, jetstream.StreamConfig, stream.Settings) bool) error {
+func (p *Publisher) changeConfig(ctx context.Context, set stream.Settings, change func(*stream.Meta, jetstream.StreamConfig, stream.Settings) bool) error {
 	p.config.Lock()
 	defer p.config.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -173,14 +172,14 @@ func (p *Publisher) changeConfig(ctx context.Context, limits stream.Settings, ch
 	if err != nil {
 		return err
 	}
-	switch limits.Replicas {
+	switch set.Replicas {
 	case keepReplicas:
-		limits.Replicas = have.Replicas
+		set.Replicas = have.Replicas
 	case 0:
-		limits.Replicas = max(wantedReplicas(p.nc, 0), have.Replicas)
+		set.Replicas = max(wantedReplicas(p.nc, 0), have.Replicas)
 	}
-	changed := change(&meta, have, limits)
-	want := stream.Config(p.layout, meta, limits)
+	changed := change(&meta, have, set)
+	want := stream.Config(p.layout, meta, set)
 	if !changed && stream.SameSubjects(have, want) {
 		return nil
 	}

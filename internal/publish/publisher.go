@@ -283,7 +283,7 @@ func (p *Publisher) addOversize(e *epoch, c capture.Change, size *tooLargeError)
 // changeOf returns what the oversize control row of a log says of the change. In other
 // streams a header says it.
 func (e *epoch) changeOf(c capture.Change) lockstep.Change {
-	if !e.layout.Log() || c.Event == nil {
+	if !e.layout.Log() || len(c.Event) == 0 {
 		return lockstep.Change{}
 	}
 	ch, err := lockstep.ParseChange(c.Event)

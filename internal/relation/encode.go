@@ -177,14 +177,10 @@ func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error
 		if c.value == nil {
 			continue
 		}
-		if raw != nil && raw[i] != nil && len(raw[i]) == 0 {
+		if raw != nil && isAbsent(raw[i]) {
 			continue
 		}
-		first := len(dst) == start
 		dst = append(dst, c.key...)
-		if first { // the columns before it may be left out
-			dst[start] = '{'
-		}
 		if raw != nil && raw[i] != nil {
 			dst = append(dst, raw[i]...)
 			continue
@@ -202,6 +198,7 @@ func (e *Encoder) appendPatched(dst []byte, values, raw [][]byte) ([]byte, error
 	if len(dst) == start {
 		dst = append(dst, '{')
 	}
+	dst[start] = '{' // the first column may be left out
 	if cap(e.scratch) > maxScratch {
 		e.scratch = nil
 	}

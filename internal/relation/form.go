@@ -73,6 +73,8 @@ func (f *Form) AppendData(dst []byte, values [][]byte) ([]byte, error) {
 // Absent, as the ready JSON of a column, leaves the column out.
 var Absent = []byte{}
 
+func isAbsent(raw []byte) bool { return raw != nil && len(raw) == 0 }
+
 // AppendPatched is AppendData with ready JSON for some columns: where raw is not
 // nil, it has the JSON of the column, which replaces the value; or it is Absent.
 func (f *Form) AppendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
@@ -87,7 +89,7 @@ func (f *Form) AppendPatched(dst []byte, values, raw [][]byte) ([]byte, error) {
 func (f *Form) AppendAbsent(dst []byte, raw [][]byte) []byte {
 	open := byte('[')
 	for i, r := range raw {
-		if r != nil && len(r) == 0 {
+		if isAbsent(r) {
 			dst = appendString(append(dst, open), []byte(f.rel.Columns[i].Name))
 			open = ','
 		}

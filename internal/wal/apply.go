@@ -204,6 +204,11 @@ func (s *session) lostKey(ctx context.Context, f *feed, old oldRow) error {
 	if old.key == nil || !f.r.does(lockstep.ActionUpdate) {
 		return nil
 	}
+	return s.removed(ctx, f, old)
+}
+
+// removed publishes that the row is gone.
+func (s *session) removed(ctx context.Context, f *feed, old oldRow) error {
 	c := s.change(f, lockstep.ActionDelete)
 	c.Old = old.data
 	if err := f.remove(ctx, s.tx.xid, old.key, c); err != nil {
@@ -269,12 +274,7 @@ func (s *session) delete(ctx context.Context, f *feed, sh *shape, m *pglogrepl.D
 	if old.keyless || !f.r.does(lockstep.ActionDelete) {
 		return nil
 	}
-	c := s.change(f, lockstep.ActionDelete)
-	c.Old = old.data
-	if err := f.remove(ctx, s.tx.xid, old.key, c); err != nil {
-		return err
-	}
-	return s.left(ctx, f, old.key)
+	return s.removed(ctx, f, old)
 }
 
 // oldRow is what a change says of the row before it.

@@ -41,8 +41,6 @@ type feed struct {
 	// position and verdict are what Begin returned and what it came to.
 	position capture.Position
 	verdict  verdict
-	// lost, if not empty, is why the stream lacks what it held before.
-	lost string
 
 	// pos is the place before which the stream has every commit; commits that
 	// stand before it are skipped.
@@ -178,11 +176,8 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	case v.reason != "":
 		f.r.log.Info().Str("reason", v.reason).Msg("continuing what was interrupted")
 	}
-	if v.gap {
-		f.lost = v.reason
-	}
-	if f.lost != "" {
-		if err := f.gap(ctx, f.lost, s.began.xmax); err != nil {
+	if v.lost != "" {
+		if err := f.gap(ctx, v.lost, s.began.xmax); err != nil {
 			return err
 		}
 	}
@@ -336,11 +331,7 @@ func (f *feed) publish(ctx context.Context, txid, xmin uint64, key [][]byte, del
 	f.lastTxid = max(f.lastTxid, txid)
 	f.key = key
 	f.event = c.AppendText(f.event[:0])
-	row := capture.Change{Key: key, KeyJSON: f.keyJSON, Txid: txid, Xmin: xmin, High: txid, Line: f.line}
-	if len(f.event) > 0 {
-		row.Event = f.event
-	}
-	return f.r.sink.Row(ctx, row)
+	return f.r.sink.Row(ctx, capture.Change{Key: key, KeyJSON: f.keyJSON, Txid: txid, Xmin: xmin, High: txid, Event: f.event, Line: f.line})
 }
 
 // remove publishes that there is no row with the key.

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -198,9 +199,9 @@ func (s *session) join(ctx context.Context) error {
 		b := s.began
 		b.known, b.published, b.released, b.first, b.compare = f.known, f.published, f.r.released, f.r.first, f.r.compare
 		s.work.Go(func() {
-			var err error
-			f.position, f.lost, err = f.r.begin(ctx, source.Of(s.src, f.rel, s.began.xmax), f.schema, b)
-			f.verdict = f.r.judge(f.position, b)
+			pos, lost, err := f.r.begin(ctx, source.Of(s.src, f.rel, s.began.xmax), f.schema, b)
+			f.position, f.verdict = pos, f.r.judge(pos, b)
+			f.verdict.lost = cmp.Or(f.verdict.lost, lost)
 			results <- begun{f, err}
 		})
 	}

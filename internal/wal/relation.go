@@ -158,8 +158,8 @@ type verdict struct {
 	restart string
 	// reason, if not empty, is logged.
 	reason string
-	// gap says that a log lacks changes before what follows.
-	gap bool
+	// lost, if not empty, is why a log lacks changes before what follows.
+	lost string
 }
 
 // began is where the slot is when relations join.
@@ -191,7 +191,8 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	log := !r.mirrors()
 	gap := func(reason string) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
-			return verdict{task: taskLoad, reason: reason + "; its stream lacks the changes in between", gap: true}
+			reason += "; its stream lacks the changes in between"
+			return verdict{task: taskLoad, reason: reason, lost: reason}
 		}
 		return verdict{task: taskCompare, anew: true, reason: reason}
 	}
