@@ -24,13 +24,8 @@ func runBare(args []string) error {
 	if len(args) != 3 {
 		return errors.New("usage: wal-publisher URL PUBLICATION NATS_URL")
 	}
-	cfg, err := pgconn.ParseConfig(args[0])
-	if err != nil {
-		return err
-	}
-	cfg.RuntimeParams["replication"] = "database"
 	ctx := context.Background()
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	conn, err := connectReplication(ctx, args[0])
 	if err != nil {
 		return err
 	}
@@ -69,11 +64,7 @@ func runBare(args []string) error {
 
 func publishBare(ctx context.Context, conn *pgconn.PgConn, nc *nats.Conn, prefix string, data []byte) error {
 	if data[0] != pglogrepl.XLogDataByteID {
-		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
-		if err == nil && k.ReplyRequested {
-			err = pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: 1})
-		}
-		return err
+		return answerKeepalive(ctx, conn, data)
 	}
 	x, err := pglogrepl.ParseXLogData(data[1:])
 	if err != nil {

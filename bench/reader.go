@@ -28,13 +28,8 @@ func runReader(args []string) error {
 	if err != nil {
 		return fmt.Errorf("wal-reader: %w", err)
 	}
-	cfg, err := pgconn.ParseConfig(args[0])
-	if err != nil {
-		return err
-	}
-	cfg.RuntimeParams["replication"] = "database"
 	ctx := context.Background()
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	conn, err := connectReplication(ctx, args[0])
 	if err != nil {
 		return err
 	}
@@ -48,6 +43,26 @@ func runReader(args []string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(ph)
+}
+
+// connectReplication opens a replication connection.
+func connectReplication(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
+	cfg, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	cfg.RuntimeParams["replication"] = "database"
+	return pgconn.ConnectConfig(ctx, cfg)
+}
+
+// answerKeepalive answers a keep-alive if Postgres asks for that, without confirming
+// anything.
+func answerKeepalive(ctx context.Context, conn *pgconn.PgConn, data []byte) error {
+	k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
+	if err == nil && k.ReplyRequested {
+		err = pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: 1})
+	}
+	return err
 }
 
 // readWAL receives and parses messages until it has seen this number of rows.
@@ -80,15 +95,10 @@ func readWAL(ctx context.Context, conn *pgconn.PgConn, rows int) (phase, error) 
 	return phase{Rows: rows - warm, Seconds: took.Seconds(), Publisher: cpu.own.Seconds()}, err
 }
 
-// parseWAL says whether the message was a row. It answers keep-alives without
-// confirming anything.
+// parseWAL says whether the message was a row. It answers keep-alives.
 func parseWAL(ctx context.Context, conn *pgconn.PgConn, data []byte) (row bool, err error) {
 	if data[0] == pglogrepl.PrimaryKeepaliveMessageByteID {
-		k, err := pglogrepl.ParsePrimaryKeepaliveMessage(data[1:])
-		if err == nil && k.ReplyRequested {
-			err = pglogrepl.SendStandbyStatusUpdate(ctx, conn, pglogrepl.StandbyStatusUpdate{WALWritePosition: 1})
-		}
-		return false, err
+		return false, answerKeepalive(ctx, conn, data)
 	}
 	x, err := pglogrepl.ParseXLogData(data[1:])
 	if err != nil {

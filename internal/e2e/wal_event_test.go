@@ -313,11 +313,11 @@ func TestWAL_GapIsSaid_I8(t *testing.T) {
 			if gaps != c.gaps {
 				t.Errorf("got %d gaps, want %d: %q", gaps, c.gaps, got)
 			}
-			// What no event says stands behind the gap, as read.
+			// What no event says comes after the gap, as read.
 			for id := 1; id <= 4; id++ {
 				insert, read := slices.Index(got, fmt.Sprintf(`insert {"id":%d}`, id)), slices.Index(got[last+1:], fmt.Sprintf(`read {"id":%d}`, id))
 				if insert < 0 && read < 0 {
-					t.Errorf("neither an event nor, behind the gap, a read row is there of row %d: %q", id, got)
+					t.Errorf("neither an event nor, after the gap, a read row is there of row %d: %q", id, got)
 				}
 			}
 		})
@@ -325,7 +325,7 @@ func TestWAL_GapIsSaid_I8(t *testing.T) {
 }
 
 // The broker loses the end of a log, and the slot has moved on. A client comes back with a position from the end that is
-// lost. It is told of the gap, and does not begin behind it.
+// lost. The edge tells it of the gap, and does not begin after it.
 func TestWAL_GapIsToldToWhoComesBack_I3(t *testing.T) {
 	needServers(t)
 	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)

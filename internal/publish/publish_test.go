@@ -127,6 +127,17 @@ func (w *writer) mustRow(t *testing.T, id int, txid uint64) {
 	}
 }
 
+// awaitFault sends a row until the writer learns that its epoch has ended.
+func (w *writer) awaitFault(t *testing.T, c capture.Change) {
+	t.Helper()
+	testenv.Eventually(t, testenv.Patience(), func() error {
+		if err := w.Row(t.Context(), c); !errors.Is(err, publish.ErrFault) {
+			return fmt.Errorf("the writer was not told: %v", err)
+		}
+		return nil
+	})
+}
+
 func (w *writer) mustHeartbeat(t *testing.T, xmin uint64) {
 	t.Helper()
 	if err := w.Heartbeat(t.Context(), heartbeat(xmin)); err != nil {
@@ -247,12 +258,7 @@ func TestPublish_DeposedWriterStoresNothing(t *testing.T) {
 			break
 		}
 	}
-	testenv.Eventually(t, testenv.Patience(), func() error {
-		if err := a.Row(t.Context(), change(1, 9, "old")); !errors.Is(err, publish.ErrFault) {
-			return fmt.Errorf("the deposed writer was not told: %v", err)
-		}
-		return nil
-	})
+	a.awaitFault(t, change(1, 9, "old"))
 	b.mustRow(t, 3, 8)
 	b.mustHeartbeat(t, 9)
 	b.awaitContents(t, "1@5 fence 2@7 3@8 heartbeat")
@@ -334,12 +340,7 @@ func TestPublish_ForeignMessageEndsTheEpoch(t *testing.T) {
 	if _, err := w.js.PublishMsg(t.Context(), msg); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, testenv.Patience(), func() error {
-		if err := w.Row(t.Context(), change(2, 7, "x")); !errors.Is(err, publish.ErrFault) {
-			return fmt.Errorf("the writer was not told: %v", err)
-		}
-		return nil
-	})
+	w.awaitFault(t, change(2, 7, "x"))
 	w.awaitContents(t, "fence 1@5 66@6")
 	w.begin(t)
 	w.mustRow(t, 2, 7)

@@ -240,11 +240,17 @@ func (e *Event) ofRow(r *lockstep.Row) error {
 	}
 	e.Kind, e.Xmin, e.Since = RowSeen, r.CurrentXmin, r.Since
 	e.Version = Version{Ver: data.Ver, Op: data.Op, Txid: r.Txid, Deleted: r.Deleted, Balance: data.Balance, Hash: hash(r.Data)}
-	if data.Blob != nil {
-		sum := md5.Sum([]byte(*data.Blob))
-		e.Blob = hex.EncodeToString(sum[:])
-	}
+	e.Blob = blobSum(data.Blob)
 	return nil
+}
+
+// blobSum returns the MD5 of a large value, as Postgres gives it, or "" for NULL.
+func blobSum(blob *string) string {
+	if blob == nil {
+		return ""
+	}
+	sum := md5.Sum([]byte(*blob))
+	return hex.EncodeToString(sum[:])
 }
 
 func orderKey(shop string, no int64) string { return shop + "/" + strconv.FormatInt(no, 10) }

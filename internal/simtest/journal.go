@@ -2,8 +2,6 @@ package simtest
 
 import (
 	"context"
-	"crypto/md5"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +44,7 @@ CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON notes FOR EACH ROW EXECU
 CREATE TRIGGER note_truncate AFTER TRUNCATE ON notes FOR EACH STATEMENT EXECUTE FUNCTION notes_note();
 `
 
-// notes is a transaction on that table: some statements, of which a part is rolled back.
+// notes changes that table by some statements, and rolls a part of them back.
 func (s *session) notes(rnd *rand.Rand) error {
 	for range 1 + rnd.IntN(6) {
 		id, v := 1+rnd.Int64N(60), fmt.Sprint(s.op())
@@ -229,10 +227,7 @@ func (h *Happened) ofRow(r *lockstep.Row) error {
 	default:
 		h.What = fmt.Sprintf("%s %d %s", r.Action, data.ID, data.V)
 	}
-	if data.Blob != nil {
-		sum := md5.Sum([]byte(*data.Blob))
-		h.Blob = hex.EncodeToString(sum[:])
-	}
+	h.Blob = blobSum(data.Blob)
 	if slices.Contains(r.Unchanged, "blob") {
 		h.Blob = unknown
 	}
