@@ -3,8 +3,11 @@
 package stacktest
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +84,33 @@ func TestStack_Cluster(t *testing.T) {
 	}
 	s.healthy()
 	s.compare(clients...)
+	s.reproducible()
+}
+
+// reproducible compares two builds of the same source. It compiles everything a
+// second time, so it stands here and not in the test that CI runs.
+func (s *stack) reproducible() {
+	s.t.Helper()
+	const image, binary = "lockstep-bridge", "/bridge"
+	s.docker("build", "-q", "--no-cache", "--target", "bridge", "-t", image+":again", filepath.Join("..", ".."))
+	defer s.docker("image", "rm", image+":again")
+	if a, b := s.digest(image, binary), s.digest(image+":again", binary); a != b {
+		s.t.Errorf("two builds of %s have the digests %s and %s", binary, a, b)
+	}
+}
+
+// digest returns the SHA-256 of a file in an image.
+func (s *stack) digest(image, path string) string {
+	s.t.Helper()
+	id := s.docker("create", image)
+	defer s.docker("rm", id)
+	file := filepath.Join(s.t.TempDir(), "file")
+	s.docker("cp", id+":"+path, file)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
 func cuts(readers []*reader) (n int) {

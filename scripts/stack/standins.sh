@@ -9,6 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 base=lockstep-standin-base:bookworm
+. "$top/scripts/tmpdir.sh"
 
 # images lists the images that the compose file and the Dockerfile name, without our own.
 images() {
@@ -22,23 +23,26 @@ make_base() {
 	command -v debootstrap >/dev/null || { echo "stack: installing debootstrap"; apt-get install -y -qq debootstrap >/dev/null; }
 	if [ ! -f "$dir/base.tar" ]; then
 		echo "stack: making a Debian root file system"
-		rm -rf "$dir/root"
-		debootstrap --variant=minbase --include=ca-certificates,wget bookworm "$dir/root" >"$dir/debootstrap.log" 2>&1 ||
+		root=${TMPDIR:-$dir}/root
+		rm -rf "$root"
+		debootstrap --variant=minbase --include=ca-certificates,wget bookworm "$root" >"$dir/debootstrap.log" 2>&1 ||
 			{ tail -5 "$dir/debootstrap.log"; exit 1; }
-		rm -rf "$dir"/root/var/cache/apt/archives/*.deb
-		tar -C "$dir/root" -cf "$dir/base.tar" .
-		rm -rf "$dir/root"
+		rm -rf "$root"/var/cache/apt/archives/*.deb
+		# Packages are installed in images only, where nothing survives a crash anyway.
+		echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/unsafe-io"
+		tar -C "$root" -cf "$dir/base.tar" .
+		rm -rf "$root"
 	fi
 	docker import "$dir/base.tar" $base >/dev/null
 }
 
-# build makes one stand-in in its own folder. The function prepare_NAME puts files there.
+# build makes one stand-in in its own folder, $context. The function prepare_NAME puts files there.
 build() {
-	name=$1 image=$2
-	rm -rf "$dir/context" && cp -r "$here/standins/$name" "$dir/context"
+	local name=$1 image=$2 context=$dir/context-$1
+	rm -rf "$context" && cp -r "$here/standins/$name" "$context"
 	"prepare_$name"
-	docker build -q -t "$image" "$dir/context" >/dev/null
-	rm -rf "$dir/context"
+	docker build -q -t "$image" "$context" >/dev/null
+	rm -rf "$context"
 }
 
 prepare_postgres() { :; }
@@ -46,19 +50,20 @@ prepare_nginx() { :; }
 prepare_prometheus() { :; }
 
 prepare_nats() {
-	(cd "$top" && CGO_ENABLED=0 go build -o "$dir/context/nats-server" github.com/nats-io/nats-server/v2)
+	(cd "$top" && CGO_ENABLED=0 go build -o "$context/nats-server" github.com/nats-io/nats-server/v2)
 }
 
 # Uses this machine's Go and its settings for modules.
 prepare_golang() {
-	mkdir "$dir/context/go"
-	tar -C "$(go env GOROOT)" -c --exclude=./test --exclude=./doc . | tar -C "$dir/context/go" -x
-	cp /etc/ssl/certs/ca-certificates.crt "$dir/context/"
+	mkdir "$context/go"
+	tar -C "$(go env GOROOT)" -c --exclude=./test --exclude=./doc . | tar -C "$context/go" -x
+	cp /etc/ssl/certs/ca-certificates.crt "$context/"
 	for v in GOPROXY GONOSUMDB GOSUMDB GOPRIVATE; do
-		echo "ENV $v=$(go env $v)" >>"$dir/context/Dockerfile"
+		echo "ENV $v=$(go env $v)" >>"$context/Dockerfile"
 	done
 }
 
+builds=()
 for image in $(images); do
 	have "$image" && continue
 	if timeout 20 docker pull -q "$image" >/dev/null 2>&1; then
@@ -72,5 +77,9 @@ for image in $(images); do
 	fi
 	make_base
 	echo "stack: $image can't be pulled; making a stand-in from Debian's packages"
-	build "$name" "$image"
+	build "$name" "$image" &
+	builds+=($!)
+done
+for pid in "${builds[@]}"; do
+	wait "$pid"
 done
