@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -11,6 +10,7 @@ import (
 	"bridge/cmd/internal/program"
 	"bridge/internal/broker"
 	"bridge/internal/doctor"
+	"bridge/internal/follow"
 	"bridge/internal/publish"
 	"bridge/internal/relation"
 	"bridge/internal/source"
@@ -63,10 +63,12 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 
 // found is a relation's stream and the connection to its broker.
 type found struct {
+	stream.Relation
 	nc     *nats.Conn
 	js     jetstream.JetStream
-	layout stream.Layout
-	meta   stream.Meta
+	prefix string
+	// first is the stream's first sequence.
+	first uint64
 }
 
 // findStream looks up a relation's stream. The caller closes the connection.
@@ -75,78 +77,34 @@ func findStream(ctx context.Context, cfg *Config, spec relation.Spec) (*found, e
 	if err != nil {
 		return nil, err
 	}
-	f := &found{nc: nc}
-	if err := f.look(ctx, cfg.StreamPrefix, spec.Name); err != nil {
+	f := &found{nc: nc, prefix: cfg.StreamPrefix}
+	if err := f.look(ctx, spec.Name); err != nil {
 		nc.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-func (f *found) look(ctx context.Context, prefix string, rel relation.Name) error {
+func (f *found) look(ctx context.Context, rel relation.Name) error {
 	var err error
 	if f.js, err = jetstream.New(f.nc); err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}
-	name := stream.NewLayout(prefix, rel.Schema, rel.Table, false).Stream
-	s, err := f.js.Stream(ctx, name)
+	name := stream.NewLayout(f.prefix, rel.Schema, rel.Table, false).Stream
+	err = f.lookup(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		feed := relation.FeedOf(rel)
-		if _, err := f.js.Stream(ctx, stream.NewLayout(prefix, feed.Schema, feed.Table, false).Stream); err == nil {
+		if _, err := f.js.Stream(ctx, stream.NewLayout(f.prefix, feed.Schema, feed.Table, false).Stream); err == nil {
 			return fmt.Errorf("no stream for %s, but there is one for its feed view: name %s", rel.Quoted(), feed.Quoted())
 		}
 		return fmt.Errorf("no stream for %s: is the relation in BRIDGE_TABLES, and is the bridge running?", rel.Quoted())
 	}
-	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", name, err)
-	}
-	f.meta, err = stream.ReadMeta(s.CachedInfo().Config)
-	f.layout = stream.NewLayout(prefix, f.meta.Schema, f.meta.Table, f.meta.Log)
 	return err
 }
 
-// tailAhead is how many bytes tail asks the broker for ahead of what it prints,
-// if every message is as large as the broker allows.
-const tailAhead = 32 << 20
-
-// tail prints what a relation's stream holds and what is added, until ctx ends.
-func tail(ctx context.Context, cfg *Config, args []string, stdout io.Writer) error {
-	spec, err := oneRelation(cfg, args)
-	if err != nil {
-		return err
-	}
-	f, err := findStream(ctx, cfg, spec)
-	if err != nil {
-		return err
-	}
-	defer f.nc.Close()
-	l := f.layout
-	c, err := f.js.OrderedConsumer(ctx, l.Stream, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", l.Stream, err)
-	}
-	// The broker closes a connection that is too slow to take what it asked for.
-	ahead := max(2, min(500, tailAhead/int(f.nc.MaxPayload())))
-	it, err := c.Messages(jetstream.PullMaxMessages(ahead))
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", l.Stream, err)
-	}
-	defer it.Stop()
-	for {
-		msg, err := it.Next(jetstream.NextContext(ctx))
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read stream %s: %w", l.Stream, err)
-		}
-		switch l.KindOf(msg.Subject()) {
-		case stream.KindRow, stream.KindHeartbeat:
-			if _, err := stdout.Write(append(bytes.TrimRight(msg.Data(), "\n"), '\n')); err != nil {
-				return fmt.Errorf("print: %w", err)
-			}
-		}
-	}
+func (f *found) lookup(ctx context.Context, name string) (err error) {
+	f.Relation, f.first, _, err = follow.Lookup(ctx, f.js, f.prefix, name)
+	return err
 }
 
 // printSQL prints the SQL that prepares relations for capture.
@@ -228,8 +186,8 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
-	if f.meta.Source.System == src.SystemID && f.meta.Source.Database == src.Database {
-		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s already belongs to this database\n", f.layout.Stream)
+	if f.Meta.Source.System == src.SystemID && f.Meta.Source.Database == src.Database {
+		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s already belongs to this database\n", f.Layout.Stream)
 		return err
 	}
 	p := publish.New(f.nc, f.js, publish.Options{

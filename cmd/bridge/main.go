@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "sql":
 		return printSQL(ctx, &cfg, args, stdout)
 	case "tail":
-		return tail(ctx, &cfg, args, stdout)
+		return tail(ctx, &cfg, args, stdout, stderr)
 	case "reconcile":
 		return askReconcile(ctx, &cfg, args, stdout, stderr)
 	case "adopt":

@@ -159,7 +159,7 @@ func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stder
 	if err != nil {
 		return fmt.Errorf("subscribe for answers: %w", err)
 	}
-	if err := f.nc.PublishRequest(f.layout.Reconcile(), inbox, nil); err != nil {
+	if err := f.nc.PublishRequest(f.Layout.Reconcile(), inbox, nil); err != nil {
 		return fmt.Errorf("ask the bridge: %w", err)
 	}
 	s, err := awaitReconciled(ctx, sub, spec.Name.Quoted(), stderr)

@@ -41,7 +41,7 @@ func homes() []home {
 		},
 		{
 			"github.com/nats-io/nats.go",
-			[]string{"internal/broker", "internal/stream", "internal/publish", "internal/replay", "internal/doctor", "cmd"},
+			[]string{"internal/broker", "internal/stream", "internal/follow", "internal/publish", "internal/replay", "internal/doctor", "cmd"},
 			"only these packages know how the broker works, so that captures and the edge's handlers can be read without it",
 		},
 		{

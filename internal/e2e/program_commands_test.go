@@ -293,3 +293,39 @@ func TestSQL_OptionsOfTheArgument(t *testing.T) {
 		}
 	}
 }
+
+// bridge tail goes on where it was when the broker was killed and came back. When the stream was lost, it says so and prints
+// the new one from its start.
+func TestTail_OutlivesTheBroker_I8(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
+	newTable(t, db, "t", 3)
+	conn := connect(t, db)
+	startBridge(t, db, broker.URL(), "t")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), named("t"))
+	f.converge(conn)
+	tail := testenv.Start(t, testenv.Build(t, "./cmd/bridge"), []string{"NATS_URL=" + broker.URL()}, "tail", "t")
+	printed := func(text string, times int) {
+		t.Helper()
+		testenv.Eventually(t, long, func() error {
+			if n := strings.Count(tail.Stdout(), text); n != times {
+				return fmt.Errorf("%q was printed %d times, want %d; stderr: %s", text, n, times, tail.Stderr())
+			}
+			return nil
+		})
+	}
+	printed("row 3", 1)
+	broker.Kill()
+	broker.Start()
+	run(t, conn, "INSERT INTO t VALUES (4, 'row 4')")
+	printed("row 4", 1)
+	printed("row 3", 1)
+	if err := f.js.DeleteStream(t.Context(), f.layout.Stream); err != nil {
+		t.Fatal(err)
+	}
+	printed("row 3", 2)
+	printed("row 4", 2)
+	if said := tail.Stderr(); !strings.Contains(said, "another incarnation began; what follows is read from its start") {
+		t.Errorf("stderr says %q", said)
+	}
+}

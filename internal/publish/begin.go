@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 )
@@ -191,23 +191,19 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 		return tail{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
 	t := tail{config: s.CachedInfo().Config, last: s.CachedInfo().State.LastSeq}
-	fence, seq, err := p.last(ctx, p.layout.Fence())
+	marks, err := follow.ReadMarks(ctx, p.nc, p.layout)
 	if err != nil {
 		return tail{}, err
 	}
-	if fence != nil {
-		if err := t.take(fence, seq); err != nil {
+	if fence := marks.Fence; fence != nil {
+		if err := t.take(fence); err != nil {
 			t.foreign = err.Error()
 		} else {
-			t.fence, t.incarnation = seq, fence.Header.Get(stream.IncarnationHeader)
+			t.fence, t.incarnation = fence.Seq, fence.Header.Get(stream.IncarnationHeader)
 		}
 	}
-	msg, seq, err := p.last(ctx, p.layout.Heartbeat())
-	if err != nil {
-		return tail{}, err
-	}
-	if msg != nil {
-		if err := t.takeHeartbeat(msg, seq); err != nil {
+	if marks.Heartbeat != nil {
+		if err := t.takeHeartbeat(marks.Heartbeat); err != nil {
 			t.foreign = err.Error()
 		}
 	}
@@ -219,22 +215,22 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 
 // takeHeartbeat reads the last heartbeat. Where it is newer than the last fence,
 // the epochs are taken from it too: in a log the fence may have expired.
-func (t *tail) takeHeartbeat(msg *nats.Msg, seq uint64) error {
+func (t *tail) takeHeartbeat(msg *follow.Stored) error {
 	hb, err := stream.ParseHeartbeat(msg.Header, msg.Data)
 	if err != nil {
-		return fmt.Errorf("parse heartbeat %d: %w", seq, err)
+		return fmt.Errorf("parse heartbeat %d: %w", msg.Seq, err)
 	}
-	incarnation, err := stream.Incarnation(msg)
+	incarnation, err := stream.Incarnation(msg.Msg)
 	if err != nil {
-		return fmt.Errorf("parse heartbeat %d: %w", seq, err)
+		return fmt.Errorf("parse heartbeat %d: %w", msg.Seq, err)
 	}
-	if seq > t.fence {
-		if err := t.take(msg, seq); err != nil {
+	if msg.Seq > t.fence {
+		if err := t.take(msg); err != nil {
 			return err
 		}
 		t.incarnation = incarnation
 	}
-	t.heartbeat, t.heartbeats = &hb, seq
+	t.heartbeat, t.heartbeats = &hb, msg.Seq
 	return nil
 }
 
@@ -246,8 +242,9 @@ const maxForeign = 1000
 // highest of all. There may be no such message, for example after a purge by
 // hand.
 func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
+	next := follow.Next(p.nc, p.layout)
 	for seq := t.last; seq > 0 && seq+maxForeign > t.last; seq-- {
-		end, err := p.lastMessage(ctx, seq)
+		end, err := next(ctx, seq)
 		if err != nil || end == nil {
 			return err
 		}
@@ -262,10 +259,10 @@ func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
 }
 
 // take reads the epoch list and High of a fence or heartbeat.
-func (t *tail) take(msg *nats.Msg, seq uint64) error {
+func (t *tail) take(msg *follow.Stored) error {
 	high, err := stream.High(msg.Header)
 	if err != nil {
-		return fmt.Errorf("parse message %d: %w", seq, err)
+		return fmt.Errorf("parse message %d: %w", msg.Seq, err)
 	}
 	t.high = max(t.high, high)
 	t.epochs, err = stream.ParseEpochs(msg.Header.Get(stream.EpochsHeader))
@@ -300,24 +297,24 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	pos := capture.Position{High: t.high, Heartbeat: t.heartbeat}
-	msg, seq, err := p.last(ctx, p.layout.Heartbeat())
+	msg, err := follow.Last(ctx, p.nc, p.layout, p.layout.Heartbeat())
 	if err != nil {
 		return capture.Position{}, err
 	}
-	if (msg != nil) != (t.heartbeat != nil) || msg != nil && seq != t.heartbeats {
+	if (msg != nil) != (t.heartbeat != nil) || msg != nil && msg.Seq != t.heartbeats {
 		return capture.Position{}, errOvertaken
 	}
 	if pos.Loose, err = p.rowsAfter(ctx, t.heartbeats, t.last); err != nil {
 		return capture.Position{}, err
 	}
-	if msg, _, err = p.last(ctx, p.layout.SchemaSubject()); err != nil {
+	if msg, err = follow.Last(ctx, p.nc, p.layout, p.layout.SchemaSubject()); err != nil {
 		return capture.Position{}, err
 	}
 	if msg != nil {
 		pos.Schema = msg.Data
 	}
-	msg, seq, err = p.last(ctx, p.layout.Batch())
-	if err != nil || msg == nil || seq < t.heartbeats {
+	msg, err = follow.Last(ctx, p.nc, p.layout, p.layout.Batch())
+	if err != nil || msg == nil || msg.Seq < t.heartbeats {
 		return pos, err
 	}
 	b, err := stream.ParseBatch(msg.Data)
@@ -328,7 +325,7 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	if b.LSN != 0 { // it says itself how far it came
 		return pos, nil
 	}
-	pos.After, err = p.lastRow(ctx, seq, t.last)
+	pos.After, err = p.lastRow(ctx, msg.Seq, t.last)
 	return pos, err
 }
 
@@ -338,14 +335,8 @@ func (p *Publisher) rowsAfter(ctx context.Context, after, last uint64) (bool, er
 	if after >= last {
 		return false, nil
 	}
-	_, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.Rows(), after+1)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
-	}
-	return seq <= last, nil
+	row, err := follow.RowAfter(ctx, p.nc, p.layout, after)
+	return row != nil && row.Seq <= last, err
 }
 
 // lastRow returns the place of the last row after the sequence after, or nil if
@@ -354,17 +345,18 @@ func (p *Publisher) rowsAfter(ctx context.Context, after, last uint64) (bool, er
 // server would then look through all subjects.
 func (p *Publisher) lastRow(ctx context.Context, after, last uint64) (*capture.RowPosition, error) {
 	lo, hi := after, last+1 // the last row is at lo or later, and before hi
-	var found *nats.Msg
+	var found *follow.Stored
 	probe := func(from uint64) (bool, error) {
-		msg, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.Rows(), from)
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && seq > last {
+		msg, err := follow.FirstFrom(ctx, p.nc, p.layout, p.layout.Rows(), from)
+		if err != nil {
+			return false, err
+		}
+		if msg == nil || msg.Seq > last {
 			hi = from
 			return false, nil
 		}
-		if err == nil {
-			found, lo = msg, seq
-		}
-		return err == nil, err
+		found, lo = msg, msg.Seq
+		return true, nil
 	}
 	for step := uint64(1); found == nil; step *= 2 {
 		from := after + 1
@@ -393,24 +385,4 @@ func (p *Publisher) lastRow(ctx context.Context, after, last uint64) (*capture.R
 		return nil, fmt.Errorf("row %d of stream %s: %w", lo, p.layout.Stream, err)
 	}
 	return &capture.RowPosition{Txid: txid, Key: key}, nil
-}
-
-// last is stream.Last, but returns nil if there is no message.
-func (p *Publisher) last(ctx context.Context, subject string) (*nats.Msg, uint64, error) {
-	msg, seq, err := stream.Last(ctx, p.nc, p.layout.Stream, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, 0, nil
-	}
-	return msg, seq, err
-}
-
-func (p *Publisher) lastMessage(ctx context.Context, seq uint64) (*nats.Msg, error) {
-	if seq == 0 {
-		return nil, nil
-	}
-	msg, _, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.All(), seq)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	}
-	return msg, err
 }

@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Scan implements capture.Sink.
@@ -27,18 +27,17 @@ func (p *Publisher) Scan(ctx context.Context, row func(capture.StoredRow) error)
 	if err := p.awaitStored(ctx, e, last); err != nil {
 		return err
 	}
-	return p.read(ctx, e, 1, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
-		seq := md.Sequence.Stream
-		if seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
-			r := e.storedRow(msg.Data(), msg.Headers())
-			if r.Key, err = p.key(msg, seq); err != nil {
+	return p.read(ctx, e, 1, func(m follow.Message) (more bool, err error) {
+		if m.Seq <= last && m.Kind == stream.KindRow {
+			r := e.storedRow(m.Data, m.Header)
+			if r.Key, err = p.key(m); err != nil {
 				return false, err
 			}
 			if err := row(r); err != nil {
 				return false, err
 			}
 		}
-		return seq < last, nil // last itself may be gone, replaced by a later message
+		return m.Seq < last, nil // last itself may be gone, replaced by a later message
 	})
 }
 
@@ -69,68 +68,69 @@ func (p *Publisher) sent() (*epoch, uint64, error) {
 }
 
 // key returns the key of a row's message.
-func (p *Publisher) key(msg jetstream.Msg, seq uint64) ([][]byte, error) {
-	key, err := p.layout.Key(msg.Subject(), msg.Headers().Get(stream.KeyHeader))
+func (p *Publisher) key(m follow.Message) ([][]byte, error) {
+	key, err := p.layout.Key(m.Subject, m.Header.Get(stream.KeyHeader))
 	if err != nil {
-		return nil, fmt.Errorf("read key of row %d: %w", seq, err)
+		return nil, fmt.Errorf("read key of row %d: %w", m.Seq, err)
 	}
 	return key, nil
 }
 
-// read calls each for every message from the sequence from on, without a filter,
-// until each returns false. It waits for messages that were sent and are not
-// stored yet; if the epoch ends meanwhile, it returns the fault.
-func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(jetstream.Msg, *jetstream.MsgMetadata) (more bool, err error)) error {
+// read calls each for every message from the sequence from on, until each returns
+// false. It waits for messages that were sent and are not stored yet; if the epoch
+// ends meanwhile, it returns the fault.
+func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(follow.Message) (more bool, err error)) error {
 	ctx, cancel := p.whileConnected(ctx)
 	defer cancel()
-	failed := func(err error) error { return fmt.Errorf("read stream %s: %w", p.layout.Stream, orLost(ctx, err)) }
-	c, err := p.js.OrderedConsumer(ctx, p.layout.Stream, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
-	})
-	if err != nil {
-		return failed(err)
-	}
-	it, err := c.Messages(stream.PullAhead(p.nc.MaxPayload()))
-	if err != nil {
-		return failed(err)
-	}
-	defer it.Stop()
-	for more := true; more; {
-		msg, err := nextOf(ctx, it, e, 2*p.opt.Timing.StoredWithin)
-		if err != nil {
-			return failed(err)
-		}
-		md, err := msg.Metadata()
-		if err != nil {
-			return failed(err)
-		}
-		if more, err = each(msg, md); err != nil {
-			return failed(err)
+	for {
+		var err error
+		from, err = p.readFrom(ctx, e, from, each)
+		if !errors.Is(err, follow.ErrDropped) {
+			return orLost(ctx, err)
 		}
 	}
-	return nil
 }
 
-// nextOf returns the iterator's next message, or the epoch's fault. After a
-// fault it must not wait: a message that was sent and lost never comes.
+// readFrom is read by one reader. It returns the sequence to go on from.
+func (p *Publisher) readFrom(ctx context.Context, e *epoch, from uint64, each func(follow.Message) (more bool, err error)) (next uint64, err error) {
+	r, err := follow.Open(ctx, p.nc, p.js, p.layout, from)
+	if err != nil {
+		return from, err
+	}
+	defer r.Close()
+	for more := true; more; {
+		m, err := nextOf(ctx, r, e, 2*p.opt.Timing.StoredWithin)
+		if err != nil {
+			return from, err
+		}
+		if more, err = each(m); err != nil {
+			return from, fmt.Errorf("read stream %s: %w", p.layout.Stream, err)
+		}
+		from = m.Seq + 1
+	}
+	return from, nil
+}
+
+// nextOf returns the reader's next message, or the epoch's fault. After a fault it
+// must not wait: a message that was sent and lost never comes.
 //
 // within is how long it may wait. The stream has the message that is read for, or will
 // have it soon, and a quiet batch gets messages that keep it open. But the broker may
 // have put the consumer where the stream's copy lacks the end: on a server that lost
 // its files and does not catch up. The next consumer may be elsewhere.
-func nextOf(ctx context.Context, it jetstream.MessagesContext, e *epoch, within time.Duration) (jetstream.Msg, error) {
+func nextOf(ctx context.Context, r *follow.Reader, e *epoch, within time.Duration) (follow.Message, error) {
 	for begun := time.Now(); ; {
 		step, cancel := context.WithTimeout(ctx, time.Second)
-		msg, err := it.Next(jetstream.NextContext(step))
+		m, err := r.Next(step)
 		cancel()
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			return msg, err
+			return m, err
 		}
 		if err := e.fault(); err != nil {
-			return nil, err
+			return follow.Message{}, err
 		}
 		if time.Since(begun) > within {
-			return nil, fmt.Errorf("the broker sent no message for %s", within)
+			return follow.Message{}, fmt.Errorf("the broker sent no message for %s", within)
 		}
 	}
 }

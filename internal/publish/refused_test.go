@@ -386,7 +386,7 @@ type moody struct {
 	mute     atomic.Bool
 }
 
-func (m *moody) OrderedConsumer(ctx context.Context, name string, cfg jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+func (m *moody) CreateConsumer(ctx context.Context, name string, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
 	if m.mute.Load() {
 		s, err := m.CreateOrUpdateStream(ctx, jetstream.StreamConfig{Name: "mute", Subjects: []string{"mute"}})
 		if err != nil {
@@ -394,7 +394,7 @@ func (m *moody) OrderedConsumer(ctx context.Context, name string, cfg jetstream.
 		}
 		name = s.CachedInfo().Config.Name
 	}
-	return m.JetStream.OrderedConsumer(ctx, name, cfg)
+	return m.JetStream.CreateConsumer(ctx, name, cfg)
 }
 
 func (m *moody) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {

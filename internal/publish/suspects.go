@@ -2,15 +2,12 @@ package publish
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 	"bridge/lockstep"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Suspects implements capture.Sink. All pages together cover the stream up to the
@@ -28,7 +25,7 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 	}
 	ctx, cancel := p.whileConnected(ctx)
 	defer cancel()
-	from, err := p.firstHigh(ctx, txid, max(1, page.From), last+1)
+	from, _, err := follow.FirstHigh(ctx, follow.Next(p.nc, p.layout), txid, max(1, page.From), last+1)
 	if err != nil || from > last {
 		return nil, capture.Page{}, orLost(ctx, err)
 	}
@@ -41,54 +38,27 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 
 // suspects reads one page of rows from the sequences from to last.
 func (p *Publisher) suspects(ctx context.Context, e *epoch, txid, from, last uint64, limit int) (rows []capture.RowPosition, next capture.Page, err error) {
-	err = p.read(ctx, e, from, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
-		seq := md.Sequence.Stream
+	err = p.read(ctx, e, from, func(m follow.Message) (more bool, err error) {
 		if now := time.Now(); now.After(p.nextProgress) {
 			p.nextProgress = now.Add(5 * p.opt.Timing.Progress)
-			p.log.Info().Uint64("seq", seq).Uint64("last", last).
+			p.log.Info().Uint64("seq", m.Seq).Uint64("last", last).
 				Msg("looking in the stream for rows that a crash of Postgres may have undone")
 		}
-		if t, ok := lockstep.Txid(msg.Data()); ok && t >= txid && seq <= last && p.layout.KindOf(msg.Subject()) == stream.KindRow {
-			key, err := p.key(msg, seq)
+		if t, ok := lockstep.Txid(m.Data); ok && t >= txid && m.Seq <= last && m.Kind == stream.KindRow {
+			key, err := p.key(m)
 			if err != nil {
 				return false, err
 			}
 			rows = append(rows, capture.RowPosition{Txid: t, Key: key})
 		}
 		switch {
-		case seq >= last: // last itself may be gone, replaced by a later message
+		case m.Seq >= last: // last itself may be gone, replaced by a later message
 			return false, nil
 		case len(rows) == limit:
-			next = capture.Page{From: seq + 1, End: last}
+			next = capture.Page{From: m.Seq + 1, End: last}
 			return false, nil
 		}
 		return true, nil
 	})
 	return rows, next, err
-}
-
-// firstHigh returns the first sequence in [lo, hi) whose message has a High of
-// at least txid, or hi if there is none.
-func (p *Publisher) firstHigh(ctx context.Context, txid, lo, hi uint64) (uint64, error) {
-	for lo < hi {
-		mid := lo + (hi-lo)/2
-		msg, seq, err := stream.FirstFrom(ctx, p.nc, p.layout.Stream, p.layout.All(), mid)
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && seq >= hi {
-			hi = mid
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
-		high, err := stream.High(msg.Header)
-		if err != nil {
-			return 0, fmt.Errorf("read High of message %d of stream %s: %w", seq, p.layout.Stream, err)
-		}
-		if high >= txid {
-			hi = mid
-		} else {
-			lo = seq + 1
-		}
-	}
-	return lo, nil
 }

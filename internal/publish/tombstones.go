@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
@@ -104,19 +105,19 @@ type tombstone struct{ seq, high uint64 }
 // that were stored before the given time, at most tombstonePage. next is the
 // sequence before which there are no others.
 func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, before time.Time) (old []tombstone, next uint64, err error) {
-	err = p.read(ctx, e, from, func(msg jetstream.Msg, md *jetstream.MsgMetadata) (more bool, err error) {
-		if next = md.Sequence.Stream; !md.Timestamp.Before(before) {
+	err = p.read(ctx, e, from, func(m follow.Message) (more bool, err error) {
+		if next = m.Seq; !m.Time.Before(before) {
 			return false, nil // all later messages are newer
 		}
-		if deleted, _, _ := lockstep.Parts(msg.Data()); deleted && p.layout.KindOf(msg.Subject()) == stream.KindRow {
-			h, err := stream.High(msg.Headers())
+		if deleted, _, _ := lockstep.Parts(m.Data); deleted && m.Kind == stream.KindRow {
+			h, err := stream.High(m.Header)
 			if err != nil {
 				return false, fmt.Errorf("read High of message %d: %w", next, err)
 			}
 			old = append(old, tombstone{seq: next, high: h})
 		}
 		next++
-		return md.NumPending > 0 && len(old) < tombstonePage, nil
+		return m.Pending > 0 && len(old) < tombstonePage, nil
 	})
 	return old, next, err
 }

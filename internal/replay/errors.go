@@ -24,8 +24,6 @@ func (e *TooOldError) Error() string {
 
 // Why a stream that was open ends; Next returns them.
 var (
-	// ErrReset: the stream that was read is not the broker's any more.
-	ErrReset = errors.New("the stream was replaced")
 	// ErrIncomplete: a finite request saw no heartbeat behind its last row.
 	ErrIncomplete = errors.New("no heartbeat came")
 )

@@ -1,17 +1,6 @@
 package replay
 
-import (
-	"unsafe"
-
-	"bridge/internal/stream"
-)
-
-// Held says whether seq, read when the stream had the epochs then, is a place of
-// the stream that has the epochs now and ends at last.
-func Held(then, now stream.Epochs, seq, last uint64) error {
-	p := newPlace(Relation{}, seq, then)
-	return p.held(now, last)
-}
+import "unsafe"
 
 // RingBytes adds up what the rings of all relations hold.
 func RingBytes(h *Hub) int {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/replay"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
@@ -266,31 +267,6 @@ func TestReplay_CatchupsAreBounded(t *testing.T) {
 	}
 }
 
-// TestPlace_Held (I8): a stream that lost what was read is not gone on with, also
-// where it is longer by now.
-func TestPlace_Held(t *testing.T) {
-	t.Parallel()
-	a, b, c := stream.Epoch{ID: "a", First: 1}, stream.Epoch{ID: "b", First: 10}, stream.Epoch{ID: "c", First: 20}
-	for name, tc := range map[string]struct {
-		then, now stream.Epochs
-		seq, last uint64
-		held      bool
-	}{
-		"the same":                       {stream.Epochs{a, b}, stream.Epochs{a, b}, 15, 15, true},
-		"another epoch behind it":        {stream.Epochs{a, b}, stream.Epochs{a, b, c}, 15, 30, true},
-		"shorter":                        {stream.Epochs{a, b}, stream.Epochs{a, b}, 15, 14, false},
-		"another epoch before it":        {stream.Epochs{a, b}, stream.Epochs{a, b, {ID: "x", First: 14}}, 15, 30, false},
-		"another epoch in place of its":  {stream.Epochs{a, b}, stream.Epochs{a, {ID: "x", First: 10}}, 15, 30, false},
-		"older than the epochs known":    {stream.Epochs{b}, stream.Epochs{b, c}, 5, 30, true},
-		"nothing read, and another now":  {stream.Epochs{a}, stream.Epochs{{ID: "x", First: 1}}, 0, 3, true},
-		"its epoch began where it stood": {stream.Epochs{a, b}, stream.Epochs{a, b}, 10, 10, true},
-	} {
-		if err := replay.Held(tc.then, tc.now, tc.seq, tc.last); (err == nil) != tc.held || err != nil && !errors.Is(err, replay.ErrReset) {
-			t.Errorf("%s: %v, held should be %v", name, err, tc.held)
-		}
-	}
-}
-
 // TestReplay_StoreGoesBack (I8): the broker's files are replaced by an older
 // copy while a reader is open, and the bridge goes on from there. The reader
 // is cut rather than led past what it never got, and every since that was
@@ -338,7 +314,7 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 			w.heartbeat(t, 100)
 			k, v := rowState(1, "a")
 			want[k] = v
-			if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
+			if err := reader.try(t, 100); !errors.Is(err, follow.ErrReset) {
 				t.Errorf("the open reader: %v, want ErrReset", err)
 			}
 			// The edge may have found out behind the heartbeat of 100.
@@ -403,7 +379,7 @@ func noHeartbeatOfThePast(t *testing.T, restarted bool) {
 	broker.Kill()
 	broker.ReplaceStore(older)
 	broker.Start()
-	if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
+	if err := reader.try(t, 100); !errors.Is(err, follow.ErrReset) {
 		t.Fatalf("the open reader: %v, want ErrReset", err)
 	}
 	finite := request(6)
@@ -454,7 +430,7 @@ func TestReplay_GoesBackTwice(t *testing.T) {
 	w.heartbeat(t, 9)
 	reader.until(t, 9)
 	replace(longer)
-	if err := reader.try(t, 100); !errors.Is(err, replay.ErrReset) {
+	if err := reader.try(t, 100); !errors.Is(err, follow.ErrReset) {
 		t.Fatalf("the open reader: %v, want ErrReset", err)
 	}
 	reader.Close()

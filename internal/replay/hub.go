@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
@@ -46,7 +47,7 @@ type Hub struct {
 	// Guarded by mu: by stream name, and where a stream ended that was found to
 	// have gone back.
 	tails   map[string]*tail
-	setBack map[string]place
+	setBack map[string]follow.Place
 	// start runs a tail for as long as Run runs, nil before and after.
 	start func(*tail)
 	lost  chan struct{}
@@ -61,7 +62,7 @@ func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log 
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
 	return &Hub{
 		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
-		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), setBack: make(map[string]place), lost: make(chan struct{}),
+		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), setBack: make(map[string]follow.Place), lost: make(chan struct{}),
 	}
 }
 
@@ -175,7 +176,7 @@ func (h *Hub) running(l stream.Layout) *tail {
 // tail returns the relation's tail, with the caller as a client. One that has
 // to be started reads from the sequence from on; epochs is what the stream's
 // were when that was chosen.
-func (h *Hub) tail(info Relation, from uint64, epochs stream.Epochs) (*tail, error) {
+func (h *Hub) tail(info stream.Relation, from uint64, epochs stream.Epochs) (*tail, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.start == nil {
@@ -191,59 +192,11 @@ func (h *Hub) tail(info Relation, from uint64, epochs stream.Epochs) (*tail, err
 	return t, nil
 }
 
-// Relation is a relation that the broker has a stream of.
-type Relation struct {
-	Layout stream.Layout
-	Meta   stream.Meta
-}
-
-// lookup asks the broker for a stream, and its first and last sequence.
-func (h *Hub) lookup(ctx context.Context, l stream.Layout) (rel Relation, first, last uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	s, err := h.js.Stream(ctx, l.Stream)
+// lookup is follow.Lookup, but returns ErrUnknownRelation if there is no stream.
+func (h *Hub) lookup(ctx context.Context, l stream.Layout) (rel stream.Relation, first, last uint64, err error) {
+	rel, first, last, err = follow.Lookup(ctx, h.js, h.opt.Prefix, l.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrInvalidStreamName) {
-		return Relation{}, 0, 0, ErrUnknownRelation
+		err = ErrUnknownRelation
 	}
-	if err != nil {
-		return Relation{}, 0, 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
-	}
-	info := s.CachedInfo()
-	meta, err := stream.ReadMeta(info.Config)
-	if err != nil {
-		return Relation{}, 0, 0, err
-	}
-	rel = Relation{Layout: stream.NewLayout(h.opt.Prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}
-	return rel, info.State.FirstSeq, info.State.LastSeq, nil
-}
-
-func (h *Hub) lastSeq(ctx context.Context, name string) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	s, err := h.js.Stream(ctx, name)
-	if err != nil {
-		return 0, fmt.Errorf("look up stream %s: %w", name, err)
-	}
-	return s.CachedInfo().State.LastSeq, nil
-}
-
-// epochs reads the newest epoch list through the leader.
-func (h *Hub) epochs(ctx context.Context, l stream.Layout) (stream.Epochs, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var newest uint64
-	var text string
-	for _, subject := range []string{l.Fence(), l.Heartbeat()} {
-		msg, seq, err := stream.Last(ctx, h.nc, l.Stream, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if seq > newest {
-			newest, text = seq, msg.Header.Get(stream.EpochsHeader)
-		}
-	}
-	return stream.ParseEpochs(text)
+	return rel, first, last, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
@@ -58,7 +59,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if req.Since != 0 && req.Since < info.Meta.Floor {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
 	}
-	end, high, err := h.end(ctx, info.Layout, last)
+	end, high, err := follow.End(ctx, h.nc, info.Layout, last)
 	if err != nil {
 		return nil, err
 	}
@@ -99,15 +100,15 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 // and what the tail has read, are of the stream that is there now; else a
 // client would begin in one and go on in another. It returns the stream's
 // epochs.
-func (h *Hub) sameStream(ctx context.Context, info Relation, lost <-chan struct{}) (stream.Epochs, error) {
+func (h *Hub) sameStream(ctx context.Context, info stream.Relation, lost <-chan struct{}) (stream.Epochs, error) {
 	if t := h.running(info.Layout); t != nil && !t.over() {
 		seen := t.last()
 		err := h.verify(ctx, info, seen)
-		if err != nil && (seen.incarnation == info.Meta.Incarnation || !errors.Is(err, ErrReset)) {
+		if err != nil && (seen.Incarnation == info.Meta.Incarnation || !errors.Is(err, follow.ErrReset)) {
 			return nil, err
 		}
 	}
-	epochs, err := h.epochs(ctx, info.Layout)
+	epochs, err := follow.ReadEpochs(ctx, h.nc, info.Layout)
 	if err != nil {
 		return nil, err
 	}
@@ -120,25 +121,25 @@ func (h *Hub) sameStream(ctx context.Context, info Relation, lost <-chan struct{
 }
 
 // verify asks the broker whether the stream is still the one that was read up
-// to the place; it returns ErrReset where it is not.
-func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
+// to the place; it returns follow.ErrReset where it is not.
+func (h *Hub) verify(ctx context.Context, rel stream.Relation, p follow.Place) error {
 	info, _, last, err := h.lookup(ctx, rel.Layout)
 	if errors.Is(err, ErrUnknownRelation) {
-		return fmt.Errorf("%w: it was deleted", ErrReset)
+		return fmt.Errorf("%w: it was deleted", follow.ErrReset)
 	}
 	if err != nil {
 		return err
 	}
-	epochs, err := h.epochs(ctx, rel.Layout)
+	epochs, err := follow.ReadEpochs(ctx, h.nc, rel.Layout)
 	if err != nil {
 		return err
 	}
-	err = p.held(epochs, last)
-	if info.Meta.Incarnation != p.incarnation { // a new one, or one of before
-		err = fmt.Errorf("%w: it is another incarnation", ErrReset)
+	err = p.Held(epochs, last)
+	if info.Meta.Incarnation != p.Incarnation { // a new one, or one of before
+		err = fmt.Errorf("%w: it is another incarnation", follow.ErrReset)
 	}
 	if err != nil {
-		h.noteSetBack(info, newPlace(info, last, epochs), err)
+		h.noteSetBack(info, follow.NewPlace(info, last, epochs), err)
 	}
 	return err
 }
@@ -146,108 +147,44 @@ func (h *Hub) verify(ctx context.Context, rel Relation, p place) error {
 // noteSetBack remembers where a stream ends that does not hold what was read of
 // it. Its last heartbeat may be of a past that clients of this edge are ahead of:
 // who resumes is shown none before the bridge has written again.
-func (h *Hub) noteSetBack(info Relation, end place, err error) {
+func (h *Hub) noteSetBack(info stream.Relation, end follow.Place, err error) {
 	h.mu.Lock()
 	known := h.setBack[info.Layout.Stream]
 	h.setBack[info.Layout.Stream] = end
 	h.mu.Unlock()
-	if known.incarnation == end.incarnation && known.epoch == end.epoch { // all its clients find it
+	if known.Incarnation == end.Incarnation && known.Epoch == end.Epoch { // all its clients find it
 		return
 	}
-	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.seq).
+	h.log.Warn().Err(err).Str("stream", info.Layout.Stream).Uint64("seq", end.Seq).
 		Msg("the stream was replaced; clients that resume get heartbeats again when the bridge has written to it")
 }
 
 // trusted returns the sequence from which on heartbeats hold for a client that
 // resumes in a stream that ended at last when it came. What stands behind that
 // was written later, so no client waits longer than for the next heartbeat.
-func (h *Hub) trusted(info Relation, epochs stream.Epochs, last uint64) uint64 {
+func (h *Hub) trusted(info stream.Relation, epochs stream.Epochs, last uint64) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	end, ok := h.setBack[info.Layout.Stream]
 	switch {
 	case !ok:
 		return 0
-	case end.incarnation != info.Meta.Incarnation || end.held(epochs, max(last, end.seq)) != nil: // it is another by now
+	case end.Incarnation != info.Meta.Incarnation || end.Held(epochs, max(last, end.Seq)) != nil: // it is another by now
 		delete(h.setBack, info.Layout.Stream)
 		return 0
 	}
-	return min(end.seq, last) + 1
+	return min(end.Seq, last) + 1
 }
 
 // nearTail is how many messages behind the stream's end a client may be for
 // the tail to begin with it.
 const nearTail = 5000
 
-// end returns the sequence at or behind which a heartbeat completes a request
-// that was made when the stream ended at last: the last heartbeat's where no
-// row came behind it. It also returns the last heartbeat's High, 0 where there
-// is none.
-func (h *Hub) end(ctx context.Context, l stream.Layout, last uint64) (end, high uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	msg, heartbeat, err := stream.Last(ctx, h.nc, l.Stream, l.Heartbeat())
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return last, 0, nil
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	if high, err = stream.High(msg.Header); err != nil || heartbeat >= last {
-		return last, high, err
-	}
-	rows, err := h.rowsBehind(ctx, l, heartbeat)
-	if err != nil || !rows {
-		return heartbeat, high, err
-	}
-	return last, high, nil
-}
-
-// endOf is gate.end.
-func (h *Hub) endOf(l stream.Layout) func(context.Context, uint64) (uint64, error) {
-	return func(ctx context.Context, seq uint64) (uint64, error) {
-		rows, err := h.rowsBehind(ctx, l, seq)
-		if err != nil || !rows {
-			return seq, err
-		}
-		last, err := h.lastSeq(ctx, l.Stream)
-		if err != nil {
-			return 0, err
-		}
-		end, _, err := h.end(ctx, l, last)
-		return end, err
-	}
-}
-
-// rowsBehind says whether the stream holds a row behind seq. Behind a
-// heartbeat of a stream of latest versions only a few control messages can be
-// before it; to look for a row by a filter would be dear there.
-func (h *Hub) rowsBehind(ctx context.Context, l stream.Layout, seq uint64) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	filter := ">"
-	if l.Log() {
-		filter = l.Rows()
-	}
-	for {
-		msg, at, err := stream.FirstFrom(ctx, h.nc, l.Stream, filter, seq+1)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			return false, nil
-		case err != nil:
-			return false, err
-		case l.KindOf(msg.Subject) == stream.KindRow:
-			return true, nil
-		}
-		seq = at
-	}
-}
-
 // search returns the first sequence whose High is at least since: every place
 // at which since was ever shown is there or behind it, and everything before
 // has a lower txid (I3). It halves the stream by single gets, which stay fast
 // on a stream of any number of subjects.
-func (h *Hub) search(ctx context.Context, info Relation, since, first, last uint64) (uint64, error) {
+func (h *Hub) search(ctx context.Context, info stream.Relation, since, first, last uint64) (uint64, error) {
 	first = max(1, first)
 	if since == 0 {
 		if info.Meta.Log {
@@ -259,27 +196,21 @@ func (h *Hub) search(ctx context.Context, info Relation, since, first, last uint
 	if err != nil {
 		return 0, fmt.Errorf("look up stream %s: %w", info.Layout.Stream, err)
 	}
-	lo, hi := first, last+1
-	found := false // a message with such a High; the last one may be gone by now
-	for lo < hi {
-		mid := lo + (hi-lo)/2
-		msg, err := s.GetMsg(ctx, mid, jetstream.WithGetMsgSubject(info.Layout.All()))
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence >= hi {
-			hi = mid
-			continue
+	// Every server answers these. One that lags gives a place that is too early, at worst.
+	get := func(ctx context.Context, seq uint64) (*follow.Stored, error) {
+		msg, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(info.Layout.All()))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, nil
 		}
 		if err != nil {
-			return 0, fmt.Errorf("search stream %s: %w", info.Layout.Stream, err)
+			return nil, err
 		}
-		high, err := stream.High(msg.Header)
-		if err != nil {
-			return 0, fmt.Errorf("message %d of stream %s: %w", msg.Sequence, info.Layout.Stream, err)
-		}
-		if high >= since {
-			hi, found = mid, true
-		} else {
-			lo = msg.Sequence + 1
-		}
+		return &follow.Stored{Msg: &nats.Msg{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, Seq: msg.Sequence}, nil
+	}
+	// The last message may be gone by now, and with it the only one with such a High.
+	lo, found, err := follow.FirstHigh(ctx, get, since, first, last+1)
+	if err != nil {
+		return 0, fmt.Errorf("search stream %s: %w", info.Layout.Stream, err)
 	}
 	if !found {
 		return lo, h.awaitHigh(ctx, info.Layout, since, last)

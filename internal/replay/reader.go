@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 )
@@ -185,12 +186,12 @@ const catchupTurn = 2 * time.Second
 
 // catchup reads from the broker what is no longer in the ring.
 type catchup struct {
-	hub      *Hub
-	since    time.Time
-	consumer *consumer
-	gate     gate
-	place    place
-	block    block
+	hub    *Hub
+	since  time.Time
+	reader *follow.Reader
+	gate   follow.Gate
+	place  follow.Place
+	block  block
 	// silent counts waits in vain.
 	silent int
 	// passed is set when it read a message of the ring: it can't go on.
@@ -201,7 +202,7 @@ type catchup struct {
 // where they did not come soon.
 func (r *Reader) catchUp(ctx context.Context) (Chunk, error) {
 	out, err := r.readOn(ctx)
-	if err == nil || errors.Is(err, io.EOF) || ctx.Err() != nil || errors.Is(err, ErrReset) || errors.Is(err, stream.ErrLayout) || errors.Is(err, lockstep.ErrMalformed) {
+	if err == nil || errors.Is(err, io.EOF) || ctx.Err() != nil || errors.Is(err, follow.ErrReset) || errors.Is(err, stream.ErrLayout) || errors.Is(err, lockstep.ErrMalformed) {
 		return out, err
 	}
 	// The broker is away, or was: read again from r.next on. If the stream is
@@ -239,25 +240,25 @@ func (r *Reader) openCatchup(ctx context.Context) error {
 		return ctx.Err()
 	}
 	info := r.tail.info
-	c, err := openConsumer(ctx, r.hub.nc, r.hub.js, info.Layout, r.next)
+	c, err := follow.Open(ctx, r.hub.nc, r.hub.js, info.Layout, r.next)
 	if err != nil {
 		<-r.hub.catchups
 		return err
 	}
 	r.catchups++
-	r.catchup = &catchup{hub: r.hub, since: time.Now(), consumer: c, gate: gate{last: r.next - 1, end: r.hub.endOf(info.Layout)}}
+	r.catchup = &catchup{hub: r.hub, since: time.Now(), reader: c, gate: follow.NewGate(r.next, follow.EndNow(r.hub.nc, r.hub.js, info.Layout))}
 	// The stream must still be the one that this client has read from; all of
 	// that lies before the tail's place.
 	err = r.hub.verify(ctx, info, r.tail.last())
 	var epochs stream.Epochs
 	if err == nil {
-		epochs, err = r.hub.epochs(ctx, info.Layout)
+		epochs, err = follow.ReadEpochs(ctx, r.hub.nc, info.Layout)
 	}
 	if err != nil {
 		r.endCatchup()
 		return err
 	}
-	r.catchup.place = newPlace(info, r.next-1, epochs)
+	r.catchup.place = follow.NewPlace(info, r.next-1, epochs)
 	r.hub.metrics.catchups.Inc()
 	return nil
 }
@@ -282,13 +283,13 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 	again := r.catchups > 1
 	limit, most := r.tail.first(), blockBytes
 	if again {
-		limit, most = r.tail.last().seq+1, rejoinBytes
+		limit, most = r.tail.last().Seq+1, rejoinBytes
 	}
 	step, cancel := context.WithTimeout(ctx, catchupStep)
 	defer cancel()
 	var failed error
 	for len(c.block.data) < most && !c.passed {
-		m, err := c.consumer.next(step)
+		m, err := c.reader.Next(step)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Chunk{}, ctx.Err()
@@ -299,19 +300,19 @@ func (r *Reader) readOn(ctx context.Context) (Chunk, error) {
 			break
 		}
 		c.silent = 0
-		if err := c.place.follow(m); err != nil {
+		if err := c.place.Follow(m); err != nil {
 			return Chunk{}, err
 		}
-		c.gate.read(m.seq)
-		if !again && m.seq >= limit {
+		c.gate.Read(m.Seq)
+		if !again && m.Seq >= limit {
 			r.next, c.passed = limit, true
 			break
 		}
 		if err := c.take(ctx, m, again); err != nil {
 			return Chunk{}, r.unread(from, err)
 		}
-		r.next = m.seq + 1
-		c.passed = r.next >= limit && (!again || m.kind == stream.KindHeartbeat && !c.gate.gap)
+		r.next = m.Seq + 1
+		c.passed = r.next >= limit && (!again || m.Kind == stream.KindHeartbeat && !c.gate.Holes())
 	}
 	if c.passed && failed == nil {
 		// Now, not when the client has taken all this: the stream's end moves on.
@@ -336,21 +337,21 @@ func (r *Reader) unread(from uint64, err error) error {
 
 // take adds a message to the block. Heartbeats are passed on near the stream's
 // end only; further behind they stand for nothing any more.
-func (c *catchup) take(ctx context.Context, m message, heartbeats bool) error {
-	switch m.kind {
+func (c *catchup) take(ctx context.Context, m follow.Message, heartbeats bool) error {
+	switch m.Kind {
 	case stream.KindRow:
 	case stream.KindHeartbeat:
 		if !heartbeats {
 			return nil
 		}
-		if pass, err := c.gate.pass(ctx, m.seq); err != nil || !pass {
+		if pass, err := c.gate.Pass(ctx, m.Seq); err != nil || !pass {
 			return err
 		}
 	default:
 		return nil
 	}
-	c.block.data = appendChunk(c.block.data, m.data)
-	c.block.entries = append(c.block.entries, entry{seq: m.seq, end: len(c.block.data), heartbeat: m.kind == stream.KindHeartbeat})
+	c.block.data = appendChunk(c.block.data, m.Data)
+	c.block.entries = append(c.block.entries, entry{seq: m.Seq, end: len(c.block.data), heartbeat: m.Kind == stream.KindHeartbeat})
 	return nil
 }
 
@@ -369,16 +370,13 @@ func (r *Reader) handOver(ctx context.Context) error {
 		return err
 	}
 	if now.Meta.Floor > r.holds {
-		return fmt.Errorf("%w: deletes from %d on are no longer in it", ErrReset, r.holds)
+		return fmt.Errorf("%w: deletes from %d on are no longer in it", follow.ErrReset, r.holds)
 	}
-	r.hold = max(r.hold, r.catchup.gate.until)
-	if r.catchup.gate.gap {
-		end, err := r.catchup.gate.end(ctx, r.next-1)
-		if err != nil {
-			return err
-		}
-		r.hold = max(r.hold, end)
+	until, err := r.catchup.gate.Until(ctx, r.next-1)
+	if err != nil {
+		return err
 	}
+	r.hold = max(r.hold, until)
 	r.endCatchup()
 	return nil
 }
@@ -387,7 +385,7 @@ func (r *Reader) endCatchup() {
 	if r.catchup == nil {
 		return
 	}
-	r.catchup.consumer.close()
+	r.catchup.reader.Close()
 	r.catchup = nil
 	<-r.hub.catchups
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/publish"
 	"bridge/internal/replay"
 	"bridge/internal/stream"
@@ -262,7 +263,7 @@ func TestReplay_Floor(t *testing.T) {
 	w.row(t, 2, 10, "b")
 	w.heartbeat(t, 12)
 	w.stored(t, 12)
-	if err := old.try(t, 12); !errors.Is(err, replay.ErrReset) {
+	if err := old.try(t, 12); !errors.Is(err, follow.ErrReset) {
 		t.Errorf("a client of the old incarnation: %v, want ErrReset", err)
 	}
 	for since, floor := range map[uint64]uint64{1: 10, 9: 10, 10: 0, 0: 0} {
@@ -314,7 +315,7 @@ func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 	if _, err := w.js.UpdateStream(t.Context(), stream.Config(w.layout, meta, stream.Settings{})); err != nil {
 		t.Fatal(err)
 	}
-	if err := old.try(t, 100+rows); !errors.Is(err, replay.ErrReset) {
+	if err := old.try(t, 100+rows); !errors.Is(err, follow.ErrReset) {
 		t.Errorf("a client below the floor: %v, want ErrReset", err)
 	}
 	above.until(t, 100+rows)
@@ -334,7 +335,7 @@ func TestReplay_StreamDeletedAndMadeAnew(t *testing.T) {
 	if err := w.js.DeleteStream(t.Context(), w.layout.Stream); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.try(t, 100); !errors.Is(err, replay.ErrReset) {
+	if err := c.try(t, 100); !errors.Is(err, follow.ErrReset) {
 		t.Errorf("a deleted stream: %v, want ErrReset", err)
 	}
 	if _, err := h.Open(t.Context(), request(0)); !errors.Is(err, replay.ErrUnknownRelation) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/publish"
 	"bridge/internal/replay"
 	"bridge/internal/stream"
@@ -260,7 +261,7 @@ func TestReplay_LogForgetsWhatAReaderNeeds(t *testing.T) {
 	if len(live.state) != 600 {
 		t.Errorf("a reader that kept up has %d rows, want 600", len(live.state))
 	}
-	if err := slow.try(t, 602); !errors.Is(err, replay.ErrReset) {
+	if err := slow.try(t, 602); !errors.Is(err, follow.ErrReset) {
 		t.Errorf("a reader that did not: %v with %d rows, want ErrReset", err, len(slow.state))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"bridge/internal/follow"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
@@ -17,16 +18,16 @@ import (
 type tail struct {
 	// Static after construction.
 	hub  *Hub
-	info Relation
+	info stream.Relation
 	log  zerolog.Logger
-	gate gate
+	gate follow.Gate
 
 	// Owned by run.
-	place place
+	place follow.Place
 
 	mu sync.Mutex
 	// Guarded by mu. seen is the place of the last message taken.
-	seen   place
+	seen   follow.Place
 	blocks []*block
 	bytes  int
 	// changed is closed and replaced when something was appended while
@@ -40,13 +41,13 @@ type tail struct {
 	idleSince time.Time
 }
 
-func newTail(h *Hub, info Relation, from uint64, epochs stream.Epochs) *tail {
+func newTail(h *Hub, info stream.Relation, from uint64, epochs stream.Epochs) *tail {
 	t := &tail{
 		hub: h, info: info, changed: make(chan struct{}), idleSince: time.Now(),
 		log: h.log.With().Str("stream", info.Layout.Stream).Logger(),
 	}
-	t.gate = gate{last: from - 1, end: h.endOf(info.Layout)}
-	t.place = newPlace(info, from-1, epochs)
+	t.gate = follow.NewGate(from, follow.EndNow(h.nc, h.js, info.Layout))
+	t.place = follow.NewPlace(info, from-1, epochs)
 	t.seen = t.place
 	t.blocks = []*block{{first: from}}
 	return t
@@ -63,13 +64,13 @@ const (
 func (t *tail) run(ctx context.Context) {
 	backoff := retryMin
 	for {
-		before := t.place.seq
+		before := t.place.Seq
 		err := t.read(ctx)
-		if errors.Is(err, ErrReset) || ctx.Err() != nil {
+		if errors.Is(err, follow.ErrReset) || ctx.Err() != nil {
 			t.end(err)
 			return
 		}
-		if t.place.seq != before {
+		if t.place.Seq != before {
 			backoff = retryMin
 		}
 		t.log.Debug().Err(err).Msg("reading the stream again")
@@ -106,13 +107,13 @@ func (t *tail) read(ctx context.Context) error {
 	if err := t.hub.verify(ctx, t.info, t.place); err != nil {
 		return err
 	}
-	c, err := openConsumer(ctx, t.hub.nc, t.hub.js, t.info.Layout, t.place.seq+1)
+	c, err := follow.Open(ctx, t.hub.nc, t.hub.js, t.info.Layout, t.place.Seq+1)
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	for {
-		m, err := c.next(ctx)
+		m, err := c.Next(ctx)
 		if err != nil {
 			return err
 		}
@@ -126,15 +127,15 @@ func (t *tail) read(ctx context.Context) error {
 }
 
 // append takes one message.
-func (t *tail) append(ctx context.Context, m message) error {
-	if err := t.place.follow(m); err != nil {
+func (t *tail) append(ctx context.Context, m follow.Message) error {
+	if err := t.place.Follow(m); err != nil {
 		return err
 	}
-	t.gate.read(m.seq)
-	heartbeat := m.kind == stream.KindHeartbeat
-	show := forwarded(m.kind)
+	t.gate.Read(m.Seq)
+	heartbeat := m.Kind == stream.KindHeartbeat
+	show := forwarded(m.Kind)
 	if heartbeat {
-		pass, err := t.gate.pass(ctx, m.seq)
+		pass, err := t.gate.Pass(ctx, m.Seq)
 		if err != nil {
 			return err
 		}
@@ -148,11 +149,11 @@ func (t *tail) append(ctx context.Context, m message) error {
 	}
 	b := t.blocks[len(t.blocks)-1]
 	if len(b.data) >= blockBytes {
-		b = &block{first: m.seq, data: make([]byte, 0, blockBytes+len(m.data)+32)}
+		b = &block{first: m.Seq, data: make([]byte, 0, blockBytes+len(m.Data)+32)}
 		t.blocks = append(t.blocks, b)
 	}
-	b.data = appendChunk(b.data, m.data)
-	b.entries = append(b.entries, entry{seq: m.seq, end: len(b.data), heartbeat: heartbeat})
+	b.data = appendChunk(b.data, m.Data)
+	b.entries = append(b.entries, entry{seq: m.Seq, end: len(b.data), heartbeat: heartbeat})
 	t.bytes += b.recount()
 	t.evict()
 	if t.waiting > 0 {
@@ -236,7 +237,7 @@ func (t *tail) over() bool {
 }
 
 // last returns the place of the last message taken.
-func (t *tail) last() place {
+func (t *tail) last() follow.Place {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.seen

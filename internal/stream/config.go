@@ -125,8 +125,8 @@ func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
 	}, nil
 }
 
-// Found is a relation's stream that List has found.
-type Found struct {
+// Relation is a relation that the broker has a stream of.
+type Relation struct {
 	Layout Layout
 	Meta   Meta
 }
@@ -134,8 +134,8 @@ type Found struct {
 // List returns the streams of the relations that bridges with the prefix have
 // captured. It leaves out streams that somebody made as copies of those, and streams
 // of another layout.
-func List(ctx context.Context, js jetstream.JetStream, prefix string) ([]Found, error) {
-	var found []Found
+func List(ctx context.Context, js jetstream.JetStream, prefix string) ([]Relation, error) {
+	var found []Relation
 	// Earlier bridges published on the subjects that the stream stores.
 	for _, subjects := range []string{Ingest(prefix + ".>"), prefix + ".>"} {
 		streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(subjects))
@@ -145,7 +145,7 @@ func List(ctx context.Context, js jetstream.JetStream, prefix string) ([]Found, 
 				continue
 			}
 			if l := NewLayout(prefix, meta.Schema, meta.Table, meta.Log); l.Stream == info.Config.Name {
-				found = append(found, Found{l, meta})
+				found = append(found, Relation{l, meta})
 			}
 		}
 		if err := streams.Err(); err != nil {

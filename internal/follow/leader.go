@@ -1,0 +1,185 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Lookup asks the stream's leader for the stream's metadata, and its first and last
+// sequence. It returns an error that wraps jetstream.ErrStreamNotFound if there is no
+// stream, and stream.ErrLayout if it is not of this version's layout.
+func Lookup(ctx context.Context, js jetstream.JetStream, prefix, name string) (rel stream.Relation, first, last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	s, err := js.Stream(ctx, name)
+	if err != nil {
+		return stream.Relation{}, 0, 0, fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	info := s.CachedInfo()
+	meta, err := stream.ReadMeta(info.Config)
+	if err != nil {
+		return stream.Relation{}, 0, 0, err
+	}
+	rel = stream.Relation{Layout: stream.NewLayout(prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}
+	return rel, info.State.FirstSeq, info.State.LastSeq, nil
+}
+
+// Stored is a message as the stream's leader has it.
+type Stored struct {
+	*nats.Msg
+	Seq uint64
+}
+
+// Marks are a stream's newest fence and its newest heartbeat, nil if there is none.
+type Marks struct{ Fence, Heartbeat *Stored }
+
+// ReadMarks reads the marks of a stream.
+func ReadMarks(ctx context.Context, nc *nats.Conn, l stream.Layout) (Marks, error) {
+	fence, err := Last(ctx, nc, l, l.Fence())
+	if err != nil {
+		return Marks{}, err
+	}
+	heartbeat, err := Last(ctx, nc, l, l.Heartbeat())
+	return Marks{fence, heartbeat}, err
+}
+
+// Epochs returns the stream's list of epochs, which the newer of the two has.
+func (m Marks) Epochs() (stream.Epochs, error) {
+	newest := m.Fence
+	if m.Heartbeat != nil && (newest == nil || m.Heartbeat.Seq > newest.Seq) {
+		newest = m.Heartbeat
+	}
+	if newest == nil {
+		return nil, nil
+	}
+	return stream.ParseEpochs(newest.Header.Get(stream.EpochsHeader))
+}
+
+// ReadEpochs reads the stream's list of epochs.
+func ReadEpochs(ctx context.Context, nc *nats.Conn, l stream.Layout) (stream.Epochs, error) {
+	m, err := ReadMarks(ctx, nc, l)
+	if err != nil {
+		return nil, err
+	}
+	return m.Epochs()
+}
+
+// Last returns the newest message of the subject, nil if there is none.
+func Last(ctx context.Context, nc *nats.Conn, l stream.Layout, subject string) (*Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return stored(stream.Last(ctx, nc, l.Stream, subject))
+}
+
+// FirstFrom returns the first message of the subject at or after seq, nil if there is
+// none.
+func FirstFrom(ctx context.Context, nc *nats.Conn, l stream.Layout, subject string, seq uint64) (*Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return stored(stream.FirstFrom(ctx, nc, l.Stream, subject, seq))
+}
+
+func stored(msg *nats.Msg, seq uint64, err error) (*Stored, error) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Stored{msg, seq}, nil
+}
+
+// everything is the filter with which the broker looks at no subject.
+const everything = ">"
+
+// Next returns a get for FirstHigh, which asks the stream's leader.
+func Next(nc *nats.Conn, l stream.Layout) func(context.Context, uint64) (*Stored, error) {
+	return func(ctx context.Context, seq uint64) (*Stored, error) { return FirstFrom(ctx, nc, l, everything, seq) }
+}
+
+// RowAfter returns the first row after seq, nil if there is none. Use it near the end
+// of a stream: it passes control messages one by one in a stream of latest versions,
+// where the broker would walk all subjects to find a row.
+func RowAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, seq uint64) (*Stored, error) {
+	filter := everything
+	if l.Log() {
+		filter = l.Rows()
+	}
+	for {
+		msg, err := FirstFrom(ctx, nc, l, filter, seq+1)
+		if err != nil || msg == nil || l.KindOf(msg.Subject) == stream.KindRow {
+			return msg, err
+		}
+		seq = msg.Seq
+	}
+}
+
+// End returns the sequence at or after which a heartbeat completes what a reader
+// needs that came when the stream ended at last. That is the last heartbeat's own
+// if no row came after it. It also returns the last heartbeat's High, 0 if there is
+// none.
+func End(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64) (end, high uint64, err error) {
+	heartbeat, err := Last(ctx, nc, l, l.Heartbeat())
+	if err != nil || heartbeat == nil {
+		return last, 0, err
+	}
+	if high, err = stream.High(heartbeat.Header); err != nil || heartbeat.Seq >= last {
+		return last, high, err
+	}
+	row, err := RowAfter(ctx, nc, l, heartbeat.Seq)
+	if err != nil || row != nil {
+		return last, high, err
+	}
+	return heartbeat.Seq, high, nil
+}
+
+// EndNow returns the function that a Gate of the stream needs.
+func EndNow(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) func(context.Context, uint64) (uint64, error) {
+	return func(ctx context.Context, seq uint64) (uint64, error) {
+		row, err := RowAfter(ctx, nc, l, seq)
+		if err != nil || row == nil {
+			return seq, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		s, err := js.Stream(ctx, l.Stream)
+		if err != nil {
+			return 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
+		}
+		end, _, err := End(ctx, nc, l, s.CachedInfo().State.LastSeq)
+		return end, err
+	}
+}
+
+// FirstHigh returns the first sequence in [lo, hi) whose message has a High of at
+// least high, or hi and false if it met none. It halves the stream by calls of get,
+// which returns the first message at or after a sequence, and nil if there is none.
+func FirstHigh(ctx context.Context, get func(ctx context.Context, seq uint64) (*Stored, error), high, lo, hi uint64) (seq uint64, found bool, err error) {
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		msg, err := get(ctx, mid)
+		if err != nil {
+			return 0, false, err
+		}
+		if msg == nil || msg.Seq >= hi {
+			hi = mid
+			continue
+		}
+		h, err := stream.High(msg.Header)
+		if err != nil {
+			return 0, false, fmt.Errorf("message %d: %w", msg.Seq, err)
+		}
+		if h >= high {
+			hi, found = mid, true
+		} else {
+			lo = msg.Seq + 1
+		}
+	}
+	return lo, found, nil
+}
