@@ -230,12 +230,16 @@ func (r *run) topic(ctx context.Context, js jetstream.JetStream, rel *Relation) 
 		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s: %s", to, err), "choose another subject in BRIDGE_TABLES")
 		return
 	}
-	other, err := l.Overlap(ctx, js, to)
+	filled, other, err := l.Overlap(ctx, js, to)
 	if err != nil {
 		r.fail(AreaBroker, rel.Name, oneLine(err), "look at the broker's log")
 	}
+	if filled != "" {
+		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s would write into stream %s, which a bridge fills", to, filled), "choose another subject in BRIDGE_TABLES")
+	}
 	if other != "" {
-		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s would write into stream %s, which a bridge fills", to, other), "choose another subject in BRIDGE_TABLES")
+		r.warn(AreaRelation, rel.Name, fmt.Sprintf("republish=%s: stream %s listens there, but no stream can store copies", to, other),
+			"let its consumers read "+l.Stream+", and choose another subject in BRIDGE_TABLES, or delete the stream")
 	}
 }
 

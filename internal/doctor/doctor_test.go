@@ -249,7 +249,7 @@ func TestRun_Embedded(t *testing.T) {
 	}
 }
 
-// Copies of rows must not get into the stream of a relation, whichever bridge fills it.
+// Copies of rows must not get into the stream of a relation, whichever bridge fills it. Other streams refuse them.
 func TestRun_Topics(t *testing.T) {
 	servers(t)
 	url := testenv.Postgres(t)
@@ -263,10 +263,15 @@ func TestRun_Topics(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
-	list := specs(t, "users(republish=lockstep.x),a(republish=_other.public.t.row.{key}),b(republish=other.public.t)")
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"events.*"}}); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Exec(t, url, `CREATE TABLE c (LIKE users INCLUDING ALL)`)
+	list := specs(t, "users(republish=lockstep.x),a(republish=_other.public.t.row.{key}),b(republish=other.public.t),c(republish=events.{table})")
 	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: list, Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1, Timeout: time.Minute})
 	got := text(t, r)
-	contains(t, got, "ERROR users: republish=lockstep.x: subjects that begin with lockstep. are not for copies", "ERROR a: republish=_other.public.t.row.{key} would write into stream OTHER-public-t")
+	contains(t, got, "ERROR users: republish=lockstep.x: subjects that begin with lockstep. are not for copies", "ERROR a: republish=_other.public.t.row.{key} would write into stream OTHER-public-t",
+		"WARNING c: republish=events.{table}: stream EVENTS listens there, but no stream can store copies")
 	if strings.Contains(got, "ERROR b") {
 		t.Error(got)
 	}

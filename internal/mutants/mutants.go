@@ -125,8 +125,8 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "floor-forgotten",
 		file: "internal/publish/incarnation.go",
-		old:  "meta := p.newMeta(src, max(t.high, shown)+1)",
-		new:  "meta := p.newMeta(src, min(t.high, 0))",
+		old:  "meta := p.newMeta(have.Incarnation, src, max(t.high, shown)+1)",
+		new:  "meta := p.newMeta(have.Incarnation, src, min(t.high, 0))",
 		pkg:  "./internal/publish", test: "TestPublish_NewIncarnation",
 	},
 	{
@@ -491,7 +491,7 @@ var mutants = []mutant{
 		file: "internal/publish/tombstones.go",
 		old:  "if t.high >= last.floor {",
 		new:  "if t.high >= next.floor {",
-		pkg:  "./internal/publish", test: "TestPublish_TombstonesExpire",
+		pkg:  "./internal/publish", test: "TestPublish_TombstoneRounds_I3",
 	},
 	{
 		invariant: "I3", name: "floor-not-looked-at-again",
@@ -1556,5 +1556,26 @@ var mutants = []mutant{
 		old:  "if now.Meta.Incarnation != place.Incarnation {",
 		new:  "if now.Meta.Incarnation == \"\" {",
 		pkg:  "./internal/e2e", test: "TestTail_OutlivesTheBroker_I8",
+	},
+	{
+		invariant: "I3", name: "tombstones-removed-unsaid",
+		file: "internal/publish/tombstones.go",
+		old:  "return e.storedFloor, nil\n",
+		new:  "return e.floor, nil\n",
+		pkg:  "./internal/publish", test: "TestPublish_TombstoneRounds_I3",
+	},
+	{
+		invariant: "I3", name: "floor-not-said",
+		file: "internal/publish/publisher.go",
+		old:  "e.epochs, e.floor, time.Now()",
+		new:  "e.epochs, 0, time.Now()",
+		pkg:  "./internal/publish", test: "TestPublish_TombstonesExpire",
+	},
+	{
+		invariant: "I6", name: "id-of-a-clock-that-went-back",
+		file: "internal/stream/id.go",
+		old:  "ok && before >= ms {",
+		new:  "ok && before == ms {",
+		pkg:  "./internal/stream", test: "TestNewID",
 	},
 }

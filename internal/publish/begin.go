@@ -13,7 +13,6 @@ import (
 	"bridge/lockstep"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // requestTimeout bounds one request to the broker.
@@ -154,10 +153,11 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 		return capture.Position{}, err
 	}
 	e.sizes, e.fills = p.sizesOf(t.config, p.nc.MaxPayload()), t.config.Discard == jetstream.DiscardNew
-	e.id, e.incarnation, e.src = nuid.Next(), meta.Incarnation, src
+	e.id, e.incarnation, e.src = nextEpoch(t.epochs), meta.Incarnation, src
+	e.floor, e.storedFloor = meta.Floor, meta.Floor
 	e.high, e.seq = t.high, t.last+1
 	e.epochs = t.epochs.Append(stream.Epoch{ID: e.id, First: e.seq})
-	if err := p.fence(ctx, e.incarnation, e.epochs, e.high); err != nil {
+	if err := p.fence(ctx, e.incarnation, e.epochs, e.high, e.floor); err != nil {
 		return capture.Position{}, err
 	}
 	pos, err := p.position(ctx, t)
@@ -179,6 +179,15 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	p.metrics.epochs.Inc()
 	p.log.Info().Str("epoch", e.id).Uint64("seq", e.seq).Msg("epoch begun")
 	return pos, nil
+}
+
+// nextEpoch returns the ID of an epoch that follows those.
+func nextEpoch(epochs stream.Epochs) string {
+	previous := ""
+	if len(epochs) > 0 {
+		previous = epochs[len(epochs)-1].ID
+	}
+	return stream.NewID(previous, time.Now())
 }
 
 // readTail reads the stream's end. It makes several requests, so its result is
@@ -271,11 +280,11 @@ func (t *tail) take(msg *follow.Stored) error {
 
 // fence stores the fence of the last epoch in epochs. It returns errOvertaken
 // where the stream no longer ends directly before that fence.
-func (p *Publisher) fence(ctx context.Context, incarnation string, epochs stream.Epochs, high uint64) error {
+func (p *Publisher) fence(ctx context.Context, incarnation string, epochs stream.Epochs, high, floor uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	seq := epochs[len(epochs)-1].First
-	msg := stream.NewFence(p.layout, incarnation, epochs)
+	msg := stream.NewFence(p.layout, incarnation, epochs, floor)
 	msg.Header[stream.HighHeader] = []string{strconv.FormatUint(high, 10)}
 	ack, err := p.js.PublishMsg(ctx, msg, jetstream.WithExpectLastSequence(seq-1), jetstream.WithRetryAttempts(0))
 	var api *jetstream.APIError

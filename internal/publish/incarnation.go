@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"bridge/internal/capture"
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // ensureStream creates the stream if it does not exist, and returns its metadata.
@@ -20,7 +20,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 	defer cancel()
 	s, err := p.js.Stream(ctx, p.layout.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		meta := p.newMeta(src, voidBelow(src))
+		meta := p.newMeta("", src, voidBelow(src))
 		set := p.opt.Settings
 		err = withReplicas(p.nc, set.Replicas, func(n int) error {
 			set.Replicas = n
@@ -57,9 +57,9 @@ func (p *Publisher) checkDestination(ctx context.Context) error {
 	if err := p.layout.CheckTopic(to); err != nil {
 		return fmt.Errorf("republish=%s: %w", to, err)
 	}
-	name, err := p.layout.Overlap(ctx, p.js, to)
-	if name != "" {
-		return fmt.Errorf("republish=%s would write into stream %s, which a bridge fills; choose another subject", to, name)
+	filled, _, err := p.layout.Overlap(ctx, p.js, to)
+	if filled != "" {
+		return fmt.Errorf("republish=%s would write into stream %s, which a bridge fills; choose another subject", to, filled)
 	}
 	return err
 }
@@ -76,9 +76,10 @@ func voidBelow(src capture.Source) uint64 {
 	return 0
 }
 
-func (p *Publisher) newMeta(src capture.Source, floor uint64) stream.Meta {
+// newMeta returns the metadata of an incarnation that follows the one with the ID previous.
+func (p *Publisher) newMeta(previous string, src capture.Source, floor uint64) stream.Meta {
 	return stream.Meta{
-		Schema: p.opt.Schema, Table: p.opt.Table, Incarnation: nuid.Next(),
+		Schema: p.opt.Schema, Table: p.opt.Table, Incarnation: stream.NewID(previous, time.Now()),
 		Floor: floor, Source: src, Log: p.opt.Log, Heartbeat: p.opt.HeartbeatInterval,
 	}
 }
@@ -207,10 +208,14 @@ func (p *Publisher) newIncarnation(ctx context.Context, src capture.Source, reas
 	if old == "" {
 		old = "none"
 	}
-	if err := p.fence(ctx, old, t.epochs.Append(stream.Epoch{ID: nuid.Next(), First: t.last + 1}), t.high); err != nil {
+	have, err := stream.ReadMeta(t.config)
+	if err != nil {
 		return stream.Meta{}, err
 	}
-	meta := p.newMeta(src, max(t.high, shown)+1)
+	if err := p.fence(ctx, old, t.epochs.Append(stream.Epoch{ID: nextEpoch(t.epochs), First: t.last + 1}), t.high, have.Floor); err != nil {
+		return stream.Meta{}, err
+	}
+	meta := p.newMeta(have.Incarnation, src, max(t.high, shown)+1)
 	err = p.changeConfig(ctx, p.unchanged(), func(have *stream.Meta, _ jetstream.StreamConfig, _ stream.Settings) bool {
 		meta.Floor = max(meta.Floor, have.Floor)
 		*have = meta

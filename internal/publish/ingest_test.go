@@ -307,3 +307,33 @@ func TestIngest_TopicsThatAreRefused(t *testing.T) {
 		w.stop()
 	}
 }
+
+// TestIngest_NoOtherStreamStoresCopies: docs/nats.md says so, and bridge check warns of it. If a later server strips the header
+// of the condition, both can go.
+func TestIngest_NoOtherStreamStoresCopies(t *testing.T) {
+	t.Parallel()
+	url := testenv.NATS(t).URL()
+	js, err := jetstream.New(testenv.NATSConn(t, url))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"events.>"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub := listen(t, url, "events.>")
+	w := startWriter(t, url, "a", publish.Options{Settings: stream.Settings{Republish: "events.{table}"}})
+	w.begin(t)
+	for i := range 5 {
+		w.mustRow(t, i, uint64(5+i))
+	}
+	testenv.Eventually(t, testenv.Patience(), func() error {
+		if n := len(sub.messages()); n != 5 {
+			return fmt.Errorf("%d copies came, want 5", n)
+		}
+		return nil
+	})
+	if info, err := s.Info(t.Context()); err != nil || info.State.Msgs != 0 {
+		t.Errorf("stream EVENTS stored %d copies, %v", info.State.Msgs, err)
+	}
+}

@@ -2,7 +2,6 @@ package publish_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -672,51 +671,12 @@ func TestPublish_LogKeepsItsSchema(t *testing.T) {
 	}
 }
 
-// watchCalls records when the server was last asked for each API, by the server's
-// own clock. It returns a function that returns that time. If the API was not asked
-// for yet, the function waits.
-func watchCalls(t *testing.T, nc *nats.Conn) func(api string) time.Time {
-	t.Helper()
-	var mu sync.Mutex
-	last := map[string]time.Time{} // Guarded by mu.
-	sub, err := nc.Subscribe("$JS.EVENT.ADVISORY.API", func(msg *nats.Msg) {
-		var call struct {
-			Timestamp time.Time
-			Subject   string
-		}
-		if err := json.Unmarshal(msg.Data, &call); err != nil {
-			t.Errorf("parse advisory of the server: %v", err)
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		last[call.Subject] = call.Timestamp
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = sub.Unsubscribe() })
-	return func(api string) time.Time {
-		var at time.Time
-		testenv.Eventually(t, testenv.Patience(), func() error {
-			mu.Lock()
-			defer mu.Unlock()
-			if at = last["$JS.API."+api+".LOCKSTEP-public-t"]; at.IsZero() {
-				return fmt.Errorf("the server was not asked for %s", api)
-			}
-			return nil
-		})
-		return at
-	}
-}
-
 // TestPublish_TombstonesExpire (I3): old deleted rows are removed, and everything
 // else stays. The floor rises above every position from which a client would
-// still need them.
+// still need them, and readers of the stream are told of it first.
 func TestPublish_TombstonesExpire(t *testing.T) {
 	t.Parallel()
 	w := startWriter(t, testenv.NATS(t).URL(), "a", publish.Options{Tombstones: 2 * time.Second})
-	calls := watchCalls(t, w.js.Conn())
 	w.begin(t)
 	w.mustRow(t, 1, 5)
 	gone := change(2, 6, "x")
@@ -726,29 +686,73 @@ func TestPublish_TombstonesExpire(t *testing.T) {
 	}
 	w.mustRow(t, 3, 7)
 	w.awaitContents(t, "fence 1@5 2@6 3@7")
-	// The floor rises one round before anything is removed, for clients that have
-	// just begun to read below it.
-	testenv.Eventually(t, testenv.Patience(), func() error {
-		s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
+	s, err := w.js.Stream(t.Context(), "LOCKSTEP-public-t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	floor := func() uint64 {
+		t.Helper()
+		info, err := s.Info(t.Context())
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		info := s.CachedInfo()
-		if m, err := stream.ReadMeta(info.Config); err != nil || m.Floor != 0 && m.Floor != 7 {
+		m, err := stream.ReadMeta(info.Config)
+		if err != nil || m.Floor != 0 && m.Floor != 7 {
 			t.Fatalf("floor %d, %v; want 7", m.Floor, err)
 		}
-		if _, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.2"); !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return fmt.Errorf("row 2 is there still (%v)", err)
+		return m.Floor
+	}
+	there := func() bool {
+		t.Helper()
+		_, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.row.2")
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			t.Fatal(err)
 		}
-		if m, err := stream.ReadMeta(info.Config); err == nil && m.Floor != 7 {
-			t.Fatalf("row 2 is gone, and the floor is %d, want 7", m.Floor)
+		return err == nil
+	}
+	testenv.Eventually(t, testenv.Patience(), func() error {
+		w.mustHeartbeat(t, 9) // one of them has the floor
+		if there() {
+			return fmt.Errorf("row 2 is there still; the floor is %d", floor())
 		}
 		return nil
 	})
-	if d := calls("STREAM.MSG.DELETE").Sub(calls("STREAM.UPDATE")); d < time.Second {
-		t.Errorf("rows were removed %v after the floor rose, want a round of 1 s at least", d)
+	if f := floor(); f != 7 {
+		t.Errorf("row 2 is gone, and the floor is %d, want 7", f)
 	}
-	w.awaitContents(t, "fence 1@5 3@7")
-	w.mustHeartbeat(t, 9) // the epoch goes on
 	w.awaitContents(t, "fence 1@5 3@7 heartbeat")
+	msg, err := s.GetLastMsgForSubject(t.Context(), "lockstep.public.t.heartbeat")
+	if err != nil || msg.Header.Get(stream.FloorHeader) != "7" {
+		t.Errorf("the heartbeat's floor is %q, %v; want 7", msg.Header.Get(stream.FloorHeader), err)
+	}
+	w.mustHeartbeat(t, 9) // the epoch goes on
+}
+
+// TestPublish_TombstoneRounds_I3: the rounds one by one. A deleted row stays while no stored heartbeat has the floor that is
+// above it, and for one round more.
+func TestPublish_TombstoneRounds_I3(t *testing.T) {
+	t.Parallel()
+	w := newWriter(t, testenv.NATS(t).URL(), "a")
+	w.begin(t)
+	gone := change(2, 6, "x")
+	gone.Line = lockstep.AppendRowTail(append(lockstep.AppendRowHead(nil, 6, 6, true), `{"id":2}`...))
+	if err := w.Row(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitContents(t, "fence 2@6")
+	round := w.TombstoneRounds(time.Now().Add(time.Hour))
+	removes := func(what string, want int) {
+		t.Helper()
+		if n, err := round(t.Context()); err != nil || n != want {
+			t.Fatalf("%s: %d rows removed, %v; want %d", what, n, err, want)
+		}
+	}
+	for range 3 {
+		removes("no heartbeat has the floor", 0)
+	}
+	w.mustHeartbeat(t, 9)
+	w.awaitContents(t, "fence 2@6 heartbeat")
+	removes("the first round after it was stored", 0)
+	removes("the second", 1)
+	w.awaitContents(t, "fence heartbeat")
 }

@@ -159,9 +159,12 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 			return err
 		}
 		cursor := lockstep.Cursor{Incarnation: e.incarnation, Epoch: e.id, Seq: e.seq + 1}
-		msg := stream.NewHeartbeat(p.layout, hb, e.src, e.epochs, time.Now().Unix(), cursor)
+		msg := stream.NewHeartbeat(p.layout, hb, e.src, e.epochs, e.floor, time.Now().Unix(), cursor)
 		if err := e.add(msg, hb.High); err != nil {
 			return err
+		}
+		if e.floorSeq == 0 && e.floor > e.storedFloor {
+			e.floorSeq, e.floorSaid = e.seq, e.floor
 		}
 		e.mark(hb.LSN)
 		p.metrics.heartbeats.Inc()

@@ -44,6 +44,9 @@ func (e *epoch) confirmed(seq uint64) {
 		n++
 	}
 	e.marks = append(e.marks[:0], e.marks[n:]...)
+	if e.floorSeq != 0 && e.floorSeq <= e.stored {
+		e.storedFloor, e.floorSeq = e.floorSaid, 0
+	}
 	if e.unsettled != nil && e.stored >= e.seq {
 		clear(e.unsettled)
 		e.tracked = true

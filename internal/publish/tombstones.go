@@ -22,10 +22,11 @@ const (
 )
 
 // keepTombstones removes deleted rows that are older than Options.Tombstones,
-// until ctx ends. It raises the floor first, and one round later removes the
-// deleted rows below it. A client that resumes below the floor would miss these
-// deletes. It is refused, and must read everything again. A client that began
-// just before the floor rose has one round in which it can still read them.
+// until ctx ends. It raises the floor first. When a heartbeat with that floor is
+// stored, and one round later, it removes the deleted rows below it. A client that
+// resumes below the floor would miss these deletes. It is refused, and must read
+// everything again. A client that began just before the floor rose has one round in
+// which it can still read them, and whoever reads the stream has read the floor.
 func (p *Publisher) keepTombstones(ctx context.Context) {
 	pause := min(max(p.opt.Tombstones/tombstoneRounds, time.Second), time.Hour)
 	var r tombstoneRound
@@ -50,7 +51,8 @@ func (p *Publisher) keepTombstones(ctx context.Context) {
 // tombstoneRound is what a round leaves to the next.
 type tombstoneRound struct {
 	epoch *epoch
-	// floor is the stream's floor at the round's end, 0 if that is not known.
+	// floor is the highest floor that was said in the stream at the round's end, 0 if
+	// that is not known.
 	floor uint64
 	// from is the sequence before which no deleted row is left.
 	from uint64
@@ -73,11 +75,15 @@ func (p *Publisher) removeTombstones(ctx context.Context, before time.Time, last
 	if err != nil {
 		return 0, tombstoneRound{}, err
 	}
-	next = tombstoneRound{epoch: e, floor: last.floor, from: from}
+	said, err := p.saidFloor(ctx, e)
+	if err != nil {
+		return 0, tombstoneRound{}, err
+	}
+	next = tombstoneRound{epoch: e, floor: said, from: from}
 	if len(old) == 0 {
 		return 0, next, nil
 	}
-	if next.floor, err = p.raiseFloor(ctx, e, old[len(old)-1].high+1); err != nil {
+	if err := p.raiseFloor(ctx, e, old[len(old)-1].high+1); err != nil {
 		return 0, tombstoneRound{}, err
 	}
 	s, err := p.js.Stream(ctx, p.layout.Stream)
@@ -122,10 +128,25 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, be
 	return old, next, err
 }
 
+// saidFloor returns the highest floor that a stored fence or heartbeat has.
+func (p *Publisher) saidFloor(ctx context.Context, e *epoch) (uint64, error) {
+	p.mu.Lock()
+	seq := e.floorSeq
+	p.mu.Unlock()
+	if seq != 0 {
+		if err := p.awaitStored(ctx, e, seq); err != nil {
+			return 0, err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return e.storedFloor, nil
+}
+
 // raiseFloor writes the floor to the stream's configuration, unless the stream's
-// floor is higher already. It returns the stream's floor, or an error if another
-// incarnation has begun.
-func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) (uint64, error) {
+// floor is higher already. The epoch's heartbeats have it from then on. It returns an
+// error if another incarnation has begun.
+func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) error {
 	other := false
 	err := p.changeConfig(ctx, p.unchanged(), func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Settings) bool {
 		other = meta.Incarnation != e.incarnation
@@ -137,5 +158,11 @@ func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) (uin
 	if err == nil && other {
 		err = errors.New("another incarnation began")
 	}
-	return floor, err
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.floor = max(e.floor, floor)
+	return nil
 }

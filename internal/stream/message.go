@@ -28,6 +28,9 @@ const (
 	DigestHeader = "Lockstep-Digest"
 	// EpochsHeader, on heartbeats and fences, is the list of epochs.
 	EpochsHeader = "Lockstep-Epochs"
+	// FloorHeader, on heartbeats and fences, is the floor of the stream's incarnation
+	// when the message was sent: Meta.Floor.
+	FloorHeader = "Lockstep-Floor"
 	// IncarnationHeader, on fences, is the stream's incarnation.
 	IncarnationHeader = "Lockstep-Incarnation"
 	// SnapshotHeader, on heartbeats, is capture.Heartbeat.Snapshot.
@@ -142,12 +145,13 @@ func ParseEpochs(text string) (Epochs, error) {
 
 // NewHeartbeat returns a heartbeat's message. cursor is the place that the message
 // itself will have in the stream.
-func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epochs, timestamp int64, cursor lockstep.Cursor) *nats.Msg {
+func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epochs, floor uint64, timestamp int64, cursor lockstep.Cursor) *nats.Msg {
 	header := nats.Header{
 		SnapshotHeader: {hb.Snapshot},
 		DurableHeader:  {hb.Durable},
 		SourceHeader:   {src.String()},
 		EpochsHeader:   {epochs.String()},
+		FloorHeader:    {strconv.FormatUint(floor, 10)},
 	}
 	if hb.LSN != 0 {
 		header[LSNHeader] = []string{strconv.FormatUint(hb.LSN, 10)}
@@ -224,10 +228,10 @@ func ParseBatch(data []byte) (capture.Batch, error) {
 }
 
 // NewFence returns a fence's message.
-func NewFence(l Layout, incarnation string, epochs Epochs) *nats.Msg {
+func NewFence(l Layout, incarnation string, epochs Epochs, floor uint64) *nats.Msg {
 	return &nats.Msg{
 		Subject: Ingest(l.Fence()),
-		Header:  nats.Header{IncarnationHeader: {incarnation}, EpochsHeader: {epochs.String()}},
+		Header:  nats.Header{IncarnationHeader: {incarnation}, EpochsHeader: {epochs.String()}, FloorHeader: {strconv.FormatUint(floor, 10)}},
 		Data:    []byte(`{"control":true,"type":"fence"}` + "\n"),
 	}
 }

@@ -49,21 +49,24 @@ func (l Layout) CheckTopic(to topic.Topic) error {
 	return nil
 }
 
-// Overlap returns the name of a relation's stream that would store the copies, or ""
-// if there is none. CheckTopic knows only the streams of one prefix.
-func (l Layout) Overlap(ctx context.Context, js jetstream.JetStream, to topic.Topic) (string, error) {
+// Overlap returns the name of a stream that listens where the copies go, "" if there is
+// none: filled is a relation's stream, which must not get them, and other is any other
+// one, which can't store them (they have ExpectedLastSeqHeader). CheckTopic knows only
+// the streams of one prefix.
+func (l Layout) Overlap(ctx context.Context, js jetstream.JetStream, to topic.Topic) (filled, other string, err error) {
 	if !to.IsTemplate() {
-		return "", nil
+		return "", "", nil
 	}
 	streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(strings.Replace(l.destination(to), wildcard, "*", 1)))
-	name := ""
 	for info := range streams.Info() {
 		if _, ok := info.Config.Metadata[metaLayout]; ok {
-			name = info.Config.Name
+			filled = info.Config.Name
+		} else {
+			other = info.Config.Name
 		}
 	}
 	if err := streams.Err(); err != nil {
-		return "", fmt.Errorf("list streams: %w", err)
+		return "", "", fmt.Errorf("list streams: %w", err)
 	}
-	return name, nil
+	return filled, other, nil
 }

@@ -269,13 +269,16 @@ func TestMessages_RoundTrip(t *testing.T) {
 	hb := capture.Heartbeat{Snapshot: "5:9:7", Since: 5, Durable: "4:4:", High: 8, LSN: 1 << 40, Published: "p"}
 	cursor := lockstep.Cursor{Incarnation: "I", Epoch: "e", Seq: 12}
 	epochs := stream.Epochs{{"e", 3}}
-	msg := stream.NewHeartbeat(l, hb, capture.Source{Database: "app"}, epochs, 17, cursor)
+	msg := stream.NewHeartbeat(l, hb, capture.Source{Database: "app"}, epochs, 6, 17, cursor)
 	msg.Header.Set(stream.HighHeader, "8")
 	if got, err := stream.ParseHeartbeat(msg.Header, msg.Data); err != nil || got != hb {
 		t.Errorf("heartbeat %+v came back as %+v, %v", hb, got, err)
 	}
 	if d, err := lockstep.Decode(msg.Data); err != nil || d.Control.Cursor != cursor.String() || d.Control.Timestamp != 17 {
 		t.Errorf("heartbeat's document %s: %v", msg.Data, err)
+	}
+	if got := msg.Header.Get(stream.FloorHeader); got != "6" {
+		t.Errorf("heartbeat has the floor %q, want 6", got)
 	}
 	for _, name := range []string{stream.HighHeader} {
 		h := nats.Header{stream.HighHeader: {"8"}, stream.DurableHeader: {"4:4:"}}
@@ -296,8 +299,8 @@ func TestMessages_RoundTrip(t *testing.T) {
 			t.Errorf("batch %q: %v", bad, err)
 		}
 	}
-	fence := stream.NewFence(l, "I", epochs)
-	if fence.Header.Get(stream.IncarnationHeader) != "I" || fence.Header.Get(stream.EpochsHeader) != "e@3" {
+	fence := stream.NewFence(l, "I", epochs, 6)
+	if fence.Header.Get(stream.IncarnationHeader) != "I" || fence.Header.Get(stream.EpochsHeader) != "e@3" || fence.Header.Get(stream.FloorHeader) != "6" {
 		t.Errorf("fence: %v", fence.Header)
 	}
 }
