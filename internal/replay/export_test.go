@@ -1,6 +1,11 @@
 package replay
 
-import "unsafe"
+import (
+	"context"
+	"unsafe"
+
+	"bridge/internal/stream"
+)
 
 // RingBytes adds up what the rings of all relations hold.
 func RingBytes(h *Hub) int {
@@ -15,4 +20,13 @@ func RingBytes(h *Hub) int {
 		t.mu.Unlock()
 	}
 	return n
+}
+
+// LastSeq returns the stream's last sequence, as a request gets it from the stream's leader.
+func (h *Hub) LastSeq(ctx context.Context, l stream.Layout) (uint64, error) {
+	a, err := h.ask(ctx, l)
+	if err != nil {
+		return 0, err
+	}
+	return a.last, nil
 }

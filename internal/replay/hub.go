@@ -47,6 +47,7 @@ type Hub struct {
 	// Guarded by mu: by stream name, and where a stream ended that was found to
 	// have gone back.
 	tails   map[string]*tail
+	leaders map[string]*leader
 	setBack map[string]follow.Place
 	// start runs a tail for as long as Run runs, nil before and after.
 	start func(*tail)
@@ -62,7 +63,7 @@ func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log 
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
 	return &Hub{
 		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
-		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), setBack: make(map[string]follow.Place), lost: make(chan struct{}),
+		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), leaders: make(map[string]*leader), setBack: make(map[string]follow.Place), lost: make(chan struct{}),
 	}
 }
 

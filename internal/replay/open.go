@@ -49,36 +49,50 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	lost := h.reconnected()
 	ctx, cancel := h.untilLost(ctx)
 	defer cancel()
-	info, first, last, err := h.lookup(ctx, stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false))
+	l := stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false)
+	now, err := h.current(ctx, l)
 	if err != nil {
 		return nil, err
 	}
+	info, last := now.info, now.last
 	if info.Meta.Schema != req.Schema || info.Meta.Table != req.Table {
 		return nil, ErrUnknownRelation
 	}
 	if req.Since != 0 && req.Since < info.Meta.Floor {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
 	}
-	end, high, err := follow.End(ctx, h.nc, info.Layout, last)
-	if err != nil {
-		return nil, err
-	}
 	begun := time.Now()
-	start, err := h.search(ctx, info, req.Since, first, last)
+	start, err := h.search(ctx, info, req.Since, now.first, last)
 	if err != nil {
 		return nil, err
 	}
 	h.metrics.starts.Inc()
 	h.metrics.search.Observe(time.Since(begun).Seconds())
+	epochs := now.epochs
+	if req.Since != 0 {
+		// What was found must be of the stream that is there now; else the client
+		// would begin in one and go on in another.
+		after, err := h.current(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		before := now.place()
+		if err := before.Held(after.epochs, after.last); err != nil || after.info.Meta.Incarnation != info.Meta.Incarnation {
+			return nil, fmt.Errorf("%w while the place to start was looked for", follow.ErrReset)
+		}
+		epochs = after.epochs
+	}
+	select {
+	case <-lost:
+		return nil, errLost
+	default:
+	}
 	// A tail that has to be started reads from the client's place on where
 	// that is near, else from what the client needs to be complete.
+	end := now.end
 	from := end
 	if last-min(start, last) < nearTail {
 		from = start
-	}
-	epochs, err := h.sameStream(ctx, info, lost)
-	if err != nil {
-		return nil, err
 	}
 	t, err := h.tail(info, max(1, from), epochs)
 	if err != nil {
@@ -91,55 +105,51 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	// From the start there is no row in front of the client whose delete is
 	// older than the stream's end is now.
 	if r.holds = req.Since; r.holds == 0 {
-		r.holds = max(high, info.Meta.Floor)
+		r.holds = max(now.high, info.Meta.Floor)
 	}
 	return r, nil
 }
 
-// sameStream makes sure that what was found since the channel lost was taken,
-// and what the tail has read, are of the stream that is there now; else a
-// client would begin in one and go on in another. It returns the stream's
-// epochs.
-func (h *Hub) sameStream(ctx context.Context, info stream.Relation, lost <-chan struct{}) (stream.Epochs, error) {
-	if t := h.running(info.Layout); t != nil && !t.over() {
-		seen := t.last()
-		err := h.verify(ctx, info, seen)
-		if err != nil && (seen.Incarnation == info.Meta.Incarnation || !errors.Is(err, follow.ErrReset)) {
-			return nil, err
-		}
+// current returns what the stream's leader says, after it has made sure that what the
+// tail has read is of the same stream. If it is not, that is remembered, and the tail
+// will find it by itself.
+func (h *Hub) current(ctx context.Context, l stream.Layout) (*answer, error) {
+	var seen follow.Place
+	t := h.running(l)
+	if t != nil && !t.over() {
+		seen = t.last() // before the question
 	}
-	epochs, err := follow.ReadEpochs(ctx, h.nc, info.Layout)
-	if err != nil {
-		return nil, err
+	now, err := h.ask(ctx, l)
+	if err != nil || seen.Incarnation == "" {
+		return now, err
 	}
-	select {
-	case <-lost:
-		return nil, errLost
-	default:
-		return epochs, nil
+	if err := h.check(now, seen); seen.Incarnation == now.info.Meta.Incarnation {
+		return now, err
 	}
+	return now, nil
 }
 
 // verify asks the broker whether the stream is still the one that was read up
 // to the place; it returns follow.ErrReset where it is not.
 func (h *Hub) verify(ctx context.Context, rel stream.Relation, p follow.Place) error {
-	info, _, last, err := h.lookup(ctx, rel.Layout)
+	now, err := h.ask(ctx, rel.Layout)
 	if errors.Is(err, ErrUnknownRelation) {
 		return fmt.Errorf("%w: it was deleted", follow.ErrReset)
 	}
 	if err != nil {
 		return err
 	}
-	epochs, err := follow.ReadEpochs(ctx, h.nc, rel.Layout)
-	if err != nil {
-		return err
-	}
-	err = p.Held(epochs, last)
-	if info.Meta.Incarnation != p.Incarnation { // a new one, or one of before
+	return h.check(now, p)
+}
+
+// check is verify with the leader's answer.
+func (h *Hub) check(now *answer, p follow.Place) error {
+	err := p.Held(now.epochs, now.last)
+	if now.info.Meta.Incarnation != p.Incarnation { // a new one, or one of before
 		err = fmt.Errorf("%w: it is another incarnation", follow.ErrReset)
 	}
 	if err != nil {
-		h.noteSetBack(info, follow.NewPlace(info, last, epochs), err)
+		h.noteSetBack(now.info, now.place(), err)
 	}
 	return err
 }

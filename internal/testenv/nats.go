@@ -48,6 +48,16 @@ func NATS(t testing.TB, change ...func(*server.Options)) *NATSServer {
 // URL returns the address for clients.
 func (s *NATSServer) URL() string { return s.srv.ClientURL() }
 
+// APIRequests returns how many requests to the JetStream API the server has answered.
+func (s *NATSServer) APIRequests(t testing.TB) uint64 {
+	t.Helper()
+	js, err := s.srv.Jsz(&server.JSzOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js.API.Total
+}
+
 // Server returns the server itself, so that a test can cut its connections or ask for its state.
 func (s *NATSServer) Server() *server.Server { return s.srv }
 
