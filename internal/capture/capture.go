@@ -197,6 +197,9 @@ type Position struct {
 	Schema []byte
 	// High is the highest position ever shown.
 	High uint64
+	// Restarted, if not empty, is why Begin has ended the incarnation before: what the
+	// stream held is gone.
+	Restarted string
 }
 
 // RowPosition is a row's place in the order of a batch.

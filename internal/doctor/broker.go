@@ -235,7 +235,7 @@ func (r *run) topic(ctx context.Context, js jetstream.JetStream, rel *Relation) 
 		r.fail(AreaBroker, rel.Name, oneLine(err), "look at the broker's log")
 	}
 	if filled != "" {
-		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s would write into stream %s, which a bridge fills", to, filled), "choose another subject in BRIDGE_TABLES")
+		r.fail(AreaRelation, rel.Name, fmt.Sprintf("republish=%s would use the subjects of stream %s, which a bridge fills", to, filled), "choose another subject in BRIDGE_TABLES")
 	}
 	if other != "" {
 		r.warn(AreaRelation, rel.Name, fmt.Sprintf("republish=%s: stream %s listens there, but no stream can store copies", to, other),

@@ -267,10 +267,10 @@ func TestRun_Topics(t *testing.T) {
 		t.Fatal(err)
 	}
 	testenv.Exec(t, url, `CREATE TABLE c (LIKE users INCLUDING ALL)`)
-	list := specs(t, "users(republish=lockstep.x),a(republish=_other.public.t.row.{key}),b(republish=other.public.t),c(republish=events.{table})")
+	list := specs(t, "users(republish=lockstep.x),a(republish=other.public.t.row.{key}),b(republish=other.public.t),c(republish=events.{table})")
 	r := doctor.Run(t.Context(), doctor.Config{DatabaseURL: url, Specs: list, Connect: connect(s.URL()), Prefix: "lockstep", Replicas: 1, Timeout: time.Minute})
 	got := text(t, r)
-	contains(t, got, "ERROR users: republish=lockstep.x: subjects that begin with lockstep. are not for copies", "ERROR a: republish=_other.public.t.row.{key} would write into stream OTHER-public-t",
+	contains(t, got, "ERROR users: republish=lockstep.x: subjects that begin with lockstep. are not for copies", "ERROR a: republish=other.public.t.row.{key} would use the subjects of stream OTHER-public-t",
 		"WARNING c: republish=events.{table}: stream EVENTS listens there, but no stream can store copies")
 	if strings.Contains(got, "ERROR b") {
 		t.Error(got)

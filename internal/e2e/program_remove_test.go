@@ -17,6 +17,7 @@ import (
 	"bridge/internal/publish"
 	"bridge/internal/testenv"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -256,4 +257,27 @@ func onTerminal(t *testing.T, env []string, typed string, args ...string) string
 		t.Fatalf("%s: %v\n%s", line, err, out)
 	}
 	return string(out)
+}
+
+// A program that listens to all that streams store, as docs/nats.md says, is not taken for a bridge that does not answer.
+func TestBridge_RemoveBesideASubscriber(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	newTable(t, db, "t", 1)
+	b := startBridge(t, db, broker.URL(), "t")
+	b.awaitReady()
+	b.stop()
+	nc := testenv.NATSConn(t, broker.URL())
+	if _, err := nc.Subscribe("lockstep.>", func(*nats.Msg) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, long, func() error {
+		if code, out, stderr := command(t, []string{"DATABASE_URL=" + db, "NATS_URL=" + broker.URL()}, "remove", "--yes", "t"); code != 0 {
+			return fmt.Errorf("exit status %d\n%s%s", code, out, stderr)
+		}
+		return nil
+	})
 }

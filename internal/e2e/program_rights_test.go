@@ -111,7 +111,7 @@ func TestPrograms_RightsInNATS_I10(t *testing.T) {
 		"a row, in place": func() error { return nc.Publish("lockstep.public.t.row.1", []byte("{}")) },
 		"a lease":         func() error { return nc.Publish("$KV.LOCKSTEP_LEASES.LOCKSTEP-public-t", []byte("me")) },
 		"an inbox":        func() error { return nc.Publish("_INBOX.x", []byte("{}")) },
-		"a request":       func() error { return nc.Publish("lockstep.reconcile.LOCKSTEP-public-t", nil) },
+		"a request":       func() error { return nc.Publish("_lockstep.reconcile.LOCKSTEP-public-t", nil) },
 		"a consumer": func() error {
 			return nc.Publish("$JS.API.CONSUMER.CREATE.LOCKSTEP-public-t.x", []byte(`{"stream_name":"LOCKSTEP-public-t","config":{"deliver_subject":"_lockstep.public.u.row.1"}}`))
 		},

@@ -270,6 +270,13 @@ func TestWAL_GapIsSaid_I8(t *testing.T) {
 		"out of the publication": {func(t *testing.T, conn *pgx.Conn, db string, _ jetstream.JetStream) {
 			run(t, conn, "ALTER PUBLICATION "+slotOf(db)+" DROP TABLE t")
 		}, 1},
+		"out of the publication and in again": {func(t *testing.T, conn *pgx.Conn, db string, _ jetstream.JetStream) {
+			run(t, conn, "ALTER PUBLICATION "+slotOf(db)+" DROP TABLE t", "INSERT INTO t VALUES (13)", "DELETE FROM t WHERE id = 13", "ALTER PUBLICATION "+slotOf(db)+" ADD TABLE t")
+		}, 1},
+		"not all actions for a while": {func(t *testing.T, conn *pgx.Conn, db string, _ jetstream.JetStream) {
+			run(t, conn, "ALTER PUBLICATION "+slotOf(db)+" SET (publish = 'update')", "INSERT INTO t VALUES (13)", "DELETE FROM t WHERE id = 13",
+				"ALTER PUBLICATION "+slotOf(db)+" SET (publish = 'insert, update, delete, truncate')")
+		}, 1},
 		"stream lost": {func(t *testing.T, _ *pgx.Conn, _ string, js jetstream.JetStream) {
 			if err := js.DeleteStream(t.Context(), logOf("t").layout().Stream); err != nil {
 				t.Fatal(err)
@@ -321,6 +328,161 @@ func TestWAL_GapIsSaid_I8(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What was changed while a log was not, or not wholly, in the publication is said to be missing in a running bridge, too, with
+// the first change that follows.
+func TestWAL_GapIsSaidWhileItRuns_I8(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	run(t, conn, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+	b := startWAL(t, db, broker.URL(), "t(capture=wal;history=log;max_age=1h)")
+	b.awaitReady()
+	run(t, conn, "ALTER PUBLICATION "+slotOf(db)+" DROP TABLE t", "INSERT INTO t VALUES (2)", "DELETE FROM t WHERE id = 1",
+		"ALTER PUBLICATION "+slotOf(db)+" ADD TABLE t", "INSERT INTO t VALUES (3)")
+	got := texts(stored(t, broker.URL(), logOf("t").layout(), 4))
+	if want := []string{`read {"id":1}`, lockstep.Gap, `read {"id":2}`, `read {"id":3}`}; !slices.Equal(got[:4], want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	run(t, conn, "INSERT INTO t VALUES (4)")
+	testenv.Eventually(t, long, func() error {
+		if got := texts(stored(t, broker.URL(), logOf("t").layout(), 5)); got[len(got)-1] != `insert {"id":4}` {
+			return fmt.Errorf("got %q", got)
+		}
+		return nil
+	})
+}
+
+// A log goes on behind changes that can't be read any more: it says once that they are missing, and the other relations do not
+// wait for it.
+func TestWAL_LogGoesOnBehindWhatCannotBeRead_I10(t *testing.T) {
+	needServers(t)
+	for name, sql := range map[string][]string{
+		"its identity lacked the key for a while": {
+			"ALTER TABLE t REPLICA IDENTITY USING INDEX t_x_key", "UPDATE t SET id = 3 WHERE id = 1", "ALTER TABLE t REPLICA IDENTITY DEFAULT",
+		},
+		"a column for a while": {"ALTER TABLE t ADD y int", "INSERT INTO t (id, x, y) VALUES (3, 3, 3)", "ALTER TABLE t DROP y"},
+		"a type that changed":  {"INSERT INTO t (id, x, p) VALUES (3, 3, '(1)')", "ALTER TYPE pair ADD ATTRIBUTE b int"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, broker := testenv.Postgres(t), testenv.NATS(t)
+			conn := connect(t, db)
+			run(t, conn, "CREATE TYPE pair AS (a int)", "CREATE TABLE t (id int PRIMARY KEY, x int NOT NULL UNIQUE, p pair)", "CREATE TABLE u (id int PRIMARY KEY)", "INSERT INTO t VALUES (1, 1)")
+			b := startWAL(t, db, broker.URL(), "t(capture=wal;history=log;max_age=1h),u(capture=wal;history=log;max_age=1h)")
+			b.awaitReady()
+			run(t, conn, "INSERT INTO t VALUES (2, 2)")
+			stored(t, broker.URL(), logOf("t").layout(), 2)
+			b.Kill()
+			run(t, conn, sql...)
+			b.start()
+			b.awaitReady()
+			var got []string
+			id := 5
+			testenv.Eventually(t, long, func() error { // what comes before it goes on is read
+				id++
+				run(t, conn, fmt.Sprintf("INSERT INTO t VALUES (%d, %[1]d)", id))
+				got = texts(stored(t, broker.URL(), logOf("t").layout(), len(got)+1))
+				if !strings.HasPrefix(got[len(got)-1], fmt.Sprintf(`insert {"id":%d,`, id)) {
+					return fmt.Errorf("row %d is not the last of %q", id, got)
+				}
+				return nil
+			})
+			run(t, conn, "INSERT INTO u VALUES (5)")
+			testenv.Eventually(t, long, func() error { // what is there follows the gap
+				got = texts(stored(t, broker.URL(), logOf("t").layout(), len(got)))
+				if gap := slices.Index(got, lockstep.Gap); !slices.ContainsFunc(got[gap+1:], func(text string) bool { return strings.Contains(text, `{"id":3,`) }) {
+					return fmt.Errorf("row 3 is not in %q", got)
+				}
+				return nil
+			})
+			gaps := 0
+			for _, text := range got {
+				if text == lockstep.Gap {
+					gaps++
+				}
+			}
+			if gaps != 1 {
+				t.Errorf("got %d gaps, want one: %q", gaps, got)
+			}
+			if others := texts(stored(t, broker.URL(), logOf("u").layout(), 1)); !slices.Equal(others, []string{`insert {"id":5}`}) {
+				t.Errorf("the other log has %q", others)
+			}
+		})
+	}
+}
+
+// Of a partitioned table Postgres says by the identity of the root what an old row has, and sends what the identity of the
+// partition gives. A log shows an old row only where both have all of it.
+func TestWAL_OldRowsOfPartitions_I12(t *testing.T) {
+	needServers(t)
+	for _, c := range []struct {
+		root, leaf string
+		old        bool
+	}{{"FULL", "FULL", true}, {"FULL", "DEFAULT", false}, {"DEFAULT", "FULL", false}, {"DEFAULT", "DEFAULT", false}} {
+		t.Run(c.root+" "+c.leaf, func(t *testing.T) {
+			t.Parallel()
+			db, broker := testenv.Postgres(t), testenv.NATS(t)
+			conn := connect(t, db)
+			run(t, conn, "CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)", "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100)",
+				"ALTER TABLE t REPLICA IDENTITY "+c.root, "ALTER TABLE t1 REPLICA IDENTITY "+c.leaf, "INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+			b := startWAL(t, db, broker.URL(), "t(capture=wal;history=log;max_age=1h)")
+			b.awaitReady()
+			run(t, conn, "UPDATE t SET v = 'c' WHERE id = 1", "UPDATE t SET id = 3 WHERE id = 2", "DELETE FROM t WHERE id = 1")
+			want := []string{`read {"id":1,"v":"a"}`, `read {"id":2,"v":"b"}`, `update {"id":1,"v":"c"}`, `update {"id":3,"v":"b"} {"id":2}`, `delete {"id":1}`}
+			if c.old {
+				want = []string{want[0], want[1], `update {"id":1,"v":"c"} {"id":1,"v":"a"}`, `update {"id":3,"v":"b"} {"id":2,"v":"b"}`, `delete {"id":1} {"id":1,"v":"c"}`}
+			}
+			if got := texts(stored(t, broker.URL(), logOf("t").layout(), 5)); !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			_, out, _ := command(t, []string{"DATABASE_URL=" + db, "NATS_URL=" + broker.URL(), "BRIDGE_NAME=" + slotOf(db), "BRIDGE_TABLES=t(capture=wal;history=log;max_age=1h)"}, "check")
+			if full := strings.Contains(out, "old rows: full"); full != c.old {
+				t.Errorf("bridge check says that old rows are full: %v, want %v\n%s", full, c.old, out)
+			}
+		})
+	}
+}
+
+// After a failover a log begins again, and says that changes may be missing: what the old primary wrote last was not read.
+func TestWAL_GapAfterFailover_I8(t *testing.T) {
+	needServers(t)
+	standby, db, copied := primaryAndStandby(t, 1)
+	broker := testenv.NATS(t)
+	primary := connect(t, db)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal;history=log;max_age=1h)")
+	b.awaitReady()
+	run(t, primary, "UPDATE t SET v = 'event' WHERE id = 1")
+	stored(t, broker.URL(), logOf("t").layout(), 2)
+	b.Kill()
+	run(t, primary, "UPDATE t SET v = 'lost' WHERE id = 1")
+	st := connect(t, copied)
+	replayed(t, primary, st)
+	standby.Promote()
+	startWAL(t, copied, broker.URL(), "t(capture=wal;history=log;max_age=1h)").awaitReady()
+	if got := texts(stored(t, broker.URL(), logOf("t").layout(), 2)); got[0] != lockstep.Gap || got[1] != `read {"id":1,"v":"lost"}` {
+		t.Errorf("the log begins with %q, want a gap, and the row as it is", got)
+	}
+}
+
+// A log that was read from the WAL and is polled now says so: a poll does not see every change.
+func TestWAL_GapWhenItIsPolled_I8(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATS(t)
+	conn := connect(t, db)
+	newTable(t, db, "t", 1)
+	b := startWAL(t, db, broker.URL(), "t(capture=wal;history=log;max_age=1h)")
+	b.awaitReady()
+	run(t, conn, "UPDATE t SET v = 'event' WHERE id = 1")
+	stored(t, broker.URL(), logOf("t").layout(), 2)
+	b.stop()
+	run(t, conn, "UPDATE t SET v = 'unseen' WHERE id = 1", "UPDATE t SET v = 'polled' WHERE id = 1")
+	startBridge(t, db, broker.URL(), "t(history=log;max_age=1h)").awaitReady()
+	got := texts(stored(t, broker.URL(), logOf("t").layout(), 4))
+	if got[2] != lockstep.Gap || !strings.Contains(got[3], `"v":"polled"`) || len(got) != 4 {
+		t.Errorf("the log has %q, want a gap before what was polled", got)
 	}
 }
 

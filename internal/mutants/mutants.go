@@ -875,7 +875,7 @@ var mutants = []mutant{
 		invariant: "I2", name: "incarnation-of-before-trusted",
 		file: "internal/replay/open.go",
 		old:  "if err != nil {\n\t\th.noteSetBack(",
-		new:  "if err != nil && info.Meta.Incarnation == p.Incarnation {\n\t\th.noteSetBack(",
+		new:  "if err != nil && now.info.Meta.Incarnation == p.Incarnation {\n\t\th.noteSetBack(",
 		pkg:  "./internal/replay", test: "TestReplay_NoHeartbeatOfThePast_I2",
 	},
 	{
@@ -923,8 +923,8 @@ var mutants = []mutant{
 	{
 		invariant: "I1", name: "partitions-unnoticed",
 		file: "internal/wal/publication.go",
-		old:  `"%s%q", t.version, rel.Leaves)`,
-		new:  `"%s%q", t.version, rel.Leaves[:0])`,
+		old:  `"%s%q", t.version, leaves)`,
+		new:  `"%s%q", t.version, leaves[:0])`,
 		pkg:  "./internal/wal", test: "TestCapture_CatalogChangesUnderIt_I1",
 	},
 	{
@@ -979,8 +979,8 @@ var mutants = []mutant{
 	{
 		invariant: "I7", name: "republished-while-away",
 		file: "internal/wal/relation.go",
-		old:  "case !log && publishedIn(pos) != b.published:",
-		new:  "case !log && publishedIn(pos) == \"\":",
+		old:  "case publishedIn(pos) != b.published:",
+		new:  "case publishedIn(pos) == \"\":",
 		pkg:  "./internal/e2e", test: "TestWAL_OutOfThePublicationAndBack_I7|TestWAL_RepublishedThenRestarted_I7",
 	},
 	{
@@ -1483,8 +1483,8 @@ var mutants = []mutant{
 	{
 		invariant: "I10", name: "copies-into-a-stream",
 		file: "internal/stream/republish.go",
-		old:  "if _, ok := info.Config.Metadata[metaLayout]; ok {",
-		new:  "if _, ok := info.Config.Metadata[metaLayout]; !ok {",
+		old:  "switch _, ok := info.Config.Metadata[metaLayout]; {",
+		new:  "switch _, ok := info.Config.Metadata[metaSchema+\"-\"]; {",
 		pkg:  "./internal/publish", test: "TestIngest_TopicsThatAreRefused",
 	},
 	{
@@ -1532,7 +1532,7 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "gap-of-a-lost-log-not-said",
 		file: "internal/wal/relation.go",
-		old:  "lost = reason",
+		old:  "lost = cmp.Or(lost, reason)",
 		new:  `lost = ""`,
 		pkg:  "./internal/e2e", test: "TestWAL_GapIsSaid_I8",
 	},
@@ -1577,5 +1577,61 @@ var mutants = []mutant{
 		old:  "ok && before >= ms {",
 		new:  "ok && before == ms {",
 		pkg:  "./internal/stream", test: "TestNewID",
+	},
+	{
+		invariant: "I10", name: "log-reads-again-what-it-cannot-read",
+		file: "internal/wal/relation.go",
+		old:  "anew: at >= b.confirmed,",
+		new:  "anew: at > b.end,",
+		pkg:  "./internal/e2e", test: "TestWAL_LogGoesOnBehindWhatCannotBeRead_I10",
+	},
+	{
+		invariant: "I8", name: "log-out-of-the-publication-unnoticed",
+		file: "internal/wal/relation.go",
+		old:  "case publishedIn(pos) != b.published:",
+		new:  "case !log && publishedIn(pos) != b.published:",
+		pkg:  "./internal/e2e", test: "TestWAL_GapIsSaid_I8",
+	},
+	{
+		invariant: "I8", name: "running-log-out-of-the-publication-unnoticed",
+		file: "internal/wal/shape.go",
+		old:  "if now.published != f.published {",
+		new:  "if f.r.mirrors() && now.published != f.published {",
+		pkg:  "./internal/e2e", test: "TestWAL_GapIsSaidWhileItRuns_I8",
+	},
+	{
+		invariant: "I12", name: "old-row-of-a-partition-invented",
+		file: "internal/wal/apply.go",
+		old:  "|| f.rel.Kind == 'p' && !f.rel.OldRows {",
+		new:  "{",
+		pkg:  "./internal/e2e", test: "TestWAL_OldRowsOfPartitions_I12",
+	},
+	{
+		invariant: "I8", name: "no-gap-after-failover",
+		file: "internal/publish/begin.go",
+		old:  "pos.Restarted = reason",
+		new:  "pos.Restarted = \"\"",
+		pkg:  "./internal/e2e", test: "TestWAL_GapAfterFailover_I8",
+	},
+	{
+		invariant: "I8", name: "no-gap-when-polled",
+		file: "internal/poller/session.go",
+		old:  "if s.p.opt.Spec.History == relation.HistoryLog {",
+		new:  "if s.p.opt.Spec.History == relation.HistoryLog && hb.LSN == 0 {",
+		pkg:  "./internal/e2e", test: "TestWAL_GapWhenItIsPolled_I8",
+	},
+	{
+		invariant: "I10", name: "subscriber-taken-for-a-bridge",
+		file: "internal/stream/layout.go",
+		old:  "{ return Ingest(l.prefix + \".reconcile.\" + l.Stream) }",
+		new:  "{ return l.prefix + \".reconcile.\" + l.Stream }",
+		pkg:  "./internal/e2e", test: "TestBridge_RemoveBesideASubscriber",
+	},
+	{
+		invariant: "I2", name: "answer-older-than-the-request",
+		file: "internal/replay/leader.go",
+		old:  "q.answer, q.err = ld.hub.question(ld.layout)",
+		new:  "ld.next = q; q.answer, q.err = ld.hub.question(ld.layout); ld.next = nil",
+		pkg:  "./internal/replay", test: "TestOpen_AnswerIsNoOlderThanTheRequest_I2",
 	},
 }

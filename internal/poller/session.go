@@ -11,6 +11,7 @@ import (
 	"bridge/internal/health"
 	"bridge/internal/relation"
 	"bridge/internal/source"
+	"bridge/lockstep"
 
 	"github.com/rs/zerolog"
 )
@@ -175,6 +176,13 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		s.durable.durable = s.safe
 		if hb.LSN != 0 {
 			s.log.Warn().Msg("relation was captured from the WAL before; polling continues from there but does not see rows deleted since; run bridge reconcile for it")
+			if s.p.opt.Spec.History == relation.HistoryLog {
+				const reason = "it is polled now, and not read from the WAL: a poll sees no deletes, and of several changes only the last"
+				gap := capture.Change{Xmin: hb.Since, High: pos.High, Line: lockstep.AppendGap(nil, hb.Since, reason)}
+				if err := s.sink.Row(ctx, gap); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	s.connects = -1 // Postgres may have crashed since the last heartbeat

@@ -59,7 +59,7 @@ func (p *Publisher) checkDestination(ctx context.Context) error {
 	}
 	filled, _, err := p.layout.Overlap(ctx, p.js, to)
 	if filled != "" {
-		return fmt.Errorf("republish=%s would write into stream %s, which a bridge fills; choose another subject", to, filled)
+		return fmt.Errorf("republish=%s would use the subjects of stream %s, which a bridge fills; choose another subject", to, filled)
 	}
 	return err
 }

@@ -323,17 +323,18 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// TestLoad_OldRows: it is known of each table whether the WAL has its old rows in full. For a partitioned table its partitions
-// decide.
+// TestLoad_OldRows: it is known of each table whether the WAL has its old rows in full. Of a partitioned table, the root and all
+// partitions must have them.
 func TestLoad_OldRows(t *testing.T) {
 	parted := `CREATE TABLE a (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (9); CREATE TABLE a2 PARTITION OF a DEFAULT; `
 	for sql, want := range map[string]bool{
 		`CREATE TABLE a (id int PRIMARY KEY)`:                                      false,
 		`CREATE TABLE a (id int PRIMARY KEY); ALTER TABLE a REPLICA IDENTITY FULL`: true,
 		parted: false,
-		parted + `ALTER TABLE a REPLICA IDENTITY FULL`:                                        false,
-		parted + `ALTER TABLE a1 REPLICA IDENTITY FULL`:                                       false,
-		parted + `ALTER TABLE a1 REPLICA IDENTITY FULL; ALTER TABLE a2 REPLICA IDENTITY FULL`: true,
+		parted + `ALTER TABLE a REPLICA IDENTITY FULL`:                                                                             false,
+		parted + `ALTER TABLE a1 REPLICA IDENTITY FULL`:                                                                            false,
+		parted + `ALTER TABLE a1 REPLICA IDENTITY FULL; ALTER TABLE a2 REPLICA IDENTITY FULL`:                                      false,
+		parted + `ALTER TABLE a REPLICA IDENTITY FULL; ALTER TABLE a1 REPLICA IDENTITY FULL; ALTER TABLE a2 REPLICA IDENTITY FULL`: true,
 	} {
 		t.Run("", func(t *testing.T) {
 			rel, _, err := relation.Load(t.Context(), ready(t, sql), mustParse(t, "a(capture=wal;history=log;max_age=1h)").List[0])

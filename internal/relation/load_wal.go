@@ -271,7 +271,9 @@ func (l *looked) fullOldRows() bool {
 	if o.Kind != "p" {
 		return o.Identity == identityFull
 	}
-	return !slices.ContainsFunc(o.Leaves, func(p leaf) bool { return p.logged() && !p.Full })
+	// Postgres says by the root's identity what an old row has, and takes the row from
+	// the partition.
+	return o.Identity == identityFull && !slices.ContainsFunc(o.Leaves, func(p leaf) bool { return p.logged() && !p.Full })
 }
 
 // Only returns the relation with only the named columns. If a key column is not

@@ -43,7 +43,7 @@ func (l Layout) CheckTopic(to topic.Topic) error {
 		return nil
 	}
 	first, _, _ := strings.Cut(l.destination(to), ".")
-	if strings.TrimPrefix(first, string(IngestMark)) == l.prefix || first == "_INBOX" {
+	if first == l.prefix || first[0] == IngestMark { // a bridge's own, or where answers go
 		return fmt.Errorf("subjects that begin with %s. are not for copies of rows; choose another beginning", first)
 	}
 	return nil
@@ -57,16 +57,21 @@ func (l Layout) Overlap(ctx context.Context, js jetstream.JetStream, to topic.To
 	if !to.IsTemplate() {
 		return "", "", nil
 	}
-	streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(strings.Replace(l.destination(to), wildcard, "*", 1)))
-	for info := range streams.Info() {
-		if _, ok := info.Config.Metadata[metaLayout]; ok {
-			filled = info.Config.Name
-		} else {
-			other = info.Config.Name
+	subject := strings.ReplaceAll(l.destination(to), wildcard, "*")
+	// Other bridges' streams listen on the one, and their subscribers on the other.
+	for _, listens := range []string{subject, Ingest(subject)} {
+		streams := js.ListStreams(ctx, jetstream.WithStreamListSubject(listens))
+		for info := range streams.Info() {
+			switch _, ok := info.Config.Metadata[metaLayout]; {
+			case ok:
+				filled = info.Config.Name
+			case listens == subject:
+				other = info.Config.Name
+			}
 		}
-	}
-	if err := streams.Err(); err != nil {
-		return "", "", fmt.Errorf("list streams: %w", err)
+		if err := streams.Err(); err != nil {
+			return "", "", fmt.Errorf("list streams: %w", err)
+		}
 	}
 	return filled, other, nil
 }

@@ -80,7 +80,7 @@ func TestLayout_KindOf(t *testing.T) {
 func TestLayout_RequestsAreNoMessages(t *testing.T) {
 	for _, name := range []string{"t", "a.b", "with space", "reconcile", strings.Repeat("ü", 31)} {
 		l := stream.NewLayout("lockstep", "reconcile", name, false)
-		if got := strings.Split(l.Reconcile(), "."); len(got) != 3 || got[0] != "lockstep" || got[1] != "reconcile" || got[2] != l.Stream {
+		if got := strings.Split(l.Reconcile(), "."); len(got) != 3 || got[0] != "_lockstep" || got[1] != "reconcile" || got[2] != l.Stream {
 			t.Errorf("%q: got the subject %q", name, l.Reconcile())
 		}
 		if n := strings.Count(l.All(), "."); n < 3 {

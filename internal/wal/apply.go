@@ -297,7 +297,8 @@ func (s *session) oldRow(f *feed, sh *shape, kind uint8, tuple *pglogrepl.TupleD
 		return oldRow{keyless: true}, nil
 	}
 	o := oldRow{key: slices.Clone(sh.key)}
-	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() {
+	// Of a partitioned table kind is the root's, and the row is what a partition gave.
+	if kind != pglogrepl.UpdateMessageTupleTypeOld || !f.r.keepsAll() || f.rel.Kind == 'p' && !f.rel.OldRows {
 		return o, nil
 	}
 	clear(sh.raw)

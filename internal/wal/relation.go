@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -192,7 +193,10 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	gap := func(reason string) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
 			reason += "; its stream lacks the changes in between"
-			return verdict{task: taskLoad, reason: reason, lost: reason}
+			// The changes are missing somewhere in the WAL that is still there, if not
+			// before it. Then the stream goes on behind that: no change is missing after
+			// the gap, and nothing that can't be read is met again.
+			return verdict{task: taskLoad, anew: at >= b.confirmed, reason: reason, lost: reason}
 		}
 		return verdict{task: taskCompare, anew: true, reason: reason}
 	}
@@ -215,7 +219,7 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return gap(fmt.Sprintf("the slot begins at %s, after the stream's end at %s", lsn(b.confirmed), lsn(at)))
 	case at < b.confirmed:
 		return verdict{restart: fmt.Sprintf("the slot begins at %s, after the stream's end at %s: the broker lost the end of the stream, or somebody moved the slot", lsn(b.confirmed), lsn(at))}
-	case !log && publishedIn(pos) != b.published:
+	case publishedIn(pos) != b.published:
 		return gap(republished)
 	case pos.Batch != nil && pos.Batch.Compare:
 		return verdict{task: taskCompare, anew: true, reason: "the comparison was interrupted"}
@@ -272,11 +276,12 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		if pos.Schema != nil && !relation.SameKeys(pos.Schema, schema) {
 			reason = "the relation's key changed"
 		}
+		lost = cmp.Or(lost, pos.Restarted)
 		if reason == "" {
 			return pos, lost, nil
 		}
 		if reason != noStream || !b.first {
-			lost = reason
+			lost = cmp.Or(lost, reason)
 		}
 		// Who was shown xmax itself, by a heartbeat, misses nothing of what had
 		// begun by then; and the first heartbeat may show it again.

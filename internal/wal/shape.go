@@ -201,8 +201,11 @@ func (s *session) checkShape(ctx context.Context, f *feed) error {
 	if err := now.shape(ctx, s.c.pool); err != nil {
 		return err
 	}
-	if f.r.mirrors() && now.published != f.published {
+	if now.published != f.published {
 		return mustCompare{republished}
+	}
+	if f.r.keepsAll() && now.rel.OldRows != f.rel.OldRows {
+		return fmt.Errorf("%w: its replica identity, or that of a partition, was changed", errChanged)
 	}
 	if f.r.mirrors() && now.rel.Deferrable != f.rel.Deferrable {
 		return mustCompare{"two of its rows may have one key for a moment now, or no longer"}
