@@ -62,7 +62,8 @@ Examples:
 `},
 		{"tail", "RELATION", "print the rows of a relation's stream, and follow it", `
 It prints what the stream holds, then what comes, until it is interrupted: rows
-and heartbeats, one JSON document a line. It does not read Postgres.
+and heartbeats, one JSON document a line. After an outage of the broker it goes
+on where it was. It does not read Postgres.
 
 ` + brokerSettings + `
 Example:
