@@ -61,6 +61,7 @@ func items() []item {
 		{8, benchWALMemory},
 		{9, benchMany},
 		{10, benchRestart},
+		{11, benchEvents},
 	}
 }
 

@@ -131,8 +131,12 @@ func (w *world) walRun(t testing.TB, size walSize, dump string, r *walRuns) {
 // walSite is one way to connect to Postgres, with its own slots and broker.
 type walSite struct {
 	via, slot, dsn string
-	broker         *testenv.ExternalNATS
+	// options are more options of the relation, each with a semicolon before it.
+	options string
+	broker  *testenv.ExternalNATS
 }
+
+func (site *walSite) tables() string { return "w(capture=wal" + site.options + ")" }
 
 func (site *walSite) env() string { return "BRIDGE_NAME=" + site.slot }
 
@@ -142,7 +146,7 @@ func (w *world) walSlots(t testing.TB, site *walSite) {
 	t.Helper()
 	nc := testenv.NATSConn(t, site.broker.URL())
 	defer nc.Close()
-	p := w.startBridge(t, site.dsn, site.broker.URL(), "w(capture=wal)", site.env())
+	p := w.startBridge(t, site.dsn, site.broker.URL(), site.tables(), site.env())
 	heartbeat(t, nc, "w", 0, time.Minute)
 	stop(t, p)
 	testenv.Exec(t, site.dsn, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s_bare', 'pgoutput')", site.slot))
@@ -154,7 +158,7 @@ func (w *world) walByBridge(t testing.TB, site *walSite, last uint64, dump strin
 	nc := testenv.NATSConn(t, site.broker.URL())
 	defer nc.Close()
 	m := newMeter(t, map[string]int{"nats": site.broker.PID(), "postgres": w.postmaster})
-	p := w.startBridge(t, site.dsn, site.broker.URL(), "w(capture=wal)", site.env())
+	p := w.startBridge(t, site.dsn, site.broker.URL(), site.tables(), site.env())
 	defer stop(t, p)
 	m.pids["bridge"], m.begun["bridge"] = p.PID(), 0
 	heartbeat(t, nc, "w", last, patience)
