@@ -23,8 +23,7 @@ make_base() {
 	command -v debootstrap >/dev/null || { echo "stack: installing debootstrap"; apt-get install -y -qq debootstrap >/dev/null; }
 	if [ ! -f "$dir/base.tar" ]; then
 		echo "stack: making a Debian root file system"
-		root=${TMPDIR:-$dir}/root
-		rm -rf "$root"
+		root=$(mktemp -d -p "${TMPDIR:-$dir}" root.XXXXXX)
 		debootstrap --variant=minbase --include=ca-certificates,wget bookworm "$root" >"$dir/debootstrap.log" 2>&1 ||
 			{ tail -5 "$dir/debootstrap.log"; exit 1; }
 		rm -rf "$root"/var/cache/apt/archives/*.deb
