@@ -63,12 +63,21 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 
 // found is a relation's stream and the connection to its broker.
 type found struct {
-	stream.Relation
+	follow.Info
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	prefix string
-	// first is the stream's first sequence.
-	first uint64
+}
+
+// findArgument looks up the stream of the only argument of a command, which is a
+// relation. The caller closes the connection.
+func findArgument(ctx context.Context, cfg *Config, args []string) (*found, relation.Spec, error) {
+	spec, err := oneRelation(cfg, args)
+	if err != nil {
+		return nil, relation.Spec{}, err
+	}
+	f, err := findStream(ctx, cfg, spec)
+	return f, spec, err
 }
 
 // findStream looks up a relation's stream. The caller closes the connection.
@@ -103,7 +112,7 @@ func (f *found) look(ctx context.Context, rel relation.Name) error {
 }
 
 func (f *found) lookup(ctx context.Context, name string) (err error) {
-	f.Relation, f.first, _, err = follow.Lookup(ctx, f.js, f.prefix, name)
+	f.Info, err = follow.Lookup(ctx, f.js, f.prefix, name)
 	return err
 }
 

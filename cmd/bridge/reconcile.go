@@ -145,11 +145,7 @@ func (d *desk) reply(msg *nats.Msg, answer any) {
 // askReconcile asks the running bridge to reconcile a relation, and prints the
 // result.
 func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Writer) error {
-	spec, err := oneRelation(cfg, args)
-	if err != nil {
-		return err
-	}
-	f, err := findStream(ctx, cfg, spec)
+	f, spec, err := findArgument(ctx, cfg, args)
 	if err != nil {
 		return err
 	}

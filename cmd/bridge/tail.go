@@ -16,11 +16,7 @@ import (
 // a loss it goes on where it was. If the stream was replaced meanwhile, it begins
 // again. It says both on stderr.
 func tail(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Writer) error {
-	spec, err := oneRelation(cfg, args)
-	if err != nil {
-		return err
-	}
-	f, err := findStream(ctx, cfg, spec)
+	f, _, err := findArgument(ctx, cfg, args)
 	if err != nil {
 		return err
 	}
@@ -59,7 +55,7 @@ const tailPause = 100 * time.Millisecond
 
 // start returns the place before the stream's first message.
 func (f *found) start() follow.Place {
-	return follow.NewPlace(f.Relation, max(1, f.first)-1, nil)
+	return follow.NewPlace(f.Relation, max(1, f.First)-1, nil)
 }
 
 // printError says that the output takes no more.
@@ -70,18 +66,15 @@ func (e *printError) Unwrap() error { return e.err }
 
 // print prints what comes after the place, until it fails.
 func (f *found) print(ctx context.Context, place *follow.Place, stdout io.Writer) error {
-	now, _, last, err := follow.Lookup(ctx, f.js, f.prefix, f.Layout.Stream)
+	now, err := follow.Lookup(ctx, f.js, f.prefix, f.Layout.Stream)
 	if err != nil {
 		return err
-	}
-	if now.Meta.Incarnation != place.Incarnation {
-		return fmt.Errorf("%w: another incarnation began", follow.ErrReset)
 	}
 	epochs, err := follow.ReadEpochs(ctx, f.nc, f.Layout)
 	if err != nil {
 		return err
 	}
-	if err := place.Held(epochs, last); err != nil {
+	if err := place.Held(now.Meta.Incarnation, epochs, now.Last); err != nil {
 		return err
 	}
 	r, err := follow.Open(ctx, f.nc, f.js, f.Layout, place.Seq+1)

@@ -355,9 +355,9 @@ func TestWAL_GapIsSaidWhileItRuns_I8(t *testing.T) {
 	})
 }
 
-// A log goes on behind changes that can't be read any more: it says once that they are missing, and the other relations do not
-// wait for it.
-func TestWAL_LogGoesOnBehindWhatCannotBeRead_I10(t *testing.T) {
+// A log goes on after changes that can't be read any more. It says once that they are missing. The other relations do not wait
+// for it.
+func TestWAL_LogGoesOnAfterWhatCannotBeRead_I10(t *testing.T) {
 	needServers(t)
 	for name, sql := range map[string][]string{
 		"its identity lacked the key for a while": {

@@ -12,7 +12,7 @@
 //     Reader knows this by the consumer's own count, and ends with ErrDropped. Whoever
 //     reads goes on with a new Reader (I3).
 //   - A broker that goes back. It lost the end of the stream and gives the same
-//     sequences out again, or somebody made the stream anew. A [Place] knows in which
+//     sequences out again, or somebody made the stream again. A [Place] knows in which
 //     incarnation and epoch it stands, and finds that the stream no longer holds it
 //     (I8).
 package follow

@@ -11,23 +11,32 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Lookup asks the stream's leader for the stream's metadata, and its first and last
-// sequence. It returns an error that wraps jetstream.ErrStreamNotFound if there is no
-// stream, and stream.ErrLayout if it is not of this version's layout.
-func Lookup(ctx context.Context, js jetstream.JetStream, prefix, name string) (rel stream.Relation, first, last uint64, err error) {
+// Info is what a stream's leader says of the stream.
+type Info struct {
+	stream.Relation
+	// First and Last are the stream's sequences.
+	First, Last uint64
+	// Stream is the stream itself, for reads.
+	Stream jetstream.Stream
+}
+
+// Lookup asks the stream's leader. It returns an error that wraps
+// jetstream.ErrStreamNotFound if there is no stream, and stream.ErrLayout if it is not
+// of this version's layout.
+func Lookup(ctx context.Context, js jetstream.JetStream, prefix, name string) (Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	s, err := js.Stream(ctx, name)
 	if err != nil {
-		return stream.Relation{}, 0, 0, fmt.Errorf("look up stream %s: %w", name, err)
+		return Info{}, fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	info := s.CachedInfo()
-	meta, err := stream.ReadMeta(info.Config)
+	meta, err := stream.ReadMeta(s.CachedInfo().Config)
 	if err != nil {
-		return stream.Relation{}, 0, 0, err
+		return Info{}, err
 	}
-	rel = stream.Relation{Layout: stream.NewLayout(prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}
-	return rel, info.State.FirstSeq, info.State.LastSeq, nil
+	rel := stream.Relation{Layout: stream.NewLayout(prefix, meta.Schema, meta.Table, meta.Log), Meta: meta}
+	state := s.CachedInfo().State
+	return Info{Relation: rel, First: state.FirstSeq, Last: state.LastSeq, Stream: s}, nil
 }
 
 // Stored is a message as the stream's leader has it.

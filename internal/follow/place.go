@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"bridge/internal/stream"
-	"bridge/lockstep"
 )
 
 // ErrReset says that the stream is not the one that was read until now: what was read
@@ -41,10 +40,12 @@ func (p *Place) advance(seq uint64) {
 	}
 }
 
-// Held returns nil if the place is one of a stream that has the epochs and ends at
-// last, else an error that wraps ErrReset.
-func (p *Place) Held(epochs stream.Epochs, last uint64) error {
+// Held returns nil if the place is one of a stream that has the incarnation and the
+// epochs and ends at last, else an error that wraps ErrReset.
+func (p *Place) Held(incarnation string, epochs stream.Epochs, last uint64) error {
 	switch {
+	case incarnation != p.Incarnation: // a new one, or one of before
+		return fmt.Errorf("%w: another incarnation began", ErrReset)
 	case last < p.Seq:
 		return fmt.Errorf("%w: it ends at %d, but %d was read", ErrReset, last, p.Seq)
 	case p.Seq != 0 && p.Epoch != "" && !epochs.Holds(p.Epoch, p.Seq, last):
@@ -67,15 +68,10 @@ func (p *Place) Follow(m Message) error {
 	case stream.KindFence:
 		incarnation = m.Header.Get(stream.IncarnationHeader)
 	case stream.KindHeartbeat:
-		d, err := lockstep.Decode(m.Data)
-		if err != nil || d.Control == nil {
-			return fmt.Errorf("heartbeat %d: %w", m.Seq, stream.ErrLayout)
+		var err error
+		if incarnation, err = stream.Incarnation(m.Data); err != nil {
+			return fmt.Errorf("message %d: %w", m.Seq, err)
 		}
-		c, err := lockstep.ParseCursor(d.Control.Cursor)
-		if err != nil {
-			return fmt.Errorf("heartbeat %d: %w", m.Seq, err)
-		}
-		incarnation = c.Incarnation
 	default:
 		p.advance(m.Seq)
 		return nil
@@ -84,10 +80,7 @@ func (p *Place) Follow(m Message) error {
 	if err != nil || len(epochs) == 0 {
 		return fmt.Errorf("message %d: %w", m.Seq, stream.ErrLayout)
 	}
-	if incarnation != p.Incarnation {
-		return fmt.Errorf("%w: another incarnation began", ErrReset)
-	}
-	if err := p.Held(epochs, m.Seq); err != nil {
+	if err := p.Held(incarnation, epochs, m.Seq); err != nil {
 		return err
 	}
 	p.advance(m.Seq)

@@ -8,8 +8,8 @@ import (
 	"bridge/internal/stream"
 )
 
-// TestPlace_Held (I8): a stream that lost what was read is not gone on with, also
-// where it is longer by now.
+// TestPlace_Held (I8): a place is no longer held by a stream that lost what was read,
+// also if the stream is longer by now.
 func TestPlace_Held(t *testing.T) {
 	t.Parallel()
 	a, b, c := stream.Epoch{ID: "a", First: 1}, stream.Epoch{ID: "b", First: 10}, stream.Epoch{ID: "c", First: 20}
@@ -28,7 +28,7 @@ func TestPlace_Held(t *testing.T) {
 		"its epoch began where it stood": {stream.Epochs{a, b}, stream.Epochs{a, b}, 10, 10, true},
 	} {
 		p := follow.NewPlace(stream.Relation{}, tc.seq, tc.then)
-		if err := p.Held(tc.now, tc.last); (err == nil) != tc.held || err != nil && !errors.Is(err, follow.ErrReset) {
+		if err := p.Held("", tc.now, tc.last); (err == nil) != tc.held || err != nil && !errors.Is(err, follow.ErrReset) {
 			t.Errorf("%s: %v, held should be %v", name, err, tc.held)
 		}
 	}

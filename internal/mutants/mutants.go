@@ -875,7 +875,7 @@ var mutants = []mutant{
 		invariant: "I2", name: "incarnation-of-before-trusted",
 		file: "internal/replay/open.go",
 		old:  "if err != nil {\n\t\th.noteSetBack(",
-		new:  "if err != nil && now.info.Meta.Incarnation == p.Incarnation {\n\t\th.noteSetBack(",
+		new:  "if err != nil && now.Meta.Incarnation == p.Incarnation {\n\t\th.noteSetBack(",
 		pkg:  "./internal/replay", test: "TestReplay_NoHeartbeatOfThePast_I2",
 	},
 	{
@@ -1553,8 +1553,8 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "printed-on-in-another-incarnation",
 		file: "cmd/bridge/tail.go",
-		old:  "if now.Meta.Incarnation != place.Incarnation {",
-		new:  "if now.Meta.Incarnation == \"\" {",
+		old:  "place.Held(now.Meta.Incarnation, epochs, now.Last)",
+		new:  "place.Held(place.Incarnation, epochs, now.Last)",
 		pkg:  "./internal/e2e", test: "TestTail_OutlivesTheBroker_I8",
 	},
 	{
@@ -1583,7 +1583,7 @@ var mutants = []mutant{
 		file: "internal/wal/relation.go",
 		old:  "anew: at >= b.confirmed,",
 		new:  "anew: at > b.end,",
-		pkg:  "./internal/e2e", test: "TestWAL_LogGoesOnBehindWhatCannotBeRead_I10",
+		pkg:  "./internal/e2e", test: "TestWAL_LogGoesOnAfterWhatCannotBeRead_I10",
 	},
 	{
 		invariant: "I8", name: "log-out-of-the-publication-unnoticed",
@@ -1630,8 +1630,8 @@ var mutants = []mutant{
 	{
 		invariant: "I2", name: "answer-older-than-the-request",
 		file: "internal/replay/leader.go",
-		old:  "q.answer, q.err = ld.hub.question(ld.layout)",
-		new:  "ld.next = q; q.answer, q.err = ld.hub.question(ld.layout); ld.next = nil",
+		old:  "q.answer, q.err = h.question(l)",
+		new:  "h.mu.Lock(); h.questions[l.Stream] = q; h.mu.Unlock(); q.answer, q.err = h.question(l); h.mu.Lock(); h.questions[l.Stream] = nil; h.mu.Unlock()",
 		pkg:  "./internal/replay", test: "TestOpen_AnswerIsNoOlderThanTheRequest_I2",
 	},
 }

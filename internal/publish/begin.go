@@ -230,7 +230,7 @@ func (t *tail) takeHeartbeat(msg *follow.Stored) error {
 	if err != nil {
 		return fmt.Errorf("parse heartbeat %d: %w", msg.Seq, err)
 	}
-	incarnation, err := stream.Incarnation(msg.Msg)
+	incarnation, err := stream.Incarnation(msg.Data)
 	if err != nil {
 		return fmt.Errorf("parse heartbeat %d: %w", msg.Seq, err)
 	}

@@ -65,10 +65,8 @@ type epoch struct {
 	stored, storedLSN uint64
 	marks             []mark
 	// floor is the stream's floor, storedFloor the highest that a stored fence or
-	// heartbeat has. floorSeq is the heartbeat that said floorSaid, if it is not known
-	// to be stored; else 0.
-	floor, storedFloor, floorSaid uint64
-	floorSeq                      uint64
+	// heartbeat has.
+	floor, storedFloor uint64
 	// unsettled holds, while tracked is set, the subjects of the rows that were
 	// sent since everything sent was last known to be stored. It is nil before
 	// the first Get.

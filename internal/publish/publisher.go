@@ -147,7 +147,7 @@ func (p *Publisher) Announce(_ context.Context, b capture.Batch) error {
 		if err := e.add(stream.NewBatch(p.layout, b), 0); err != nil {
 			return err
 		}
-		e.mark(b.LSN)
+		e.mark(b.LSN, 0)
 		return nil
 	})
 }
@@ -163,10 +163,7 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 		if err := e.add(msg, hb.High); err != nil {
 			return err
 		}
-		if e.floorSeq == 0 && e.floor > e.storedFloor {
-			e.floorSeq, e.floorSaid = e.seq, e.floor
-		}
-		e.mark(hb.LSN)
+		e.mark(hb.LSN, e.floor)
 		p.metrics.heartbeats.Inc()
 		return nil
 	})

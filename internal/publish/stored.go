@@ -13,16 +13,15 @@ import (
 )
 
 // mark is the sequence of a message that says up to which LSN the stream holds
-// the WAL's changes.
-type mark struct{ seq, lsn uint64 }
+// the WAL's changes, or which floor it has.
+type mark struct{ seq, lsn, floor uint64 }
 
-// mark remembers that the message just sent stands for the LSN. 0 means that it
-// stands for none.
-func (e *epoch) mark(lsn uint64) {
-	if lsn == 0 {
+// mark remembers what the message just sent says. 0 means that it does not say it.
+func (e *epoch) mark(lsn, floor uint64) {
+	if lsn == 0 && floor <= e.storedFloor {
 		return
 	}
-	e.marks = append(e.marks, mark{e.seq, lsn})
+	e.marks = append(e.marks, mark{e.seq, lsn, floor})
 	if len(e.marks) > maxMarks { // drop every other one, but keep the last
 		kept := e.marks[:0]
 		for i := 1; i < len(e.marks); i += 2 {
@@ -40,13 +39,10 @@ func (e *epoch) confirmed(seq uint64) {
 	e.stored = max(e.stored, seq)
 	n := 0
 	for n < len(e.marks) && e.marks[n].seq <= seq {
-		e.storedLSN = max(e.storedLSN, e.marks[n].lsn)
+		e.storedLSN, e.storedFloor = max(e.storedLSN, e.marks[n].lsn), max(e.storedFloor, e.marks[n].floor)
 		n++
 	}
 	e.marks = append(e.marks[:0], e.marks[n:]...)
-	if e.floorSeq != 0 && e.floorSeq <= e.stored {
-		e.storedFloor, e.floorSeq = e.floorSaid, 0
-	}
 	if e.unsettled != nil && e.stored >= e.seq {
 		clear(e.unsettled)
 		e.tracked = true

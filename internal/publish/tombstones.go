@@ -26,7 +26,7 @@ const (
 // stored, and one round later, it removes the deleted rows below it. A client that
 // resumes below the floor would miss these deletes. It is refused, and must read
 // everything again. A client that began just before the floor rose has one round in
-// which it can still read them, and whoever reads the stream has read the floor.
+// which it can still read them. By then a reader of the stream has read the floor.
 func (p *Publisher) keepTombstones(ctx context.Context) {
 	pause := min(max(p.opt.Tombstones/tombstoneRounds, time.Second), time.Hour)
 	var r tombstoneRound
@@ -131,10 +131,10 @@ func (p *Publisher) oldTombstones(ctx context.Context, e *epoch, from uint64, be
 // saidFloor returns the highest floor that a stored fence or heartbeat has.
 func (p *Publisher) saidFloor(ctx context.Context, e *epoch) (uint64, error) {
 	p.mu.Lock()
-	seq := e.floorSeq
+	sent, unsaid := e.seq, e.floor > e.storedFloor
 	p.mu.Unlock()
-	if seq != 0 {
-		if err := p.awaitStored(ctx, e, seq); err != nil {
+	if unsaid {
+		if err := p.awaitStored(ctx, e, sent); err != nil {
 			return 0, err
 		}
 	}

@@ -28,5 +28,5 @@ func (h *Hub) LastSeq(ctx context.Context, l stream.Layout) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return a.last, nil
+	return a.Last, nil
 }

@@ -46,9 +46,11 @@ type Hub struct {
 	mu sync.Mutex
 	// Guarded by mu: by stream name, and where a stream ended that was found to
 	// have gone back.
-	tails   map[string]*tail
-	leaders map[string]*leader
-	setBack map[string]follow.Place
+	tails map[string]*tail
+	// questions has, for each stream whose leader is being asked, the question that will
+	// be asked next, nil for none.
+	questions map[string]*question
+	setBack   map[string]follow.Place
 	// start runs a tail for as long as Run runs, nil before and after.
 	start func(*tail)
 	lost  chan struct{}
@@ -63,7 +65,7 @@ func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log 
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
 	return &Hub{
 		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
-		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), leaders: make(map[string]*leader), setBack: make(map[string]follow.Place), lost: make(chan struct{}),
+		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), questions: make(map[string]*question), setBack: make(map[string]follow.Place), lost: make(chan struct{}),
 	}
 }
 
@@ -194,10 +196,10 @@ func (h *Hub) tail(info stream.Relation, from uint64, epochs stream.Epochs) (*ta
 }
 
 // lookup is follow.Lookup, but returns ErrUnknownRelation if there is no stream.
-func (h *Hub) lookup(ctx context.Context, l stream.Layout) (rel stream.Relation, first, last uint64, err error) {
-	rel, first, last, err = follow.Lookup(ctx, h.js, h.opt.Prefix, l.Stream)
+func (h *Hub) lookup(ctx context.Context, l stream.Layout) (follow.Info, error) {
+	info, err := follow.Lookup(ctx, h.js, h.opt.Prefix, l.Stream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrInvalidStreamName) {
 		err = ErrUnknownRelation
 	}
-	return rel, first, last, err
+	return info, err
 }

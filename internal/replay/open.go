@@ -54,7 +54,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, last := now.info, now.last
+	info, last := now.Relation, now.Last
 	if info.Meta.Schema != req.Schema || info.Meta.Table != req.Table {
 		return nil, ErrUnknownRelation
 	}
@@ -62,7 +62,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
 	}
 	begun := time.Now()
-	start, err := h.search(ctx, info, req.Since, now.first, last)
+	start, err := h.search(ctx, now.Info, req.Since)
 	if err != nil {
 		return nil, err
 	}
@@ -76,9 +76,8 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		if err != nil {
 			return nil, err
 		}
-		before := now.place()
-		if err := before.Held(after.epochs, after.last); err != nil || after.info.Meta.Incarnation != info.Meta.Incarnation {
-			return nil, fmt.Errorf("%w while the place to start was looked for", follow.ErrReset)
+		if err := after.holds(now.place()); err != nil {
+			return nil, fmt.Errorf("look for the place to start: %w", err)
 		}
 		epochs = after.epochs
 	}
@@ -123,7 +122,7 @@ func (h *Hub) current(ctx context.Context, l stream.Layout) (*answer, error) {
 	if err != nil || seen.Incarnation == "" {
 		return now, err
 	}
-	if err := h.check(now, seen); seen.Incarnation == now.info.Meta.Incarnation {
+	if err := h.check(now, seen); seen.Incarnation == now.Meta.Incarnation {
 		return now, err
 	}
 	return now, nil
@@ -144,12 +143,9 @@ func (h *Hub) verify(ctx context.Context, rel stream.Relation, p follow.Place) e
 
 // check is verify with the leader's answer.
 func (h *Hub) check(now *answer, p follow.Place) error {
-	err := p.Held(now.epochs, now.last)
-	if now.info.Meta.Incarnation != p.Incarnation { // a new one, or one of before
-		err = fmt.Errorf("%w: it is another incarnation", follow.ErrReset)
-	}
+	err := now.holds(p)
 	if err != nil {
-		h.noteSetBack(now.info, now.place(), err)
+		h.noteSetBack(now.Relation, now.place(), err)
 	}
 	return err
 }
@@ -179,7 +175,7 @@ func (h *Hub) trusted(info stream.Relation, epochs stream.Epochs, last uint64) u
 	switch {
 	case !ok:
 		return 0
-	case end.Incarnation != info.Meta.Incarnation || end.Held(epochs, max(last, end.Seq)) != nil: // it is another by now
+	case end.Held(info.Meta.Incarnation, epochs, max(last, end.Seq)) != nil: // it is another by now
 		delete(h.setBack, info.Layout.Stream)
 		return 0
 	}
@@ -194,21 +190,17 @@ const nearTail = 5000
 // at which since was ever shown is there or behind it, and everything before
 // has a lower txid (I3). It halves the stream by single gets, which stay fast
 // on a stream of any number of subjects.
-func (h *Hub) search(ctx context.Context, info stream.Relation, since, first, last uint64) (uint64, error) {
-	first = max(1, first)
+func (h *Hub) search(ctx context.Context, info follow.Info, since uint64) (uint64, error) {
+	first := max(1, info.First)
 	if since == 0 {
 		if info.Meta.Log {
 			return first, nil
 		}
 		return 1, nil
 	}
-	s, err := h.js.Stream(ctx, info.Layout.Stream)
-	if err != nil {
-		return 0, fmt.Errorf("look up stream %s: %w", info.Layout.Stream, err)
-	}
 	// Every server answers these. One that lags gives a place that is too early, at worst.
 	get := func(ctx context.Context, seq uint64) (*follow.Stored, error) {
-		msg, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(info.Layout.All()))
+		msg, err := info.Stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(info.Layout.All()))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil, nil
 		}
@@ -218,15 +210,15 @@ func (h *Hub) search(ctx context.Context, info stream.Relation, since, first, la
 		return &follow.Stored{Msg: &nats.Msg{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, Seq: msg.Sequence}, nil
 	}
 	// The last message may be gone by now, and with it the only one with such a High.
-	lo, found, err := follow.FirstHigh(ctx, get, since, first, last+1)
+	lo, found, err := follow.FirstHigh(ctx, get, since, first, info.Last+1)
 	if err != nil {
 		return 0, fmt.Errorf("search stream %s: %w", info.Layout.Stream, err)
 	}
 	if !found {
-		return lo, h.awaitHigh(ctx, info.Layout, since, last)
+		return lo, h.awaitHigh(ctx, info.Layout, since, info.Last)
 	}
 	if info.Meta.Log && lo == first && first > 1 {
-		return 0, h.expired(ctx, s, since, first)
+		return 0, h.expired(ctx, info.Stream, since, first)
 	}
 	return lo, nil
 }

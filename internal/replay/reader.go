@@ -365,7 +365,7 @@ func (c *catchup) mustYield() bool {
 // to the stream's end as it is now. A client that took so long that deletes it
 // had to be told of were removed begins again, and is told that instead.
 func (r *Reader) handOver(ctx context.Context) error {
-	now, _, _, err := r.hub.lookup(ctx, r.tail.info.Layout)
+	now, err := r.hub.lookup(ctx, r.tail.info.Layout)
 	if err != nil {
 		return err
 	}

@@ -111,8 +111,8 @@ func (l Layout) Alive() string { return l.base + ".alive" }
 
 // Reconcile returns the subject for requests to the bridge that writes the stream.
 // It has three tokens. All subjects that streams listen on have at least four, so no
-// stream stores a request. Nor does a subscriber of the stored subjects get it: then
-// the broker would no longer say at once that no bridge listens.
+// stream stores a request. No subscriber of the stored subjects gets it either: else
+// the broker would not say that no bridge listens.
 func (l Layout) Reconcile() string { return Ingest(l.prefix + ".reconcile." + l.Stream) }
 
 // Kind is the kind of a stream's message.

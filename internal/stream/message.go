@@ -184,9 +184,10 @@ func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 	return hb, nil
 }
 
-// Incarnation returns the incarnation to which a heartbeat's message belongs.
-func Incarnation(heartbeat *nats.Msg) (string, error) {
-	m, err := lockstep.Decode(heartbeat.Data)
+// Incarnation returns the incarnation to which a heartbeat belongs. data is the
+// heartbeat's document.
+func Incarnation(data []byte) (string, error) {
+	m, err := lockstep.Decode(data)
 	if err != nil || m.Control == nil {
 		return "", fmt.Errorf("%w: not a heartbeat", ErrLayout)
 	}

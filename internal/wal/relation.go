@@ -193,9 +193,9 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 	gap := func(reason string) verdict {
 		if log { // no mirror of the relation that could be compared, or purged
 			reason += "; its stream lacks the changes in between"
-			// The changes are missing somewhere in the WAL that is still there, if not
-			// before it. Then the stream goes on behind that: no change is missing after
-			// the gap, and nothing that can't be read is met again.
+			// If the changes are not missing before the WAL that is still there, they are
+			// missing in it. Then the stream goes on where it ends: no change is missing
+			// after the gap, and nothing that can't be read is met again.
 			return verdict{task: taskLoad, anew: at >= b.confirmed, reason: reason, lost: reason}
 		}
 		return verdict{task: taskCompare, anew: true, reason: reason}
