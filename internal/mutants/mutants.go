@@ -379,7 +379,7 @@ var mutants = []mutant{
 		file: "internal/follow/place.go",
 		old:  "case p.Seq != 0 && p.Epoch != \"\" && !epochs.Holds(p.Epoch, p.Seq, last):",
 		new:  "case p.Seq != 0 && p.Epoch == \"-\":",
-		pkg:  "./internal/replay", test: "TestReplay_StoreGoesBack",
+		pkg:  "./internal/follow", test: "TestPlace_Held",
 	},
 	{
 		invariant: "I9", name: "ring-unbounded",

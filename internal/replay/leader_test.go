@@ -62,9 +62,9 @@ func TestOpen_AnswerIsNoOlderThanTheRequest_I2(t *testing.T) {
 	w.stored(t, 5)
 	h := newHub(t, url, replay.Options{})
 	var wg sync.WaitGroup
-	for range 8 {
+	for range 16 {
 		wg.Go(func() {
-			for range 50 {
+			for range 200 {
 				ack, err := w.js.Publish(t.Context(), stream.Ingest(w.layout.Alive()), nil)
 				if err != nil {
 					t.Error(err)
