@@ -19,7 +19,10 @@ const (
 	restartRows = 5
 	// rowsPerWriter is how many rows each of its transactions wrote.
 	rowsPerWriter = 100
-	wantRestart   = 1.0 // seconds
+	// writersPerCall is how many of them one call of testenv.Exec may run, which has a
+	// minute.
+	writersPerCall = 5_000
+	wantRestart    = 1.0 // seconds
 	// A client with a since in the middle gets this share of the rows.
 	wantHalfFrom, wantHalfTo = 0.49, 0.51
 )
@@ -35,9 +38,13 @@ func benchRestart(t testing.TB, w *world) section {
 	defer w.drop(t, dsn)
 	testenv.Exec(t, dsn, "CREATE TABLE items (id bigint PRIMARY KEY, note text)")
 	prepare(t, dsn, "items", true)
-	testenv.Exec(t, dsn, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
-		INSERT INTO items SELECT g, md5(g::text) FROM generate_series(%[2]d * (i - 1) + 1, %[2]d * i) g; COMMIT; END LOOP; END $$`, rows/rowsPerWriter, rowsPerWriter),
-		"VACUUM (FREEZE, ANALYZE) items")
+	writers := rows / rowsPerWriter
+	for from := 0; from < writers; from += writersPerCall {
+		testenv.Exec(t, dsn, fmt.Sprintf(`DO $$ BEGIN FOR i IN %[1]d..%[2]d LOOP
+		INSERT INTO items SELECT g, md5(g::text) FROM generate_series(%[3]d * i + 1, %[3]d * (i + 1)) g; COMMIT; END LOOP; END $$`,
+			from, min(from+writersPerCall, writers)-1, rowsPerWriter))
+	}
+	testenv.Exec(t, dsn, "VACUUM (FREEZE, ANALYZE) items")
 	w.settle(t)
 	ns := testenv.NATSProcess(t)
 	defer stopNATS(t, ns)

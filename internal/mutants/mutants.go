@@ -1518,8 +1518,8 @@ var mutants = []mutant{
 	{
 		invariant: "I12", name: "event-without-its-place",
 		file: "internal/wal/event.go",
-		old:  "b = appendHex(append(b, '-'), tx.at, 16)",
-		new:  "b = appendHex(append(b, '-'), 0, 16)",
+		old:  "b := appendHex(tx.event[:tx.head], tx.at, 16)",
+		new:  "b := appendHex(tx.event[:tx.head], 0, 16)",
 		pkg:  "./internal/e2e", test: "TestWAL_EventsOfALog_I12",
 	},
 	{

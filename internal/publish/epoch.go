@@ -177,10 +177,7 @@ func (e *epoch) prepare(c capture.Change, line []byte) error {
 	} else {
 		delete(e.row.Header, stream.KeyHeader)
 	}
-	if delete(e.row.Header, stream.EventHeader); len(c.Event) > 0 && !e.layout.Log() {
-		e.event[0] = string(c.Event)
-		e.row.Header[stream.EventHeader] = e.event[:]
-	}
+	e.setEvent(c.Event)
 	if e.highText[0] == "" || c.High > e.high {
 		e.high = max(e.high, c.High)
 		e.highText[0] = strconv.FormatUint(e.high, 10)
@@ -195,6 +192,21 @@ func (e *epoch) prepare(c capture.Change, line []byte) error {
 	e.track(stored)
 	e.rows++
 	return nil
+}
+
+// setEvent gives row the header that says which change it comes from, or none. Rows with
+// one follow each other, and the map is written only where that changes.
+func (e *epoch) setEvent(text []byte) {
+	if e.layout.Log() { // its documents say it
+		return
+	}
+	switch had := e.event[0] != ""; {
+	case !had && len(text) > 0:
+		e.row.Header[stream.EventHeader] = e.event[:]
+	case had && len(text) == 0:
+		delete(e.row.Header, stream.EventHeader)
+	}
+	e.event[0] = string(text)
 }
 
 // addMsg sends a message into the batch.

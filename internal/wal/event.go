@@ -2,6 +2,8 @@ package wal
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"time"
 
 	"bridge/internal/capture"
@@ -18,9 +20,11 @@ type transaction struct {
 	// it has sent with that place before.
 	at uint64
 	n  int
-	// committedAt and event are the texts of committed and of the last change's ID,
-	// while they are made.
+	// committedAt is the text of committed, event that of the last change's ID, and
+	// head the length of the part of it that all IDs of the transaction have. They are
+	// made when a stream first asks for them.
 	committedAt, event []byte
+	head               int
 }
 
 // count counts a change that Postgres has sent. The rows of one COPY share a place in
@@ -40,18 +44,22 @@ func (tx *transaction) count(at uint64) {
 // places, but on another timeline. The same change has the same ID whenever Postgres
 // sends it. The result is valid until the next change.
 func (tx *transaction) id(timeline uint32) []byte {
-	b := appendHex(tx.event[:0], uint64(timeline), 8)
-	b = appendHex(append(b, '-'), tx.commit, 16)
-	b = appendHex(append(b, '-'), tx.at, 16)
+	if tx.head == 0 {
+		b := appendHex(make([]byte, 0, 64), uint64(timeline), 8)
+		b = appendHex(append(b, '-'), tx.commit, 16)
+		tx.event = append(b, '-')
+		tx.head = len(tx.event)
+	}
+	b := appendHex(tx.event[:tx.head], tx.at, 16)
 	tx.event = appendHex(append(b, '-'), uint64(tx.n), 4)
 	return tx.event
 }
 
+// appendHex appends the last digits of v, an even number of them.
 func appendHex(dst []byte, v uint64, digits int) []byte {
-	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
-		dst = append(dst, "0123456789abcdef"[v>>shift&15])
-	}
-	return dst
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], v)
+	return hex.AppendEncode(dst, b[len(b)-digits/2:])
 }
 
 // change returns what the relation's stream says of the change that is being read.

@@ -4,7 +4,10 @@ import (
 	"time"
 
 	"bridge/internal/capture"
+	"bridge/internal/health"
 	"bridge/internal/relation"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // What the tests of this package's pure parts need.
@@ -75,6 +78,17 @@ func Withheld(suspects, endless bool, ago time.Duration) bool {
 		f.suspected = &hold{}
 	}
 	return f.withheld(now, time.Second)
+}
+
+// ErrNobody is errNobody.
+var ErrNobody = errNobody
+
+// Shown returns the failure that the status of a relation shows, which failed by
+// own (nil for not), after a session ended by err.
+func Shown(own, err error) error {
+	r := &Relation{err: own, status: health.Status{Err: own}, metrics: health.NewMetrics(prometheus.NewRegistry()).Relation("t")}
+	(&Capture{relations: []*Relation{r}}).failed(err)
+	return r.Status().Err
 }
 
 // LastRows is lastRows.

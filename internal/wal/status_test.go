@@ -1,6 +1,7 @@
 package wal_test
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"testing"
@@ -76,5 +77,27 @@ SELECT COALESCE(max(r.pid), 0), COALESCE(max(r.reply_time), 'epoch') FROM pg_rep
 	})
 	if after, _ := walsender(); after != before {
 		t.Errorf("the rows came from process %d, after %d", after, before)
+	}
+}
+
+// A relation's status says why the WAL can't be read now, also when it failed by itself before, for instance by the same
+// broken connection: nothing else heals it. What failed of it alone is said, too.
+func TestCapture_StatusSaysWhatEndedTheSession(t *testing.T) {
+	own, ended := errors.New("own"), errors.New("ended")
+	for _, tt := range []struct {
+		name     string
+		own, err error
+		want     string
+	}{
+		{"the session alone", nil, ended, "ended"},
+		{"both", own, ended, "ended; before that, of this relation alone: own"},
+		{"the session ended for want of relations", own, wal.ErrNobody, "own"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := wal.Shown(tt.own, tt.err)
+			if got == nil || got.Error() != tt.want {
+				t.Errorf("got %v, want %s", got, tt.want)
+			}
+		})
 	}
 }

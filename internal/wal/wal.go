@@ -223,22 +223,26 @@ func isUnreadable(err error) bool {
 	return errors.Is(err, errStream) && errors.As(err, &pg) && pg.Code == "42704"
 }
 
-// failed shows what ended a session in the status of every relation that has
-// nothing of its own to tell.
+// failed shows what ended a session in the status of every relation. A relation
+// that has a failure of its own tells it after that: the session may have ended
+// for the same cause, and no relation is tried again before another one begins.
 func (c *Capture) failed(err error) {
 	for _, r := range c.relations {
 		r.setLive(nil)
 		if errors.Is(err, errSlotInUse) {
 			r.err, r.failing = nil, time.Time{} // it is another's business now
 		}
-		if r.err != nil {
-			continue
+		if errors.Is(err, errNobody) && r.err != nil {
+			continue // its status says why it is one of them
 		}
 		r.metrics.Errors.Inc()
 		r.update(func(st *health.Status) {
-			if errors.Is(err, errSlotInUse) {
+			switch {
+			case errors.Is(err, errSlotInUse):
 				*st = health.Status{State: health.StateStandby, Heartbeat: st.Heartbeat, Note: err.Error()}
-			} else {
+			case r.err != nil:
+				st.State, st.Err = health.StateFailing, fmt.Errorf("%w; before that, of this relation alone: %w", err, r.err)
+			default:
 				st.State, st.Err = health.StateFailing, err
 			}
 		})
