@@ -1,3 +1,5 @@
+//go:build nightly
+
 package e2e_test
 
 import (
@@ -12,8 +14,7 @@ import (
 	"bridge/internal/testenv"
 )
 
-// The other tests run the programs without the race detector, so that they take minutes. This test builds both programs
-// with it. They load, follow, reconcile, serve several clients, lose the broker, and stop. A program in which the
+// The two programs, built with the race detector. They load, follow, reconcile, serve several clients, lose the broker, and stop. A program in which the
 // detector finds a race says so, and ends with status 66.
 func TestPrograms_RaceDetectorFindsNothing(t *testing.T) {
 	needServers(t)
