@@ -21,7 +21,7 @@ type Config struct {
 	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
 	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
 	Listen            string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
-	CacheBytes        string `split_words:"true" default:"64MiB" desc:"memory for the newest rows of each relation"`
+	CacheBytes        string `split_words:"true" default:"64MiB" desc:"memory for what clients read of all relations"`
 	WriteTimeout      string `split_words:"true" default:"30s" desc:"disconnect a client that reads nothing for this long"`
 	KeepaliveInterval string `split_words:"true" default:"10s" desc:"send a keep-alive chunk after this much silence"`
 	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"the same as BRIDGE_STREAM_PREFIX of the bridge"`

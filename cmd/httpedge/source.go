@@ -19,7 +19,7 @@ type source struct{ hub *replay.Hub }
 
 // Open implements edge.Source.
 func (s source) Open(ctx context.Context, req edge.Request) (edge.Stream, error) {
-	r, err := s.hub.Open(ctx, replay.Request{Schema: req.Schema, Table: req.Table, Since: req.Since, Follow: req.Follow, Flat: req.Flat})
+	r, err := s.hub.Open(ctx, replay.Request{Schema: req.Schema, Table: req.Table, Since: req.Since, Follow: req.Follow})
 	if err != nil {
 		return nil, refusal(err)
 	}
@@ -45,9 +45,17 @@ func refusal(err error) error {
 type reader struct{ *replay.Reader }
 
 // Next implements edge.Stream.
-func (s reader) Next(ctx context.Context, wait time.Duration) ([]byte, int, error) {
-	c, err := s.Reader.Next(ctx, wait)
-	return c.Data, c.Rows, err
+func (s reader) Next(ctx context.Context, wait time.Duration) (edge.Part, error) {
+	p, err := s.Reader.Next(ctx, wait)
+	if p.Empty() {
+		return nil, err
+	}
+	return p, err
+}
+
+// Return implements edge.Stream.
+func (s reader) Return(p edge.Part, n int) (rows int, err error) {
+	return s.Reader.Return(p.(replay.Part), n)
 }
 
 // listed is one relation in the document of GET /.

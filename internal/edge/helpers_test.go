@@ -63,44 +63,62 @@ func newFeed() *feed { return &feed{docs: make(chan []byte, 100), closed: make(c
 
 var errBroken = errors.New("broken")
 
-func (f *feed) Next(ctx context.Context, wait time.Duration) ([]byte, int, error) {
+func (f *feed) Next(ctx context.Context, wait time.Duration) (edge.Part, error) {
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return nil, 0, ctx.Err()
+		return nil, ctx.Err()
 	case <-t.C:
-		return nil, 0, nil
+		return nil, nil
 	case doc := <-f.docs:
 		switch {
 		case doc == nil:
-			return nil, 0, io.EOF
+			return nil, io.EOF
 		case string(doc) == "!":
-			return nil, 0, errBroken
+			return nil, errBroken
 		}
-		return frame(doc), 1, nil
+		return part{doc}, nil
 	}
 }
 
+func (f *feed) Return(_ edge.Part, n int) (int, error) { return n, nil }
+
 func (f *feed) Close() { close(f.closed) }
 
-func frame(doc []byte) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(doc), doc) }
+// part has whole documents, all rows.
+type part [][]byte
+
+func (p part) Render(f edge.Form) (data []byte, begin int, ends []uint32, err error) {
+	data = []byte("of another part")
+	begin = len(data)
+	for _, doc := range p {
+		if data, err = f.Append(data, doc); err != nil {
+			return nil, 0, nil, err
+		}
+		ends = append(ends, uint32(len(data)))
+	}
+	return data, begin, ends, nil
+}
+
+func (p part) Rows() int       { return len(p) }
+func (p part) Completed() bool { return false }
 
 // flood is a stream without end of documents of some size, many at once, as
 // fast as they are taken.
-type flood struct{ chunks []byte }
+type flood struct{ docs part }
 
 func newFlood(size, n int) *flood {
 	f := &flood{}
 	for i := range n {
-		f.chunks = append(f.chunks, frame(fmt.Appendf(nil, `{"n":%d,"x":"%s"}`+"\n", i, strings.Repeat("x", size)))...)
+		f.docs = append(f.docs, fmt.Appendf(nil, `{"n":%d,"x":"%s"}`+"\n", i, strings.Repeat("x", size)))
 	}
 	return f
 }
 
-func (f *flood) Next(ctx context.Context, _ time.Duration) ([]byte, int, error) {
-	return f.chunks, 1, ctx.Err()
-}
+func (f *flood) Next(context.Context, time.Duration) (edge.Part, error) { return f.docs, nil }
+
+func (f *flood) Return(_ edge.Part, n int) (int, error) { return n, nil }
 
 func (f *flood) Close() {}
 
@@ -179,18 +197,6 @@ func (r *running) awaitStall(t *testing.T) (sent float64) {
 		return nil
 	})
 	return sent
-}
-
-// awaitMoreSent waits until a write ends after sent bytes were counted: one
-// that ends at its deadline counts its own then.
-func (r *running) awaitMoreSent(t *testing.T, sent float64) {
-	t.Helper()
-	testenv.Eventually(t, testenv.Patience(), func() error {
-		if r.metric(t, "lockstep_edge_sent_bytes_total", "") == sent {
-			return errors.New("the deadline has not passed")
-		}
-		return nil
-	})
 }
 
 // conn is a client that speaks HTTP by hand.

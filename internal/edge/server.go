@@ -44,10 +44,10 @@ type Server struct {
 	opt     Options
 	log     zerolog.Logger
 	metrics *Metrics
-	// drain is closed when the server stops; every stream then ends between
-	// two chunks.
-	drain chan struct{}
-	// drainBegun is when that was; it is read only once drain is closed.
+	// drain ends when the server stops; every stream then ends between two chunks. stop
+	// ends it, and drainBegun is when that was; it is read only after.
+	drain      context.Context
+	stop       context.CancelFunc
 	drainBegun time.Time
 
 	streams sync.WaitGroup
@@ -61,7 +61,9 @@ func New(src Source, opt Options, m *Metrics, log zerolog.Logger) *Server {
 	if opt.KeepAlive == 0 {
 		opt.KeepAlive = 10 * time.Second
 	}
-	return &Server{src: src, opt: opt, metrics: m, log: log.With().Str("component", "edge").Logger(), drain: make(chan struct{})}
+	s := &Server{src: src, opt: opt, metrics: m, log: log.With().Str("component", "edge").Logger()}
+	s.drain, s.stop = context.WithCancel(context.Background())
+	return s
 }
 
 // Run serves on l until ctx ends; then it takes no more clients, ends every
@@ -98,7 +100,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 
 func (s *Server) beginDrain() {
 	s.drainBegun = time.Now()
-	close(s.drain)
+	s.stop()
 }
 
 // ServeHTTP implements http.Handler. It cleans no path and redirects nothing:

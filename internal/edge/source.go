@@ -1,7 +1,7 @@
 // Package edge is the HTTP server of lockstep. It parses requests, and refuses
-// those that it can't serve. It takes framed documents from a Source and writes
-// them to clients, many documents in one system call. It cuts clients that do not
-// read. It keeps no state except connections.
+// those that it can't serve. It takes documents from a Source, in the form that the
+// client asks for, and writes them to clients, many in one system call. It cuts clients
+// that take nothing. It keeps no state except connections.
 //
 // For a stream, the edge takes the connection over from net/http, which would
 // merge or split documents unless each were flushed. From then on the edge sets
@@ -40,10 +40,24 @@ type Source interface {
 
 // Stream is one client's stream, for one goroutine.
 type Stream interface {
-	// Next returns HTTP chunks that are whole documents, which stay as they
-	// are until the call after, and the number of rows in them. It waits for
-	// up to wait, and returns nothing where nothing came. io.EOF ends a finite
-	// stream, with its last chunks; any other error cuts it.
-	Next(ctx context.Context, wait time.Duration) (chunks []byte, rows int, err error)
+	// Next returns what comes next. It waits for up to wait, and returns nil if nothing
+	// came. io.EOF ends a finite stream, with its last documents; any other error cuts it.
+	Next(ctx context.Context, wait time.Duration) (Part, error)
+	// Return gives the last part back but for its first n documents, and returns how many
+	// of these are rows. The rest comes again. From then on the stream holds nothing of
+	// the part.
+	Return(p Part, n int) (rows int, err error)
 	Close()
+}
+
+// Part is a run of whole documents.
+type Part interface {
+	// Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
+	// where each document ends. All stay as they are.
+	Render(f Form) (data []byte, begin int, ends []uint32, err error)
+	// Rows returns how many of the documents are rows.
+	Rows() int
+	// Completed says that with the first document the client has the whole state for the
+	// first time.
+	Completed() bool
 }

@@ -8,7 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
+	"sort"
 	"time"
 
 	"bridge/lockstep"
@@ -50,15 +50,18 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		return
 	}
 	s.streams.Add(1)
-	defer s.streams.Done()
-	ctx, cancel := s.untilDrain(r.Context())
+	done := s.streams.Done
+	defer func() { done() }()
+	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	defer context.AfterFunc(s.drain, cancel)()
 	st, err := s.src.Open(ctx, req)
 	if err != nil {
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
-	defer st.Close()
+	release := st.Close
+	defer func() { release() }()
 	if r.Method == http.MethodHead {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
@@ -77,34 +80,18 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		_ = conn.Close()
 		return
 	}
-	s.pump(conn, st, req, r.RemoteAddr)
+	// The client is served by a goroutine that keeps nothing of net/http's.
+	done, release = func() {}, func() {}
+	go s.pump(conn, st, req, r.RemoteAddr)
 }
 
-// untilDrain returns a context that also ends when the server stops.
-func (s *Server) untilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		defer cancel()
-		select {
-		case <-s.drain:
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
-}
-
-func (s *Server) draining() bool {
-	select {
-	case <-s.drain:
-		return true
-	default:
-		return false
-	}
-}
+func (s *Server) draining() bool { return s.drain.Err() != nil }
 
 // pump writes the stream to the connection until one of them ends.
 func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
-	ctx, cancel := s.untilDrain(context.Background())
+	defer s.streams.Done()
+	defer st.Close()
+	ctx, cancel := context.WithCancel(s.drain)
 	defer cancel()
 	closed := make(chan struct{})
 	go func() {
@@ -118,7 +105,7 @@ func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
 	defer hurry()
 	s.metrics.clients.Inc()
 	defer s.metrics.clients.Dec()
-	c := &client{s: s, conn: conn, begun: time.Now()}
+	c := &client{s: s, conn: conn, form: formOf(req), begun: time.Now()}
 	reason, err := c.run(ctx, st)
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
@@ -140,6 +127,7 @@ func awaitClose(conn net.Conn) {
 type client struct {
 	s           *Server
 	conn        net.Conn
+	form        Form
 	begun       time.Time
 	rows, bytes int64
 }
@@ -151,30 +139,85 @@ func (c *client) run(ctx context.Context, st Stream) (reason string, err error) 
 	lastWrite := time.Now()
 	for {
 		wait := max(0, c.s.opt.KeepAlive-time.Since(lastWrite))
-		chunks, rows, err := st.Next(ctx, wait)
-		if len(chunks) > 0 {
-			if err := c.write(chunks); err != nil {
-				return c.why(ctx, err)
-			}
-			lastWrite = time.Now()
-			c.rows += int64(rows)
-			c.s.metrics.rows.Add(float64(rows))
+		sent, err := c.next(ctx, st, wait)
+		if !sent && err == nil && time.Since(lastWrite) >= c.s.opt.KeepAlive {
+			sent, err = true, c.write([]byte(keepAlive))
 		}
-		switch {
-		case errors.Is(err, io.EOF):
+		if errors.Is(err, io.EOF) {
 			if err := c.write([]byte(finalChunk)); err != nil {
 				return c.why(ctx, err)
 			}
 			return reasonEnd, nil
-		case err != nil:
+		}
+		if err != nil {
 			return c.why(ctx, err)
-		case len(chunks) == 0 && time.Since(lastWrite) >= c.s.opt.KeepAlive:
-			if err := c.write([]byte(keepAlive)); err != nil {
-				return c.why(ctx, err)
-			}
+		}
+		if sent {
 			lastWrite = time.Now()
 		}
 	}
+}
+
+// next sends what the stream has next, if anything comes within wait. It returns io.EOF
+// if the stream has ended.
+func (c *client) next(ctx context.Context, st Stream, wait time.Duration) (sent bool, err error) {
+	if err := ctx.Err(); err != nil { // also where the stream always has more
+		return false, err
+	}
+	p, end := st.Next(ctx, wait)
+	if p == nil {
+		return false, end
+	}
+	rest, all, err := c.send(st, p)
+	p = nil // while the client takes nothing, nothing is kept for it but the rest of a chunk
+	if err == nil {
+		err = c.write(rest)
+	}
+	if err == nil && all {
+		err = end
+	}
+	return true, err
+}
+
+// send writes a part. If the client stalls, send gives back to the stream what was not
+// begun, and returns the rest of the chunk that the client is in. all says whether that
+// is the end of the part.
+func (c *client) send(st Stream, p Part) (rest []byte, all bool, err error) {
+	data, begin, ends, err := p.Render(c.form)
+	if err != nil {
+		return nil, false, err
+	}
+	if p.Completed() {
+		if err := c.write(appendChunk(nil, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))); err != nil {
+			return nil, false, err
+		}
+	}
+	data = data[begin:ends[len(ends)-1]]
+	for sent := 0; sent < len(data); {
+		n, err := c.writeSome(data[sent:min(len(data), sent+maxWrite)], min(stallAfter, c.s.opt.WriteTimeout), drainWrite)
+		if sent += n; err == nil {
+			continue
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, false, err
+		}
+		within := sort.Search(len(ends), func(i int) bool { return int(ends[i])-begin > sent })
+		between := within == 0 && sent == 0 || within > 0 && int(ends[within-1])-begin == sent
+		if !between || !c.s.draining() {
+			within++
+			rest = bytes.Clone(data[sent : int(ends[within-1])-begin])
+		}
+		rows, err := st.Return(p, within)
+		c.count(rows)
+		return rest, within == len(ends), err
+	}
+	c.count(p.Rows())
+	return nil, true, nil
+}
+
+func (c *client) count(rows int) {
+	c.rows += int64(rows)
+	c.s.metrics.rows.Add(float64(rows))
 }
 
 // why names the reason for an end.
@@ -194,6 +237,8 @@ func (c *client) why(ctx context.Context, err error) (string, error) {
 const (
 	// maxWrite is the most that one write deadline covers.
 	maxWrite = 256 << 10
+	// stallAfter is when a client that takes nothing is no longer kept what it was to get.
+	stallAfter = time.Second
 	// drainWrite is how long, once the server stops, is written to a client.
 	drainWrite = 1500 * time.Millisecond
 	// drainChunk is how long, once the server stops, a client has to take the
@@ -201,19 +246,19 @@ const (
 	drainChunk = 3 * time.Second
 )
 
-// write sends whole chunks. Where the client does not take them in time, the
-// chunk that it is in is finished if it takes that, so that the cut falls
-// between two chunks: an existing client that is cut within one stays deaf.
+// write sends b, which ends a chunk, however slowly the client takes it: an existing
+// client that is cut within a chunk stays deaf. It returns an error that wraps
+// os.ErrDeadlineExceeded if the client takes nothing for Options.WriteTimeout.
 func (c *client) write(b []byte) error {
-	sent := 0
-	for sent < len(b) {
-		n, err := c.writeSome(b[sent:min(len(b), sent+maxWrite)], drainWrite)
-		sent += n
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			_, finishErr := c.writeSome(b[sent:chunkEnd(b, sent)], drainChunk)
-			return errors.Join(err, finishErr)
-		}
-		if err != nil {
+	for len(b) > 0 {
+		n, err := c.writeSome(b[:min(len(b), maxWrite)], c.s.opt.WriteTimeout, drainChunk)
+		b = b[n:]
+		switch {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		case c.s.draining() && time.Since(c.s.drainBegun) < drainChunk:
+		case n == 0 || c.s.draining():
 			return err
 		}
 	}
@@ -222,8 +267,8 @@ func (c *client) write(b []byte) error {
 
 // writeSome writes b with one deadline, which is at most whileDraining after
 // the server began to stop.
-func (c *client) writeSome(b []byte, whileDraining time.Duration) (int, error) {
-	deadline := time.Now().Add(c.s.opt.WriteTimeout)
+func (c *client) writeSome(b []byte, patience, whileDraining time.Duration) (int, error) {
+	deadline := time.Now().Add(patience)
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return 0, err
 	}
@@ -240,22 +285,4 @@ func (c *client) writeSome(b []byte, whileDraining time.Duration) (int, error) {
 	c.bytes += int64(n)
 	c.s.metrics.bytes.Add(float64(n))
 	return n, err
-}
-
-// chunkEnd returns the first end of a chunk at or behind n in b, which holds
-// whole chunks from its beginning; for anything else it returns n.
-func chunkEnd(b []byte, n int) int {
-	end := 0
-	for end < n {
-		i := bytes.IndexByte(b[end:], '\n')
-		if i < 1 {
-			return n
-		}
-		size, err := strconv.ParseUint(string(b[end:end+i-1]), 16, 31)
-		if err != nil {
-			return n
-		}
-		end += i + 1 + int(size) + 2
-	}
-	return min(end, len(b))
 }

@@ -47,6 +47,9 @@ func (g *Gate) Pass(ctx context.Context, seq uint64) (bool, error) {
 // stream's end.
 func (g *Gate) Holes() bool { return g.hole }
 
+// From returns the sequence from which heartbeats count, as far as it was asked for.
+func (g *Gate) From() uint64 { return g.until }
+
 // Until returns the sequence from which heartbeats count. If there was a hole, it asks
 // for the stream's end, as of now; seq is the last sequence read.
 func (g *Gate) Until(ctx context.Context, seq uint64) (uint64, error) {

@@ -168,9 +168,10 @@ func EndNow(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) func(context
 
 // FirstHigh returns the first sequence in [lo, hi) whose message has a High of at
 // least high, or hi and false if it met none. It halves the stream by calls of get,
-// which returns the first message at or after a sequence, and nil if there is none.
-func FirstHigh(ctx context.Context, get func(ctx context.Context, seq uint64) (*Stored, error), high, lo, hi uint64) (seq uint64, found bool, err error) {
-	for lo < hi {
+// which returns the first message at or after a sequence, and nil if there is none. It
+// stops when there is no more left than within, and returns the first of that.
+func FirstHigh(ctx context.Context, get func(ctx context.Context, seq uint64) (*Stored, error), high, lo, hi, within uint64) (seq uint64, found bool, err error) {
+	for lo < hi && hi-lo > within {
 		mid := lo + (hi-lo)/2
 		msg, err := get(ctx, mid)
 		if err != nil {

@@ -1,73 +1,219 @@
 package replay
 
 import (
-	"strconv"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"bridge/internal/stream"
-	"bridge/lockstep"
 )
 
-// blockBytes is how much a block holds before the next one is begun; one
+// blockBytes is how much of documents a block holds before the next one is begun; one
 // document may be larger.
 const blockBytes = 128 << 10
 
-// block is a run of documents, framed as HTTP chunks. What is below its
-// published length never changes, so that any number of clients read it.
-type block struct {
-	// first is the sequence at which the block begins to be true: everything
-	// from first to the last entry's sequence that is still in the stream is
-	// in it.
-	first uint64
-	// data and entries only grow; their published lengths are the tail's.
-	data    []byte
-	entries []entry
-	// size is the memory that was last counted for it.
-	size int
+// Block is a run of a relation's documents in the order of the stream. What it holds
+// never changes. The tail's last block grows at its end.
+//
+// TestModel_Blocks_I2 says what the marks are for, and why each is needed.
+type Block struct {
+	// Static after construction. For every message ever stored from first on, up to the
+	// last that the block covers, the block holds it, or a successor was stored by the end
+	// of the filling, or it was a tombstone below floorAfter.
+	relation *relation
+	first    uint64
+	// highBefore is the stream's High before the block was filled.
+	highBefore uint64
+	// cold says that a cold reader filled it, from what the stream had then.
+	cold bool
+
+	// used is the cache's clock when somebody last looked at it, read whether a client
+	// has, and sealed whether it no longer grows.
+	used         atomic.Uint64
+	read, sealed atomic.Bool
+
+	mu sync.Mutex
+	// Guarded by mu. All grow until the block is sealed; what was published stays.
+	marks      marks
+	documents  []document
+	data       []byte
+	beats      []int // the heartbeats among documents
+	renderings map[Form]*rendering
 }
 
-// recount returns how much memory the block takes more than when it was last
-// counted.
-func (b *block) recount() int {
-	before := b.size
-	b.size = int(unsafe.Sizeof(*b)) + cap(b.data) + cap(b.entries)*int(unsafe.Sizeof(entry{}))
-	return b.size - before
+// marks are what a block tells its clients besides documents.
+type marks struct {
+	// last is the last sequence that the block covers, 0 while it grows.
+	last uint64
+	// floorAfter is the stream's floor after the filling.
+	floorAfter uint64
+	// until is where the stream ended after the last hole of the block, 0 for no hole.
+	// open says that there is a hole for which that was not yet asked; it is before the
+	// document openAt.
+	until  uint64
+	open   bool
+	openAt int
+	// end is where the stream ended after a cold block was filled.
+	end uint64
 }
 
-// entry is one document of a block.
-type entry struct {
+// document is one document of a block.
+type document struct {
 	seq uint64
-	// end is where its chunk ends in data.
-	end       int
+	// high is the message's High.
+	high uint64
+	// end is where it ends in data.
+	end       uint32
 	heartbeat bool
 }
 
-// appendChunk frames a document as one HTTP chunk (RFC 9112, section 7.1).
-func appendChunk(dst, doc []byte) []byte {
-	dst = strconv.AppendUint(dst, uint64(len(doc)), 16)
-	dst = append(dst, '\r', '\n')
-	dst = append(dst, doc...)
-	return append(dst, '\r', '\n')
+func newBlock(r *relation, first, highBefore uint64) *Block {
+	return &Block{relation: r, first: first, highBefore: highBefore}
 }
 
-// appendFlatChunk frames the document in the flat dialect.
-func appendFlatChunk(dst, doc []byte) ([]byte, error) {
-	flat, err := lockstep.AppendFlat(nil, doc)
-	if err != nil {
-		return dst, err
+// append adds a document.
+func (b *Block) append(seq, high uint64, heartbeat bool, data []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if heartbeat {
+		b.beats = append(b.beats, len(b.documents))
 	}
-	return appendChunk(dst, flat), nil
+	b.data = append(b.data, data...)
+	b.documents = append(b.documents, document{seq: seq, high: high, end: uint32(len(b.data)), heartbeat: heartbeat})
 }
 
-// document returns the document in a chunk.
-func document(chunk []byte) []byte {
-	for i, c := range chunk {
-		if c == '\n' {
-			return chunk[i+1 : len(chunk)-2]
+// full says whether the next document belongs into another block.
+func (b *Block) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.data) >= blockBytes
+}
+
+// mark changes the marks.
+func (b *Block) mark(change func(*marks)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.marks)
+}
+
+// note takes note of what the tail knows before it appends the next document.
+func (b *Block) note(until, floor uint64, open bool) {
+	b.mark(func(m *marks) {
+		if open && !m.open {
+			m.openAt = len(b.documents)
 		}
-	}
-	return nil
+		m.until, m.floorAfter, m.open = max(m.until, until), floor, open
+	})
 }
+
+// seal ends the block: it covers everything up to last.
+func (b *Block) seal(last uint64) {
+	b.mark(func(m *marks) { m.last = last })
+	b.sealed.Store(true)
+}
+
+// size returns how much memory the block takes.
+func (b *Block) size() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	size := int(unsafe.Sizeof(*b)) + cap(b.data) + cap(b.documents)*int(unsafe.Sizeof(document{})) + 8*cap(b.beats)
+	for _, r := range b.renderings {
+		size += int(unsafe.Sizeof(*r)) + cap(r.data) + 4*cap(r.ends)
+	}
+	return size
+}
+
+// view is what a block has at one moment.
+type view struct {
+	*Block
+	marks
+	documents []document
+	beats     []int
+}
+
+func (b *Block) view() view {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return view{Block: b, marks: b.marks, documents: b.documents, beats: b.beats}
+}
+
+// from returns the first document at or after the sequence.
+func (v *view) from(seq uint64) int {
+	n, _ := slices.BinarySearchFunc(v.documents, seq, func(d document, seq uint64) int {
+		if d.seq < seq {
+			return -1
+		}
+		return 1
+	})
+	return n
+}
+
+// fromHigh returns the first document whose High is at least high.
+func (v *view) fromHigh(high uint64) int {
+	n, _ := slices.BinarySearchFunc(v.documents, high, func(d document, high uint64) int {
+		if d.high < high {
+			return -1
+		}
+		return 1
+	})
+	return n
+}
+
+// highFrom returns the stream's High before the documents from n on were read, or one
+// that is lower.
+func (v *view) highFrom(n int) uint64 {
+	if n == 0 {
+		return v.highBefore
+	}
+	return max(v.highBefore, v.documents[n-1].high)
+}
+
+// Form makes what clients get of a document. Its values are comparable.
+type Form = interface {
+	// Append appends the document doc in this form. doc ends with a newline.
+	Append(dst, doc []byte) ([]byte, error)
+}
+
+// rendering is a block in one form.
+type rendering struct {
+	data []byte
+	// ends has where each document ends in data. There may be fewer than the block has.
+	ends []uint32
+}
+
+// render returns the first n documents in the form. The bytes stay as they are.
+func (b *Block) render(f Form, n int) (rendering, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.renderings[f]
+	if r == nil {
+		r = &rendering{}
+		if b.marks.last != 0 { // all of it, at once
+			r.data = make([]byte, 0, len(b.data)+around*len(b.documents))
+			r.ends = make([]uint32, 0, len(b.documents))
+		}
+		if b.renderings == nil {
+			b.renderings = make(map[Form]*rendering)
+		}
+		b.renderings[f] = r
+	}
+	for len(r.ends) < n {
+		begin := uint32(0)
+		if i := len(r.ends); i > 0 {
+			begin = b.documents[i-1].end
+		}
+		var err error
+		if r.data, err = f.Append(r.data, b.data[begin:b.documents[len(r.ends)].end]); err != nil {
+			return rendering{}, err
+		}
+		r.ends = append(r.ends, uint32(len(r.data)))
+	}
+	return rendering{data: r.data, ends: r.ends[:n]}, nil
+}
+
+// around is about how many bytes a form adds to a document.
+const around = 10
 
 // forwarded says whether messages of the kind go to clients.
 func forwarded(k stream.Kind) bool {

@@ -1,29 +1,32 @@
-// Package replay reads the streams of relations back, in order, and turns them
-// into bytes that are ready for an HTTP response. It is the counterpart of publish.
+// Package replay finds the bytes that clients of a relation need: it reads the streams
+// of relations back, in order, and knows nothing of HTTP. It is the counterpart of
+// publish.
 //
-// # Tail and catch-up
+// # Blocks
 //
-// For each relation that clients ask for, one consumer (the tail) reads new
-// messages. It frames each once, into immutable blocks, and keeps the last blocks
-// in a bounded ring. A client is a position in the ring. A client that is older
-// than the ring reads the stream by its own consumer until it reaches the ring;
-// how many clients do that at the same time is limited. A slow client costs a
-// position, not a buffer: if it falls out of the ring, it catches up again (I9,
-// I10).
+// What is read is kept in blocks: immutable runs of documents, which any number of
+// clients share, each rendered once in each form. A client, a [Reader], is a place in
+// the stream; it owns nothing that the broker knows of. For each relation that clients
+// ask for, one consumer (the tail) reads new messages into the last block. What no block
+// covers is read by a few cold readers, once for all who wait for it. One bound holds
+// for the memory of all blocks (I9), and a client that does not read holds nothing that
+// another needs (I10).
 //
 // # Gaps
 //
-// In a stream of latest versions a message disappears when its successor is
-// stored. When a reader meets such a hole, it holds heartbeats back until one that
-// is at or after the end that the stream had at that moment (I2). A hole counts as
-// compaction only if the consumer's own delivery sequence has no hole. Else
-// messages were dropped on the way, and the reader reads them again (I3).
+// In a stream of latest versions a message disappears when its successor is stored. A
+// block in which one is missing says where the stream ended after that (until), and its
+// clients get no heartbeat before there (I2). A hole counts as compaction only if the
+// consumer's own delivery sequence has no hole. Else messages were dropped on the way,
+// and they are read again (I3). TestModel_Blocks_I2 has all rules that make a shared
+// block true, and shows what goes wrong without each.
 //
 // # A broker that goes back
 //
 // The place of the tail is a cursor: incarnation, epoch, sequence. The epoch list
 // of every heartbeat must contain it, and so must the stream itself after every
-// reconnect. If not, the broker lost messages that were read. Then the tail forgets
-// everything in memory, and every client of the relation is cut. Clients come back
-// with their since, which is always safe (I8).
+// reconnect. The same holds for the furthest end that clients were told to wait for. If
+// not, the broker lost messages that were read. Then the relation's blocks are
+// forgotten, and every client of the relation is cut. Clients come back with their
+// since, which is always safe (I8).
 package replay

@@ -2,22 +2,26 @@ package replay
 
 import (
 	"context"
-	"unsafe"
+	"math"
+	"slices"
 
+	"bridge/internal/follow"
 	"bridge/internal/stream"
+
+	"github.com/nats-io/nats.go"
 )
 
-// RingBytes adds up what the rings of all relations hold.
-func RingBytes(h *Hub) int {
+// BlockBytes adds up what the blocks of all relations take.
+func BlockBytes(h *Hub) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := 0
-	for _, t := range h.tails {
-		t.mu.Lock()
-		for _, b := range t.blocks {
-			n += int(unsafe.Sizeof(*b)) + cap(b.data) + cap(b.entries)*int(unsafe.Sizeof(entry{}))
+	for _, r := range h.relations {
+		r.mu.Lock()
+		for _, b := range r.blocks {
+			n += b.size()
 		}
-		t.mu.Unlock()
+		r.mu.Unlock()
 	}
 	return n
 }
@@ -29,4 +33,51 @@ func (h *Hub) LastSeq(ctx context.Context, l stream.Layout) (uint64, error) {
 		return 0, err
 	}
 	return a.Last, nil
+}
+
+// TestBlock is what a test says of a block.
+type TestBlock struct {
+	First, Last, HighBefore, Floor, Until, End uint64
+	Cold                                       bool
+	// OpenAt, if not 0, is the document, counted from 1, before which a hole is whose end is not known.
+	OpenAt int
+	// Documents have their sequence as High; those in Beats are heartbeats.
+	Documents, Beats []uint64
+}
+
+// TestClient is a client's state.
+type TestClient struct {
+	Next, Seek, Hold, Holds uint64
+	Open, Completed         bool
+}
+
+// Take gives a client all parts of a block, and returns the sequences that it gets, its state then, and the error.
+func Take(tb TestBlock, tc TestClient) (got []uint64, after TestClient, err error) {
+	b := &Block{first: tb.First, highBefore: tb.HighBefore, cold: tb.Cold}
+	for _, seq := range tb.Documents {
+		b.append(seq, seq, slices.Contains(tb.Beats, seq), []byte{'\n'})
+	}
+	b.marks = marks{last: tb.Last, floorAfter: tb.Floor, until: tb.Until, end: tb.End, open: tb.OpenAt > 0, openAt: tb.OpenAt - 1}
+	r := &Reader{follow: true, at: state{next: tc.Next, seek: tc.Seek, hold: tc.Hold, holds: tc.Holds, open: tc.Open, completed: tc.Completed}}
+	last := b.marks.last
+	if last == 0 {
+		last = tb.Documents[len(tb.Documents)-1]
+	}
+	for first := true; first || last >= r.at.next; first = false {
+		p, err := r.take(b.view(), math.MaxInt)
+		if err != nil {
+			return got, TestClient{}, err
+		}
+		for _, d := range p.view.documents[p.from:p.to] {
+			got = append(got, d.seq)
+		}
+	}
+	return got, TestClient{r.at.next, r.at.seek, r.at.hold, r.at.holds, r.at.open, r.at.completed}, nil
+}
+
+// KeepsPromise says whether a heartbeat at seq with a list of epochs shows that the stream has lost the end promised, which
+// was promised when its epochs were known.
+func KeepsPromise(promised uint64, known stream.Epochs, seq uint64, list stream.Epochs) error {
+	r := &relation{promised: follow.NewPlace(stream.Relation{}, promised, known), promisedEpochs: known}
+	return r.keepsPromise(follow.Message{Seq: seq, Header: nats.Header{stream.EpochsHeader: {list.String()}}})
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,11 +18,13 @@ import (
 	"time"
 
 	"bridge/internal/follow"
+	"bridge/internal/publish"
 	"bridge/internal/replay"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
 	"bridge/lockstep"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -119,18 +123,18 @@ func TestReplay_SlowReaderMissesNothing(t *testing.T) {
 	for n := uint64(40); n <= 200; n += 40 { // 4 MB each, four rings
 		live.until(t, n)
 		if got := gauge(t, registry, "lockstep_edge_cache_bytes"); got > cache+300<<10 {
-			t.Errorf("I9: the ring has %v bytes, want at most %d and a block", got, cache)
+			t.Errorf("I9: the blocks have %v bytes, want at most %d and a block", got, cache)
 		}
-		chunk, err := slow.Next(t.Context(), time.Second)
+		part, err := slow.Next(t.Context(), time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		slow.take(t, chunk)
+		slow.take(t, part)
 	}
 	last := stop()
 	live.until(t, last)
 	slow.until(t, last)
-	if n := gauge(t, registry, "lockstep_edge_catchups_total"); n < 1 {
+	if n := gauge(t, registry, "lockstep_edge_cache_fills_total"); n < 1 {
 		t.Errorf("%v readers had to catch up: the test did not reach what it is for", n)
 	}
 }
@@ -153,13 +157,13 @@ func TestReplay_SlowReaderOfBusyRows(t *testing.T) {
 	behind := 0
 	testenv.Eventually(t, 2*testenv.Patience(), func() error {
 		<-client.C
-		chunk, err := c.Next(t.Context(), time.Second)
+		part, err := c.Next(t.Context(), time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		before := len(c.heartbeats)
-		c.take(t, chunk)
-		if gauge(t, registry, "lockstep_edge_catchups_total") >= 3 {
+		c.take(t, part)
+		if gauge(t, registry, "lockstep_edge_cache_fills_total") >= 3 {
 			behind += len(c.heartbeats) - before
 		}
 		if behind < 5 {
@@ -183,9 +187,9 @@ func gauge(t *testing.T, g prometheus.Gatherer, name string) float64 {
 	return 0
 }
 
-// TestReplay_RingIsBounded (I9): what the process holds for a ring is what its
-// limit says, whatever the size of rows.
-func TestReplay_RingIsBounded(t *testing.T) {
+// TestReplay_CacheIsBounded (I9): what the process holds is what its limit says, whatever
+// the size of rows.
+func TestReplay_CacheIsBounded(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{10, 2000, 200_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -202,10 +206,10 @@ func TestReplay_RingIsBounded(t *testing.T) {
 			}
 			w.heartbeat(t, uint64(n+1))
 			c.until(t, uint64(n+1))
-			// The next reader finds in the ring no more than the limit.
-			held := replay.RingBytes(h)
+			// The next reader finds in memory no more than the limit.
+			held := replay.BlockBytes(h)
 			if held > cache+400<<10 || held < cache/2 {
-				t.Errorf("the ring holds %d bytes, its limit is %d", held, cache)
+				t.Errorf("the blocks take %d bytes, their limit is %d", held, cache)
 			}
 			if got := gauge(t, registry, "lockstep_edge_cache_bytes"); int(got) != held {
 				t.Errorf("the metric says %v bytes, there are %d", got, held)
@@ -214,56 +218,232 @@ func TestReplay_RingIsBounded(t *testing.T) {
 	}
 }
 
-// TestReplay_CatchupsAreBounded (I9): no more clients read from the broker at
-// once than the limit says; the others wait for their turn and miss nothing.
-func TestReplay_CatchupsAreBounded(t *testing.T) {
-	t.Parallel()
-	w, url := beginWriter(t)
-	const rows = 6000 // past what a tail begins with
+// created counts the consumers that are made on the broker from now on.
+func created(t *testing.T, w *writer) *atomic.Int64 {
+	t.Helper()
+	n := new(atomic.Int64)
+	sub, err := w.nc.Subscribe("$JS.EVENT.ADVISORY.CONSUMER.CREATED.>", func(*nats.Msg) { n.Add(1) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = sub.Unsubscribe() })
+	return n
+}
+
+// manyRows fills the stream with more rows than a tail begins with, the last with the
+// txid last.
+func manyRows(t *testing.T, w *writer, rows int) (last uint64) {
+	t.Helper()
 	for i := range rows {
 		w.row(t, i, uint64(i+1), "x")
 	}
-	w.heartbeat(t, rows+1)
-	w.stored(t, rows+1)
-	h := newHub(t, url, replay.Options{CacheBytes: 1, Catchups: 2})
-	readers := make([]*client, 6)
-	for i := range readers {
-		readers[i] = open(t, h, request(0))
+	last = uint64(rows + 1)
+	w.heartbeat(t, last)
+	w.stored(t, last)
+	return last
+}
+
+// count counts the rows that come before the state is complete.
+func count(t *testing.T, r *replay.Reader) (rows int, err error) {
+	t.Helper()
+	for deadline := time.Now().Add(testenv.Patience()); ; {
+		part, err := r.Next(t.Context(), 100*time.Millisecond)
+		if err != nil || part.Completed() {
+			return rows, err
+		}
+		rows += part.Rows()
+		if time.Now().After(deadline) {
+			return rows, errors.New("the state was never complete")
+		}
 	}
-	s, err := w.js.Stream(t.Context(), w.layout.Stream)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A first step of each takes the places; none gives its place back yet.
-	for i, c := range readers {
-		testenv.Eventually(t, testenv.Patience(), func() error {
-			chunk, err := c.Next(t.Context(), 10*time.Millisecond)
+}
+
+// TestReplay_StalledReadersHoldNothing_I10: clients that stop reading in the middle of a
+// replay keep nobody else from the stream, however many they are.
+func TestReplay_StalledReadersHoldNothing_I10(t *testing.T) {
+	t.Parallel()
+	w, url := beginWriter(t)
+	const rows = 10_000
+	last := manyRows(t, w, rows)
+	h := newHub(t, url, replay.Options{CacheBytes: 1})
+	for i := range 40 {
+		c := open(t, h, request(uint64(i)))
+		for len(c.docs) == 0 {
+			part, err := c.Next(t.Context(), 100*time.Millisecond)
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.take(t, chunk)
-			switch got := len(chunk.Data) > 0; {
-			case i < 2 && !got:
-				return fmt.Errorf("reader %d got nothing", i)
-			case i >= 2 && got:
-				t.Errorf("reader %d got %d bytes", i, len(chunk.Data))
+			c.take(t, part)
+		}
+	}
+	c := open(t, h, request(rows/2))
+	c.until(t, last)
+	if len(c.state) != rows/2+1 {
+		t.Errorf("got %d rows, want %d", len(c.state), rows/2+1)
+	}
+}
+
+// TestReplay_WhatIsGivenBackComesAgain_I3: a client that gives documents back, as one that stalls does, gets every document
+// once, in order, and the state is complete once.
+func TestReplay_WhatIsGivenBackComesAgain_I3(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(3, 4))
+	w, url := beginWriter(t)
+	for i := range 300 {
+		w.row(t, i, uint64(i+1), strings.Repeat("x", 2000))
+		if i%50 == 0 {
+			w.heartbeat(t, uint64(i+1))
+		}
+	}
+	w.heartbeat(t, 301)
+	w.stored(t, 301)
+	h := newHub(t, url, replay.Options{})
+	open := func() *replay.Reader {
+		r, err := h.Open(t.Context(), request(100))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(r.Close)
+		return r
+	}
+	read := func(r *replay.Reader, keep func(n int) int) (docs []string, completed int) {
+		testenv.Eventually(t, testenv.Patience(), func() error {
+			part, err := r.Next(t.Context(), time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := documents(t, part)
+			if part.Empty() {
+				return errors.New("not all came")
+			}
+			n := keep(len(all))
+			if n < len(all) {
+				rows, err := r.Return(part, n)
+				if beats := n - rows; err != nil || beats < 0 || beats > 1 {
+					t.Errorf("of %d documents that were kept %d are rows; %v", n, rows, err)
+				}
+			}
+			if n > 0 && part.Completed() {
+				completed++
+			}
+			for _, doc := range all[:n] {
+				docs = append(docs, string(doc))
+			}
+			if completed == 0 {
+				return errors.New("not complete")
 			}
 			return nil
 		})
+		return docs, completed
 	}
-	info, err := s.Info(t.Context())
+	want, _ := read(open(), func(n int) int { return n })
+	got, completed := read(open(), func(n int) int { return rnd.IntN(n + 1) })
+	if !slices.Equal(got, want) || completed != 1 {
+		t.Errorf("got %d documents, complete %d times; want %d", len(got), completed, len(want))
+	}
+}
+
+// TestReplay_StormReadsOnce_I9: clients that come back together, each from another place,
+// share what is read from the broker. Neither consumers nor blocks read grow with their
+// number.
+func TestReplay_StormReadsOnce_I9(t *testing.T) {
+	t.Parallel()
+	w, url := beginWriter(t)
+	const rows, clients = 10_000, 200
+	manyRows(t, w, rows)
+	registry := prometheus.NewRegistry()
+	h := hubWith(t, url, replay.Options{Wait: testenv.Patience()}, registry)
+	consumers := created(t, w)
+	var gets atomic.Int64
+	sub, err := w.nc.Subscribe("$JS.API.DIRECT.GET.>", func(*nats.Msg) { gets.Add(1) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.State.Consumers > 3 { // with the tail's
-		t.Errorf("%d consumers for 6 readers, want 3", info.State.Consumers)
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := w.nc.Flush(); err != nil {
+		t.Fatal(err)
 	}
-	readers[0].Close() // its place is free again
-	for _, c := range readers[1:] {
-		c.until(t, rows+1)
-		if len(c.state) != rows {
-			t.Errorf("got %d rows, want %d", len(c.state), rows)
+	var wg sync.WaitGroup
+	for i := range clients {
+		since := uint64(1 + i*(rows-6000)/clients)
+		wg.Go(func() {
+			r, err := h.Open(t.Context(), request(since))
+			if err != nil {
+				t.Errorf("since %d: %v", since, err)
+				return
+			}
+			defer r.Close()
+			if got, err := count(t, r); err != nil || got != rows-int(since)+1 {
+				t.Errorf("since %d: %v; got %d rows, want %d", since, err, got, rows-int(since)+1)
+			}
+		})
+	}
+	wg.Wait()
+	if n := gets.Load(); n == 0 || n > clients {
+		t.Errorf("%d clients had %d messages read to find their places", clients, n)
+	}
+	// A tail, and for each cold reader a few.
+	if n := consumers.Load(); n > 10 {
+		t.Errorf("%d consumers were made for %d clients", n, clients)
+	}
+	if n := gauge(t, registry, "lockstep_edge_cache_fills_total"); n > 3*rows*100/(128<<10) {
+		t.Errorf("%v blocks were read from the broker for %d clients", n, clients)
+	}
+}
+
+// TestReplay_ColdReadersAreBounded_I9: no more consumers read at once than the limit says,
+// however many relations clients want; all of them are served.
+func TestReplay_ColdReadersAreBounded_I9(t *testing.T) {
+	t.Parallel()
+	const relations, rows = 4, 6000
+	url := testenv.NATS(t).URL()
+	writers := make([]*writer, relations)
+	for i := range writers {
+		writers[i] = startWriter(t, url, publish.Options{Schema: "public", Table: fmt.Sprint("t", i)})
+		writers[i].begin(t)
+		manyRows(t, writers[i], rows)
+	}
+	h := newHub(t, url, replay.Options{CacheBytes: 1, ColdReaders: 1})
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			req := request(0)
+			req.Table = fmt.Sprint("t", i)
+			r, err := h.Open(t.Context(), req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer r.Close()
+			if got, err := count(t, r); err != nil || got != rows {
+				t.Errorf("relation %d: %v; got %d rows, want %d", i, err, got, rows)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	most := 0
+	for open := true; open; {
+		select {
+		case <-done:
+			open = false
+		case <-time.After(5 * time.Millisecond):
 		}
+		consumers := 0
+		for _, w := range writers {
+			s, err := w.js.Stream(t.Context(), w.layout.Stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			consumers += s.CachedInfo().State.Consumers
+		}
+		most = max(most, consumers)
+	}
+	if most > relations+1 { // with the tails'
+		t.Errorf("%d consumers for %d relations and one cold reader", most, relations)
 	}
 }
 
@@ -360,8 +540,8 @@ func noHeartbeatOfThePast(t *testing.T, restarted bool) {
 	}
 	key, newer := rowState(1, "newer")
 	testenv.Eventually(t, testenv.Patience(), func() error {
-		chunk, err := reader.Next(t.Context(), 100*time.Millisecond)
-		if reader.take(t, chunk); err == nil && reader.state[key] != newer {
+		part, err := reader.Next(t.Context(), 100*time.Millisecond)
+		if reader.take(t, part); err == nil && reader.state[key] != newer {
 			err = errors.New("the newer row has not come")
 		}
 		return err
@@ -613,11 +793,11 @@ func TestReplay_GapHoldsHeartbeatsBack(t *testing.T) {
 			})
 			close(release)
 			for len(c.state) < keys { // all that is there, so also the first heartbeat, was read
-				chunk, err := c.Next(t.Context(), time.Second)
+				part, err := c.Next(t.Context(), time.Second)
 				if err != nil {
 					t.Fatal(err)
 				}
-				c.take(t, chunk)
+				c.take(t, part)
 			}
 			batch(2, keys/2, keys)
 			w.heartbeat(t, 2)

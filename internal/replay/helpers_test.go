@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -201,34 +200,43 @@ func open(t *testing.T, h *replay.Hub, req replay.Request) *client {
 	return &client{Reader: r, state: map[string]string{}, since: req.Since}
 }
 
-// split takes HTTP chunks apart; each must be one document and its newline.
-func split(chunks []byte) ([][]byte, error) {
+// plain is the form of documents as they are.
+type plain struct{}
+
+func (plain) Append(dst, doc []byte) ([]byte, error) { return append(dst, doc...), nil }
+
+// documents returns what is in a part.
+func documents(t *testing.T, p replay.Part) [][]byte {
+	t.Helper()
+	if p.Empty() {
+		return nil
+	}
+	data, begin, ends, err := p.Render(plain{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var docs [][]byte
-	for len(chunks) > 0 {
-		line, rest, ok := bytes.Cut(chunks, []byte("\r\n"))
-		size, err := strconv.ParseUint(string(line), 16, 31)
-		if !ok || err != nil || size == 0 || len(rest) < int(size)+2 || string(rest[size:size+2]) != "\r\n" {
-			return nil, fmt.Errorf("no whole chunk: %.60q", chunks)
-		}
-		doc := rest[:size]
-		if bytes.IndexByte(doc, '\n') != int(size)-1 {
-			return nil, fmt.Errorf("not one line: %.60q", doc)
+	for _, end := range ends {
+		doc := data[begin:end]
+		begin = int(end)
+		if bytes.IndexByte(doc, '\n') != len(doc)-1 {
+			t.Fatalf("I11: not one line: %.60q", doc)
 		}
 		docs = append(docs, doc)
-		chunks = rest[size+2:]
 	}
-	return docs, nil
+	return docs
 }
 
 // take applies one answer of Next.
-func (c *client) take(t *testing.T, chunk replay.Chunk) {
+func (c *client) take(t *testing.T, p replay.Part) {
 	t.Helper()
-	docs, err := split(chunk.Data)
-	if err != nil {
-		t.Fatalf("I11: %v", err)
+	if p.Completed() {
+		if c.completed++; c.completed > 1 || len(c.heartbeats) > 0 {
+			t.Errorf("the state was complete for the first time %d times, behind %d heartbeats", c.completed, len(c.heartbeats))
+		}
 	}
 	rows := 0
-	for _, doc := range docs {
+	for _, doc := range documents(t, p) {
 		m, err := lockstep.Decode(doc)
 		if err != nil {
 			t.Fatalf("I11: %v: %.80q", err, doc)
@@ -241,13 +249,9 @@ func (c *client) take(t *testing.T, chunk replay.Chunk) {
 				c.state[string(id)] = string(m.Row.Data)
 			}
 			c.since = m.Row.Since
-		case m.Control.Type == lockstep.SnapshotCompleted:
-			if c.completed++; c.completed > 1 || len(c.heartbeats) > 0 {
-				t.Errorf("snapshot_completed came %d times, behind %d heartbeats", c.completed, len(c.heartbeats))
-			}
 		case m.Control.Type == lockstep.HeartbeatType:
 			if c.completed == 0 {
-				t.Error("a heartbeat came before snapshot_completed")
+				t.Error("a heartbeat came before the state was complete")
 			}
 			c.heartbeats = append(c.heartbeats, m.Control.Since)
 			c.since = m.Control.Since
@@ -256,8 +260,8 @@ func (c *client) take(t *testing.T, chunk replay.Chunk) {
 			c.onDoc(m)
 		}
 	}
-	if rows != chunk.Rows {
-		t.Errorf("a chunk of %d rows says %d", rows, chunk.Rows)
+	if rows != p.Rows() {
+		t.Errorf("a part of %d rows says %d", rows, p.Rows())
 	}
 }
 
@@ -276,8 +280,8 @@ func (c *client) try(t *testing.T, xmin uint64) error {
 		if time.Now().After(deadline) {
 			return errors.New("no such heartbeat in 1 min")
 		}
-		chunk, err := c.Next(t.Context(), 100*time.Millisecond)
-		c.take(t, chunk)
+		part, err := c.Next(t.Context(), 100*time.Millisecond)
+		c.take(t, part)
 		if err != nil {
 			return err
 		}
@@ -289,8 +293,8 @@ func (c *client) try(t *testing.T, xmin uint64) error {
 func (c *client) all(t *testing.T) {
 	t.Helper()
 	for {
-		chunk, err := c.Next(t.Context(), 100*time.Millisecond)
-		c.take(t, chunk)
+		part, err := c.Next(t.Context(), 100*time.Millisecond)
+		c.take(t, part)
 		if errors.Is(err, io.EOF) {
 			return
 		}

@@ -14,17 +14,17 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/singleflight"
 )
 
 // Options are a hub's; zero values have the defaults named.
 type Options struct {
 	// Prefix is that of the bridge's streams.
 	Prefix string
-	// CacheBytes bounds the ring of each relation; 64 MiB.
+	// CacheBytes bounds the memory of the blocks of all relations; 64 MiB.
 	CacheBytes int
-	// Catchups bounds the clients that read from the broker at once, because
-	// they are older than the ring; 16.
-	Catchups int
+	// ColdReaders bounds the readers of what is in no block, of all relations; 8.
+	ColdReaders int
 	// IdleTime is how long a relation that nobody reads is still read; 1 min.
 	IdleTime time.Duration
 	// Wait is how long a request waits for what it needs; 10 s.
@@ -34,38 +34,48 @@ type Options struct {
 // Hub serves every relation of one broker.
 type Hub struct {
 	// Static after construction.
-	nc       *nats.Conn
-	js       jetstream.JetStream
-	opt      Options
-	log      zerolog.Logger
-	metrics  *Metrics
-	catchups chan struct{}
-	// queued counts the clients that wait for a place among those.
-	queued atomic.Int64
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	opt     Options
+	log     zerolog.Logger
+	metrics *Metrics
+	cache   *cache
+	// reading has a place for each cold reader that may read, and queued counts those
+	// that wait for one.
+	reading chan struct{}
+	queued  atomic.Int64
+	// gets are the reads of searches that are under way.
+	gets singleflight.Group
+	// filled is when one filled a block last, in Unix nanoseconds.
+	filled atomic.Int64
 
 	mu sync.Mutex
-	// Guarded by mu: by stream name, and where a stream ended that was found to
-	// have gone back.
-	tails map[string]*tail
+	// Guarded by mu, all by stream name: what is served; where a stream ended that was
+	// found to have gone back; and what searches have found.
+	relations map[string]*relation
+	setBack   map[string]follow.Place
+	places    map[string]*places
 	// questions has, for each stream whose leader is being asked, the question that will
 	// be asked next, nil for none.
 	questions map[string]*question
-	setBack   map[string]follow.Place
-	// start runs a tail for as long as Run runs, nil before and after.
-	start func(*tail)
-	lost  chan struct{}
+	lost      chan struct{}
+
+	startMu sync.Mutex
+	// Guarded by startMu: runs a function in a goroutine of Run's, nil before and after.
+	start func(func(context.Context))
 }
 
 // NewHub returns a hub; Run must run while it is used.
 func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Hub {
 	opt.Prefix = orDefault(opt.Prefix, stream.DefaultPrefix)
 	opt.CacheBytes = orDefault(opt.CacheBytes, 64<<20)
-	opt.Catchups = orDefault(opt.Catchups, 16)
+	opt.ColdReaders = orDefault(opt.ColdReaders, 8)
 	opt.IdleTime = orDefault(opt.IdleTime, time.Minute)
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
 	return &Hub{
 		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
-		catchups: make(chan struct{}, opt.Catchups), tails: make(map[string]*tail), questions: make(map[string]*question), setBack: make(map[string]follow.Place), lost: make(chan struct{}),
+		cache: newCache(opt.CacheBytes), reading: make(chan struct{}, opt.ColdReaders), lost: make(chan struct{}),
+		relations: make(map[string]*relation), setBack: make(map[string]follow.Place), places: make(map[string]*places), questions: make(map[string]*question),
 	}
 }
 
@@ -77,29 +87,17 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// Run owns the tails until ctx ends, and returns when all of them have ended.
+// Run owns all readers until ctx ends, and returns when all of them have ended.
 func (h *Hub) Run(ctx context.Context) error {
 	status := h.nc.StatusChanged(nats.RECONNECTING)
 	defer h.nc.RemoveStatusListener(status)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	h.mu.Lock()
-	h.start = func(t *tail) {
-		wg.Go(func() {
-			ctx, cancel := context.WithCancel(ctx)
-			defer cancel()
-			go h.stopWhenIdle(ctx, t, cancel)
-			t.run(ctx)
-			h.forget(t)
-		})
-	}
-	h.mu.Unlock()
+	h.setStart(func(run func(context.Context)) { wg.Go(func() { run(ctx) }) })
 	for {
 		select {
 		case <-ctx.Done():
-			h.mu.Lock()
-			h.start = nil
-			h.mu.Unlock()
+			h.setStart(nil)
 			return ctx.Err()
 		case <-status:
 			h.mu.Lock()
@@ -110,8 +108,54 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 }
 
-// stopWhenIdle ends a tail that nobody reads.
-func (h *Hub) stopWhenIdle(ctx context.Context, t *tail, stop func()) {
+func (h *Hub) setStart(start func(func(context.Context))) {
+	h.startMu.Lock()
+	defer h.startMu.Unlock()
+	h.start = start
+}
+
+// spawn runs a function in a goroutine that ends when the hub does. It returns false if
+// the hub does not run.
+func (h *Hub) spawn(run func(context.Context)) bool {
+	h.startMu.Lock()
+	defer h.startMu.Unlock()
+	if h.start == nil {
+		return false
+	}
+	h.start(run)
+	return true
+}
+
+// enter waits for a place among the cold readers that may read. It returns false if ctx
+// ended before.
+func (h *Hub) enter(ctx context.Context) bool {
+	h.queued.Add(1)
+	defer h.queued.Add(-1)
+	select {
+	case h.reading <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (h *Hub) exit() { <-h.reading }
+
+// serve runs a relation until nobody reads it any more.
+func (h *Hub) serve(r *relation) func(context.Context) {
+	return func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go h.stopWhenIdle(ctx, r, cancel)
+		r.run(ctx)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.forget(r)
+	}
+}
+
+// stopWhenIdle ends a relation that nobody reads.
+func (h *Hub) stopWhenIdle(ctx context.Context, r *relation, stop func()) {
 	tick := time.NewTicker(max(h.opt.IdleTime/4, 10*time.Millisecond))
 	defer tick.Stop()
 	for {
@@ -121,11 +165,11 @@ func (h *Hub) stopWhenIdle(ctx context.Context, t *tail, stop func()) {
 		case <-tick.C:
 		}
 		h.mu.Lock()
-		t.mu.Lock()
-		idle := t.clients == 0 && time.Since(t.idleSince) > h.opt.IdleTime
-		t.mu.Unlock()
-		if idle && h.tails[t.info.Layout.Stream] == t {
-			delete(h.tails, t.info.Layout.Stream)
+		r.mu.Lock()
+		idle := r.clients == 0 && time.Since(r.idleSince) > h.opt.IdleTime
+		r.mu.Unlock()
+		if idle {
+			h.forget(r)
 		}
 		h.mu.Unlock()
 		if idle {
@@ -135,11 +179,10 @@ func (h *Hub) stopWhenIdle(ctx context.Context, t *tail, stop func()) {
 	}
 }
 
-func (h *Hub) forget(t *tail) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.tails[t.info.Layout.Stream] == t {
-		delete(h.tails, t.info.Layout.Stream)
+// forget has the next request begin with a new relation. The caller holds mu.
+func (h *Hub) forget(r *relation) {
+	if name := r.info.Layout.Stream; h.relations[name] == r {
+		delete(h.relations, name)
 	}
 }
 
@@ -169,30 +212,32 @@ func (h *Hub) untilLost(ctx context.Context) (_ context.Context, cancel func()) 
 	return ctx, func() { end(nil) }
 }
 
-// running returns the relation's tail, nil where there is none.
-func (h *Hub) running(l stream.Layout) *tail {
+// running returns what is served of the relation, nil for nothing.
+func (h *Hub) running(l stream.Layout) *relation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.tails[l.Stream]
+	if r := h.relations[l.Stream]; r != nil && r.over() == nil {
+		return r
+	}
+	return nil
 }
 
-// tail returns the relation's tail, with the caller as a client. One that has
-// to be started reads from the sequence from on; epochs is what the stream's
-// were when that was chosen.
-func (h *Hub) tail(info stream.Relation, from uint64, epochs stream.Epochs) (*tail, error) {
+// join returns the relation, with the caller as a client. One that has to be begun has
+// its tail read from the sequence from on; now is what the stream's leader said when
+// that was chosen, and epochs is what the stream's are.
+func (h *Hub) join(now *answer, epochs stream.Epochs, from uint64) (*relation, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.start == nil {
-		return nil, fmt.Errorf("%w: the edge is stopping", ErrNotReady)
+	r := h.relations[now.Layout.Stream]
+	if r == nil || r.over() != nil || r.info.Meta.Incarnation != now.Meta.Incarnation {
+		r = newRelation(h, now, epochs, from)
+		if !h.spawn(h.serve(r)) {
+			return nil, fmt.Errorf("%w: the edge is stopping", ErrNotReady)
+		}
+		h.relations[now.Layout.Stream] = r
 	}
-	t := h.tails[info.Layout.Stream]
-	if t == nil || t.over() || t.info.Meta.Incarnation != info.Meta.Incarnation {
-		t = newTail(h, info, from, epochs)
-		h.tails[info.Layout.Stream] = t
-		h.start(t)
-	}
-	t.join()
-	return t, nil
+	r.join()
+	return r, nil
 }
 
 // lookup is follow.Lookup, but returns ErrUnknownRelation if there is no stream.

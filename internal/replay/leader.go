@@ -20,6 +20,10 @@ type answer struct {
 // place returns the stream's end.
 func (a *answer) place() follow.Place { return follow.NewPlace(a.Relation, a.Last, a.epochs) }
 
+// highest returns the stream's High at that moment, or one that is lower. Deletes below
+// the floor are gone for good, so none is asked for.
+func (a *answer) highest() uint64 { return max(a.high, a.Meta.Floor) }
+
 // holds returns nil if the stream holds the place, else an error that wraps
 // follow.ErrReset.
 func (a *answer) holds(p follow.Place) error {

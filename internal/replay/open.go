@@ -20,8 +20,6 @@ type Request struct {
 	Since uint64
 	// Follow is false for a client that wants the state and then the end.
 	Follow bool
-	// Flat asks for the flat dialect.
-	Flat bool
 }
 
 // Open finds where to start for a request. It returns ErrUnknownRelation, a
@@ -61,14 +59,13 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if req.Since != 0 && req.Since < info.Meta.Floor {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
 	}
-	begun := time.Now()
-	start, err := h.search(ctx, now.Info, req.Since)
+	begun, epochs := time.Now(), now.epochs
+	start, found, err := h.search(ctx, now, req.Since)
 	if err != nil {
 		return nil, err
 	}
 	h.metrics.starts.Inc()
 	h.metrics.search.Observe(time.Since(begun).Seconds())
-	epochs := now.epochs
 	if req.Since != 0 {
 		// What was found must be of the stream that is there now; else the client
 		// would begin in one and go on in another.
@@ -79,6 +76,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		if err := after.holds(now.place()); err != nil {
 			return nil, fmt.Errorf("look for the place to start: %w", err)
 		}
+		h.remember(after, found)
 		epochs = after.epochs
 	}
 	select {
@@ -93,55 +91,49 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if last-min(start, last) < nearTail {
 		from = start
 	}
-	t, err := h.tail(info, max(1, from), epochs)
+	rel, err := h.join(now, epochs, max(1, from))
 	if err != nil {
 		return nil, err
 	}
 	if req.Since != 0 {
 		end = max(end, h.trusted(info, epochs, last))
 	}
-	r := newReader(h, t, req, start, end)
+	r := &Reader{
+		hub: h, relation: rel, follow: req.Follow, incomplete: h.opt.Wait, end: last, lastData: time.Now(),
+		at: state{next: max(1, start), seek: req.Since, hold: max(1, end), holds: req.Since},
+	}
 	// From the start there is no row in front of the client whose delete is
 	// older than the stream's end is now.
-	if r.holds = req.Since; r.holds == 0 {
-		r.holds = max(now.high, info.Meta.Floor)
+	if req.Since == 0 {
+		r.at.holds = now.highest()
 	}
 	return r, nil
 }
 
-// current returns what the stream's leader says, after it has made sure that what the
-// tail has read is of the same stream. If it is not, that is remembered, and the tail
-// will find it by itself.
+// current returns what the stream's leader says, after it has made sure that what was
+// read and promised is of the same stream. If it is not, that is remembered, and the
+// relation is over.
 func (h *Hub) current(ctx context.Context, l stream.Layout) (*answer, error) {
-	var seen follow.Place
-	t := h.running(l)
-	if t != nil && !t.over() {
-		seen = t.last() // before the question
+	r := h.running(l)
+	if r == nil {
+		return h.ask(ctx, l)
 	}
+	known := r.known() // before the question
 	now, err := h.ask(ctx, l)
-	if err != nil || seen.Incarnation == "" {
-		return now, err
+	if err != nil {
+		return nil, err
 	}
-	if err := h.check(now, seen); seen.Incarnation == now.Meta.Incarnation {
-		return now, err
+	if err := r.check(now, known); err != nil {
+		r.end(err)
+		if known.Incarnation == now.Meta.Incarnation {
+			return nil, err
+		}
 	}
 	return now, nil
 }
 
-// verify asks the broker whether the stream is still the one that was read up
-// to the place; it returns follow.ErrReset where it is not.
-func (h *Hub) verify(ctx context.Context, rel stream.Relation, p follow.Place) error {
-	now, err := h.ask(ctx, rel.Layout)
-	if errors.Is(err, ErrUnknownRelation) {
-		return fmt.Errorf("%w: it was deleted", follow.ErrReset)
-	}
-	if err != nil {
-		return err
-	}
-	return h.check(now, p)
-}
-
-// check is verify with the leader's answer.
+// check returns an error that wraps follow.ErrReset if the stream is not the one that was
+// read up to the place.
 func (h *Hub) check(now *answer, p follow.Place) error {
 	err := now.holds(p)
 	if err != nil {
@@ -186,41 +178,109 @@ func (h *Hub) trusted(info stream.Relation, epochs stream.Epochs, last uint64) u
 // the tail to begin with it.
 const nearTail = 5000
 
-// search returns the first sequence whose High is at least since: every place
-// at which since was ever shown is there or behind it, and everything before
-// has a lower txid (I3). It halves the stream by single gets, which stay fast
-// on a stream of any number of subjects.
-func (h *Hub) search(ctx context.Context, info follow.Info, since uint64) (uint64, error) {
-	first := max(1, info.First)
+// nearPlace is how far a search may stop before the place: a reader passes over the rest
+// without the broker.
+const nearPlace = 512
+
+// search returns the first sequence whose High is at least since, or one that is near
+// before it: every place at which since was ever shown is there or behind it, and
+// everything before has a lower txid (I3). It begins with what blocks and other searches
+// show, and halves the rest by single gets, which stay fast on a stream of any number of
+// subjects. It also returns what these found.
+func (h *Hub) search(ctx context.Context, now *answer, since uint64) (start uint64, places []place, err error) {
+	first := max(1, now.First)
 	if since == 0 {
-		if info.Meta.Log {
-			return first, nil
+		if now.Meta.Log {
+			return first, nil, nil
 		}
-		return 1, nil
+		return 1, nil, nil
 	}
-	// Every server answers these. One that lags gives a place that is too early, at worst.
 	get := func(ctx context.Context, seq uint64) (*follow.Stored, error) {
-		msg, err := info.Stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(info.Layout.All()))
+		msg, err := h.get(ctx, now, seq)
+		if err != nil || msg == nil {
+			return nil, err
+		}
+		if high, err := stream.High(msg.Header); err == nil {
+			places = append(places, place{msg.Seq, high})
+		}
+		return msg, nil
+	}
+	// The last message may be gone by now, and with it the only one with such a High.
+	lo, hi := h.bracket(now, since, first, now.Last+1)
+	within := uint64(nearPlace)
+	if since > now.high || now.Meta.Log && lo == first {
+		within = 0 // whether there is such a place must be known, or whether all of it is there
+	}
+	lo, found, err := follow.FirstHigh(ctx, get, since, lo, hi, within)
+	if err != nil {
+		return 0, nil, fmt.Errorf("search stream %s: %w", now.Layout.Stream, err)
+	}
+	if since > now.high && !found && hi > now.Last {
+		return lo, places, h.awaitHigh(ctx, now.Layout, since, now.Last)
+	}
+	if now.Meta.Log && lo == first && first > 1 {
+		return 0, nil, h.expired(ctx, now.Stream, since, first)
+	}
+	return lo, places, nil
+}
+
+// get returns the first message of the stream at or after the sequence, nil if there is
+// none. Searches that ask for the same at the same time share the answer. Every server
+// answers; one that lags makes a search end too early in the stream, at worst.
+func (h *Hub) get(ctx context.Context, now *answer, seq uint64) (*follow.Stored, error) {
+	shared := h.gets.DoChan(fmt.Sprint(now.Layout.Stream, " ", seq), func() (any, error) {
+		ctx, cancel := h.untilLost(context.Background())
+		defer cancel()
+		ctx, cancelWait := context.WithTimeout(ctx, h.opt.Wait)
+		defer cancelWait()
+		msg, err := now.Stream.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(now.Layout.All()))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil, nil
+			return (*follow.Stored)(nil), nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		return &follow.Stored{Msg: &nats.Msg{Subject: msg.Subject, Header: msg.Header, Data: msg.Data}, Seq: msg.Sequence}, nil
+	})
+	select {
+	case got := <-shared:
+		if got.Err != nil {
+			return nil, got.Err
+		}
+		return got.Val.(*follow.Stored), nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	// The last message may be gone by now, and with it the only one with such a High.
-	lo, found, err := follow.FirstHigh(ctx, get, since, first, info.Last+1)
-	if err != nil {
-		return 0, fmt.Errorf("search stream %s: %w", info.Layout.Stream, err)
+}
+
+// bracket returns a part [lo, hi) of [lo, hi) in which the first message is whose High
+// is at least since.
+func (h *Hub) bracket(now *answer, since, lo, hi uint64) (uint64, uint64) {
+	if r := h.running(now.Layout); r != nil && r.info.Meta.Incarnation == now.Meta.Incarnation {
+		lo, hi = r.bracket(since, lo, hi)
 	}
-	if !found {
-		return lo, h.awaitHigh(ctx, info.Layout, since, info.Last)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.places[now.Layout.Stream]; p != nil && now.holds(p.end) == nil {
+		lo, hi = p.bracket(since, lo, hi)
 	}
-	if info.Meta.Log && lo == first && first > 1 {
-		return 0, h.expired(ctx, info.Stream, since, first)
+	return lo, hi
+}
+
+// remember keeps what a search has found in a stream; now was asked for after it.
+func (h *Hub) remember(now *answer, found []place) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.places[now.Layout.Stream]
+	switch {
+	case p != nil && p.end.Incarnation == now.Meta.Incarnation && now.Last < p.end.Seq:
+		return // others know more
+	case p == nil || now.holds(p.end) != nil:
+		p = &places{}
+		h.places[now.Layout.Stream] = p
 	}
-	return lo, nil
+	p.end = now.place()
+	p.add(found)
 }
 
 // expired says whether a log may have forgotten messages at or behind since:

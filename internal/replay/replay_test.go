@@ -14,11 +14,10 @@ import (
 	"bridge/internal/replay"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
-	"bridge/lockstep"
 )
 
-// TestReplay_FiniteRequest gets the state, snapshot_completed, the heartbeat
-// that allowed it, and the end; at once where nothing happens.
+// TestReplay_FiniteRequest gets the state, the heartbeat with which it is complete, and
+// the end; at once where nothing happens.
 func TestReplay_FiniteRequest(t *testing.T) {
 	t.Parallel()
 	w, url := beginWriter(t)
@@ -41,8 +40,8 @@ func TestReplay_FiniteRequest(t *testing.T) {
 		c.all(t)
 		c.mustState(t, want)
 		n := len(c.docs)
-		if c.completed != 1 || len(c.heartbeats) != 1 || c.docs[n-1].Control == nil || c.docs[n-2].Control == nil || c.docs[n-2].Control.Type != lockstep.SnapshotCompleted {
-			t.Errorf("the answer of %d documents ends with %+v %+v", n, c.docs[n-2], c.docs[n-1])
+		if c.completed != 1 || len(c.heartbeats) != 1 || c.docs[n-1].Control == nil || c.docs[n-2].Row == nil {
+			t.Errorf("the answer of %d documents ends with %+v %+v; completed %d times", n, c.docs[n-2], c.docs[n-1], c.completed)
 		}
 		if d := time.Since(begun); d > 8*time.Second { // 10 s is how long it waits for a bridge
 			t.Errorf("a quiet relation was answered after %s", d)
@@ -68,8 +67,8 @@ func TestReplay_FiniteRequestWithoutHeartbeat(t *testing.T) {
 	req.Follow = false
 	c := open(t, h, req)
 	for {
-		chunk, err := c.Next(t.Context(), time.Second)
-		c.take(t, chunk)
+		part, err := c.Next(t.Context(), time.Second)
+		c.take(t, part)
 		if errors.Is(err, replay.ErrIncomplete) {
 			break
 		}
@@ -78,7 +77,7 @@ func TestReplay_FiniteRequestWithoutHeartbeat(t *testing.T) {
 		}
 	}
 	if len(c.state) != 2 || c.completed != 0 || len(c.heartbeats) != 0 {
-		t.Errorf("got %d rows, %d snapshot_completed, heartbeats %v", len(c.state), c.completed, c.heartbeats)
+		t.Errorf("got %d rows, completed %d times, heartbeats %v", len(c.state), c.completed, c.heartbeats)
 	}
 }
 
@@ -98,18 +97,18 @@ func TestReplay_SnapshotCompletedOnce(t *testing.T) {
 	})
 	first := open(t, h, request(0))
 	testenv.Eventually(t, testenv.Patience(), func() error { // until both rows are there, and nothing comes behind them
-		chunk, err := first.Next(t.Context(), 100*time.Millisecond)
+		part, err := first.Next(t.Context(), 100*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
-		first.take(t, chunk)
-		if len(first.state) != 2 || len(chunk.Data) > 0 {
+		first.take(t, part)
+		if len(first.state) != 2 || !part.Empty() {
 			return fmt.Errorf("%d rows", len(first.state))
 		}
 		return nil
 	})
 	if first.completed != 0 {
-		t.Fatalf("in the middle of a batch: %d snapshot_completed", first.completed)
+		t.Fatalf("in the middle of a batch: completed %d times", first.completed)
 	}
 	second := open(t, h, request(0)) // from the ring
 	for i := range uint64(5) {
@@ -118,42 +117,8 @@ func TestReplay_SnapshotCompletedOnce(t *testing.T) {
 	for _, c := range []*client{first, second} {
 		c.until(t, 12)
 		if c.completed != 1 || len(c.state) != 2 {
-			t.Errorf("%d snapshot_completed, %d rows", c.completed, len(c.state))
+			t.Errorf("completed %d times, %d rows", c.completed, len(c.state))
 		}
-	}
-}
-
-// TestReplay_FlatDialect frames the same rows in the older form.
-func TestReplay_FlatDialect(t *testing.T) {
-	t.Parallel()
-	w, url := beginWriter(t)
-	w.row(t, 1, 5, "a")
-	w.heartbeat(t, 6)
-	h := newHub(t, url, replay.Options{})
-	req := request(0)
-	req.Flat, req.Follow = true, false
-	r, err := h.Open(t.Context(), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	var docs [][]byte
-	for {
-		chunk, err := r.Next(t.Context(), time.Second)
-		more, splitErr := split(append([]byte(nil), chunk.Data...))
-		if splitErr != nil {
-			t.Fatal(splitErr)
-		}
-		docs = append(docs, more...)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(docs) != 3 || string(docs[0]) != `{"updated_at":5,"deleted_at":null,"id":1,"data":"a"}`+"\n" {
-		t.Errorf("got %q", docs)
 	}
 }
 
@@ -294,15 +259,26 @@ func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 	}
 	w.heartbeat(t, 100+rows)
 	w.stored(t, 100+rows)
-	h := newHub(t, url, replay.Options{})
+	h := newHub(t, url, replay.Options{CacheBytes: 1})
 	old, above, fresh := open(t, h, request(200)), open(t, h, request(301)), open(t, h, request(0))
 	for _, c := range []*client{old, above, fresh} {
-		chunk, err := c.Next(t.Context(), 10*time.Second)
+		part, err := c.Next(t.Context(), 10*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.take(t, chunk)
+		c.take(t, part)
 	}
+	setFloor(t, w, 300)
+	if err := old.try(t, 100+rows); !errors.Is(err, follow.ErrReset) {
+		t.Errorf("a client below the floor: %v, want ErrReset", err)
+	}
+	above.until(t, 100+rows)
+	fresh.until(t, 100+rows)
+}
+
+// setFloor raises the stream's floor, as the bridge does before it removes tombstones.
+func setFloor(t *testing.T, w *writer, floor uint64) {
+	t.Helper()
 	s, err := w.js.Stream(t.Context(), w.layout.Stream)
 	if err != nil {
 		t.Fatal(err)
@@ -311,15 +287,34 @@ func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta.Floor = 300
+	meta.Floor = floor
 	if _, err := w.js.UpdateStream(t.Context(), stream.Config(w.layout, meta, stream.Settings{})); err != nil {
 		t.Fatal(err)
 	}
-	if err := old.try(t, 100+rows); !errors.Is(err, follow.ErrReset) {
-		t.Errorf("a client below the floor: %v, want ErrReset", err)
+}
+
+// TestReplay_BlocksBelowTheFloorAreVoid_I9: a block that was filled when the stream's High was below a floor of later is filled
+// again. Else clients that begin with it would be cut where blocks with that floor follow, and so for ever.
+func TestReplay_BlocksBelowTheFloorAreVoid_I9(t *testing.T) {
+	t.Parallel()
+	w, url := beginWriter(t)
+	last := manyRows(t, w, 6000)
+	h := newHub(t, url, replay.Options{})
+	before := open(t, h, request(0))
+	before.until(t, last)
+	for i := range 100 {
+		w.row(t, i, last+uint64(i), "new")
 	}
-	above.until(t, 100+rows)
-	fresh.until(t, 100+rows)
+	last += 100
+	w.heartbeat(t, last)
+	before.until(t, last)
+	setFloor(t, w, last-50)
+	for n := range uint64(3) {
+		c := open(t, h, request(0))
+		w.heartbeat(t, last+n+1)
+		c.until(t, last+n+1)
+		c.Close()
+	}
 }
 
 // TestReplay_StreamDeletedAndMadeAnew: a stream that is deleted cuts its clients, and
@@ -390,8 +385,8 @@ func TestReplay_BrokerAway(t *testing.T) {
 	if _, err := h.Open(t.Context(), request(0)); !errors.Is(err, replay.ErrNotReady) {
 		t.Errorf("without a broker: %v, want ErrNotReady", err)
 	}
-	if chunk, err := c.Next(t.Context(), 200*time.Millisecond); err != nil || len(chunk.Data) > 0 {
-		t.Errorf("without a broker: %q, %v", chunk.Data, err)
+	if part, err := c.Next(t.Context(), 200*time.Millisecond); err != nil || !part.Empty() {
+		t.Errorf("without a broker: %q, %v", fmt.Sprint(part.Rows(), " rows"), err)
 	}
 	broker.Start()
 	w.begin(t)
