@@ -219,7 +219,7 @@ func TestWAL_KilledWithKeysToLookAt_I7(t *testing.T) {
 	s.b.Kill()
 	run(t, lock, "ROLLBACK")
 	s.b.start()
-	s.f.converge(s.conn)
+	s.f.convergeLate(s.conn)
 }
 
 // Rows that need a look come without pause, from before the first load on. The load still has its turns, and ends. It needs
