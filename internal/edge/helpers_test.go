@@ -136,6 +136,22 @@ func serve(t *testing.T, src edge.Source, opt edge.Options) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, l, src, opt)
+}
+
+// shallow is a listener whose connections buffer little of what is sent.
+type shallow struct{ net.Listener }
+
+func (s shallow) Accept() (net.Conn, error) {
+	c, err := s.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return c, c.(*net.TCPConn).SetWriteBuffer(16 << 10)
+}
+
+func serveOn(t *testing.T, l net.Listener, src edge.Source, opt edge.Options) *running {
+	t.Helper()
 	if opt.Metrics == nil {
 		opt.Metrics = http.NotFoundHandler()
 	}

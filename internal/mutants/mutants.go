@@ -418,16 +418,16 @@ var mutants = []mutant{
 	},
 	{
 		invariant: "I9", name: "search-not-shared",
-		file: "internal/replay/places.go",
-		old:  "p.known = append(p.known, found...)",
-		new:  "_ = found",
+		file: "internal/replay/open.go",
+		old:  "fmt.Sprint(now.Layout.Stream, \" \", seq)",
+		new:  "fmt.Sprint(time.Now().UnixNano(), \" \", seq)",
 		pkg:  "./internal/replay", test: "TestReplay_StormReadsOnce_I9",
 	},
 	{
 		invariant: "I10", name: "own-filling-for-everybody",
 		file: "internal/replay/cold.go",
-		old:  "if w.from < b.first || w.from > last {",
-		new:  "if w.from != b.first {",
+		old:  "if share && r.ended == nil {",
+		new:  "if share && r.ended != nil {",
 		pkg:  "./internal/replay", test: "TestReplay_StormReadsOnce_I9",
 	},
 	{

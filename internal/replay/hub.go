@@ -50,11 +50,10 @@ type Hub struct {
 	filled atomic.Int64
 
 	mu sync.Mutex
-	// Guarded by mu, all by stream name: what is served; where a stream ended that was
-	// found to have gone back; and what searches have found.
+	// Guarded by mu, all by stream name: what is served, and where a stream ended that was
+	// found to have gone back.
 	relations map[string]*relation
 	setBack   map[string]follow.Place
-	places    map[string]*places
 	// questions has, for each stream whose leader is being asked, the question that will
 	// be asked next, nil for none.
 	questions map[string]*question
@@ -75,7 +74,7 @@ func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log 
 	return &Hub{
 		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
 		cache: newCache(opt.CacheBytes), reading: make(chan struct{}, opt.ColdReaders), lost: make(chan struct{}),
-		relations: make(map[string]*relation), setBack: make(map[string]follow.Place), places: make(map[string]*places), questions: make(map[string]*question),
+		relations: make(map[string]*relation), setBack: make(map[string]follow.Place), questions: make(map[string]*question),
 	}
 }
 

@@ -60,7 +60,7 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
 	}
 	begun, epochs := time.Now(), now.epochs
-	start, found, err := h.search(ctx, now, req.Since)
+	start, err := h.search(ctx, now, req.Since)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,6 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		if err := after.holds(now.place()); err != nil {
 			return nil, fmt.Errorf("look for the place to start: %w", err)
 		}
-		h.remember(after, found)
 		epochs = after.epochs
 	}
 	select {
@@ -184,44 +183,37 @@ const nearPlace = 512
 
 // search returns the first sequence whose High is at least since, or one that is near
 // before it: every place at which since was ever shown is there or behind it, and
-// everything before has a lower txid (I3). It begins with what blocks and other searches
-// show, and halves the rest by single gets, which stay fast on a stream of any number of
-// subjects. It also returns what these found.
-func (h *Hub) search(ctx context.Context, now *answer, since uint64) (start uint64, places []place, err error) {
+// everything before has a lower txid (I3). It begins with what blocks show, and halves the
+// rest by single gets, which stay fast on a stream of any number of subjects.
+func (h *Hub) search(ctx context.Context, now *answer, since uint64) (uint64, error) {
 	first := max(1, now.First)
 	if since == 0 {
 		if now.Meta.Log {
-			return first, nil, nil
+			return first, nil
 		}
-		return 1, nil, nil
+		return 1, nil
 	}
-	get := func(ctx context.Context, seq uint64) (*follow.Stored, error) {
-		msg, err := h.get(ctx, now, seq)
-		if err != nil || msg == nil {
-			return nil, err
-		}
-		if high, err := stream.High(msg.Header); err == nil {
-			places = append(places, place{msg.Seq, high})
-		}
-		return msg, nil
-	}
+	get := func(ctx context.Context, seq uint64) (*follow.Stored, error) { return h.get(ctx, now, seq) }
 	// The last message may be gone by now, and with it the only one with such a High.
-	lo, hi := h.bracket(now, since, first, now.Last+1)
+	lo, hi := first, now.Last+1
+	if r := h.running(now.Layout); r != nil && r.info.Meta.Incarnation == now.Meta.Incarnation {
+		lo, hi = r.bracket(since, lo, hi)
+	}
 	within := uint64(nearPlace)
 	if since > now.high || now.Meta.Log && lo == first {
 		within = 0 // whether there is such a place must be known, or whether all of it is there
 	}
 	lo, found, err := follow.FirstHigh(ctx, get, since, lo, hi, within)
 	if err != nil {
-		return 0, nil, fmt.Errorf("search stream %s: %w", now.Layout.Stream, err)
+		return 0, fmt.Errorf("search stream %s: %w", now.Layout.Stream, err)
 	}
 	if since > now.high && !found && hi > now.Last {
-		return lo, places, h.awaitHigh(ctx, now.Layout, since, now.Last)
+		return lo, h.awaitHigh(ctx, now.Layout, since, now.Last)
 	}
 	if now.Meta.Log && lo == first && first > 1 {
-		return 0, nil, h.expired(ctx, now.Stream, since, first)
+		return 0, h.expired(ctx, now.Stream, since, first)
 	}
-	return lo, places, nil
+	return lo, nil
 }
 
 // get returns the first message of the stream at or after the sequence, nil if there is
@@ -251,36 +243,6 @@ func (h *Hub) get(ctx context.Context, now *answer, seq uint64) (*follow.Stored,
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-}
-
-// bracket returns a part [lo, hi) of [lo, hi) in which the first message is whose High
-// is at least since.
-func (h *Hub) bracket(now *answer, since, lo, hi uint64) (uint64, uint64) {
-	if r := h.running(now.Layout); r != nil && r.info.Meta.Incarnation == now.Meta.Incarnation {
-		lo, hi = r.bracket(since, lo, hi)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if p := h.places[now.Layout.Stream]; p != nil && now.holds(p.end) == nil {
-		lo, hi = p.bracket(since, lo, hi)
-	}
-	return lo, hi
-}
-
-// remember keeps what a search has found in a stream; now was asked for after it.
-func (h *Hub) remember(now *answer, found []place) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	p := h.places[now.Layout.Stream]
-	switch {
-	case p != nil && p.end.Incarnation == now.Meta.Incarnation && now.Last < p.end.Seq:
-		return // others know more
-	case p == nil || now.holds(p.end) != nil:
-		p = &places{}
-		h.places[now.Layout.Stream] = p
-	}
-	p.end = now.place()
-	p.add(found)
 }
 
 // expired says whether a log may have forgotten messages at or behind since:
