@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"bridge/cmd/internal/program"
 	"bridge/internal/publish"
@@ -56,6 +57,9 @@ func remove(ctx context.Context, cfg *Config, args []string, stdin *os.File, std
 		return err
 	}
 	if err := r.refuse(ctx); err != nil {
+		return err
+	}
+	if err := r.awaitReader(ctx); err != nil {
 		return err
 	}
 	if err := r.describe(stdout); err != nil {
@@ -117,6 +121,26 @@ func (r *removal) look(ctx context.Context) error {
 	if r.pool != nil && (meta.Source.System != src.SystemID || meta.Source.Database != src.Database) {
 		return fmt.Errorf("stream %s holds rows of database %q of system %d, but DATABASE_URL leads to database %q of system %d; correct DATABASE_URL, or leave it empty to remove the stream alone",
 			r.layout.Stream, meta.Source.Database, meta.Source.System, src.Database, src.SystemID)
+	}
+	return nil
+}
+
+// readerGone is how long Postgres may take to notice that a bridge has ended. The session
+// that read the slot for it is there until then.
+const readerGone = 5 * time.Second
+
+// awaitReader waits a little until nobody reads the slot that is to be removed. No bridge
+// has the relation any more.
+func (r *removal) awaitReader(ctx context.Context) (err error) {
+	for deadline := time.Now().Add(readerGone); r.left.Last() && r.left.Reader != 0 && time.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+		if r.left, err = wal.FindLeftover(ctx, r.pool, r.cfg.Name, r.rel); err != nil {
+			return err
+		}
 	}
 	return nil
 }

