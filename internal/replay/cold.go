@@ -22,11 +22,12 @@ const (
 	near = 20_000
 	// turnBlocks is after how many blocks a cold reader looks after those who wait
 	// elsewhere, aheadBlocks how many it fills that nobody has asked for yet.
-	turnBlocks, aheadBlocks = 32, 4
+	turnBlocks, aheadBlocks = 8, 2
 	// lingering is how long it keeps its consumer when nobody waits.
 	lingering = time.Second
-	// throughBytes bounds a block of those who fell behind.
-	throughBytes = 1 << 20
+	// readOnBytes bounds the blocks after the first, which comes soon. throughBytes bounds
+	// a block of those who fell behind.
+	readOnBytes, throughBytes = 8 * blockBytes, 1 << 20
 )
 
 // want is a client that waits for what no block covers.
@@ -386,8 +387,11 @@ func (c *coldReader) fill(ctx context.Context, from uint64, through bool) error 
 	b := newBlock(r, from, c.high)
 	b.cold = true
 	limit, most, wait := r.covered(from), blockBytes, fillWait
-	if through {
+	switch {
+	case through:
 		limit, most, wait = math.MaxUint64, throughBytes, throughWait
+	case c.turn > 1: // it reads on: the leader need not be asked so often
+		most = readOnBytes
 	}
 	until, holes, err := c.take(ctx, b, limit, most, wait, through)
 	if errors.Is(err, errForgotten) {

@@ -255,7 +255,7 @@ func TestReplay_DeletesRemovedWhileCatchingUp(t *testing.T) {
 	const rows = 6000 // more than what a new tail begins with
 	w, url := beginWriter(t)
 	for id := range rows {
-		w.row(t, id, uint64(100+id), "a")
+		w.row(t, id, uint64(100+id), strings.Repeat("a", 1000)) // more than is read ahead
 	}
 	w.heartbeat(t, 100+rows)
 	w.stored(t, 100+rows)
