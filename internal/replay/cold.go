@@ -391,7 +391,7 @@ func (c *coldReader) fill(ctx context.Context, from uint64, through bool) error 
 	case through:
 		limit, most, wait = math.MaxUint64, throughBytes, throughWait
 	case c.turn > 1: // it reads on: the leader need not be asked so often
-		most = readOnBytes
+		most = min(readOnBytes, max(blockBytes, r.hub.opt.CacheBytes/16)) // many fit into the cache
 	}
 	until, holes, err := c.take(ctx, b, limit, most, wait, through)
 	if errors.Is(err, errForgotten) {
