@@ -274,7 +274,7 @@ func TestServer_SlowClientIsNotCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.awaitStall(t)
-	// What one write has takes longer than the timeout, and what the client takes at once does not.
+	// The client takes what one write has more slowly than the timeout, but takes something within each.
 	pace := time.NewTicker(timeout / 10)
 	defer pace.Stop()
 	begun, taken := time.Now(), 0

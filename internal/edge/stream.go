@@ -50,8 +50,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		return
 	}
 	s.streams.Add(1)
-	done := s.streams.Done
-	defer func() { done() }()
+	defer s.streams.Done()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.drain, cancel)()
@@ -60,36 +59,36 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
-	release := st.Close
-	defer func() { release() }()
 	if r.Method == http.MethodHead {
+		st.Close()
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Transfer-Encoding", "chunked")
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	// What the client sent behind its request is not heard.
+	// What the client sent after its request is not heard.
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		st.Close()
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
 	// Those of the request end here: from now on each write has its own.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
+		st.Close()
 		_ = conn.Close()
 		return
 	}
-	// The client is served by a goroutine that keeps nothing of net/http's.
-	done, release = func() {}, func() {}
-	go s.pump(conn, st, req, r.RemoteAddr)
+	// A goroutine that keeps nothing of net/http's serves the client.
+	remote := r.RemoteAddr
+	s.streams.Go(func() { s.pump(conn, st, req, remote) })
 }
 
 func (s *Server) draining() bool { return s.drain.Err() != nil }
 
 // pump writes the stream to the connection until one of them ends.
 func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
-	defer s.streams.Done()
 	defer st.Close()
 	ctx, cancel := context.WithCancel(s.drain)
 	defer cancel()

@@ -1679,8 +1679,8 @@ var mutants = []mutant{
 	{
 		invariant: "I3", name: "void-blocks-served",
 		file: "internal/replay/relation.go",
-		old:  "return b.highBefore < r.floor",
-		new:  "return b.highBefore < 0*r.floor",
+		old:  "return v.highBefore < r.floor",
+		new:  "return v.highBefore < 0*r.floor",
 		pkg:  "./internal/replay", test: "TestReplay_BlocksBelowTheFloorAreVoid_I9",
 	},
 	{

@@ -1,7 +1,7 @@
 package replay
 
 import (
-	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -28,10 +28,10 @@ type Block struct {
 	// cold says that a cold reader filled it, from what the stream had then.
 	cold bool
 
-	// used is the cache's clock when somebody last looked at it, read whether a client
-	// has, and sealed whether it no longer grows.
-	used         atomic.Uint64
-	read, sealed atomic.Bool
+	// used is the cache's clock when somebody last looked at it, and read whether a client
+	// has.
+	used atomic.Uint64
+	read atomic.Bool
 
 	mu sync.Mutex
 	// Guarded by mu. All grow until the block is sealed; what was published stays.
@@ -108,9 +108,13 @@ func (b *Block) note(until, floor uint64, open bool) {
 }
 
 // seal ends the block: it covers everything up to last.
-func (b *Block) seal(last uint64) {
-	b.mark(func(m *marks) { m.last = last })
-	b.sealed.Store(true)
+func (b *Block) seal(last uint64) { b.mark(func(m *marks) { m.last = last }) }
+
+// sealed says whether the block no longer grows.
+func (b *Block) sealed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.marks.last != 0
 }
 
 // size returns how much memory the block takes.
@@ -140,24 +144,12 @@ func (b *Block) view() view {
 
 // from returns the first document at or after the sequence.
 func (v *view) from(seq uint64) int {
-	n, _ := slices.BinarySearchFunc(v.documents, seq, func(d document, seq uint64) int {
-		if d.seq < seq {
-			return -1
-		}
-		return 1
-	})
-	return n
+	return sort.Search(len(v.documents), func(i int) bool { return v.documents[i].seq >= seq })
 }
 
 // fromHigh returns the first document whose High is at least high.
 func (v *view) fromHigh(high uint64) int {
-	n, _ := slices.BinarySearchFunc(v.documents, high, func(d document, high uint64) int {
-		if d.high < high {
-			return -1
-		}
-		return 1
-	})
-	return n
+	return sort.Search(len(v.documents), func(i int) bool { return v.documents[i].high >= high })
 }
 
 // highFrom returns the stream's High before the documents from n on were read, or one
@@ -182,14 +174,15 @@ type rendering struct {
 	ends []uint32
 }
 
-// render returns the first n documents in the form. The bytes stay as they are.
-func (b *Block) render(f Form, n int) (rendering, error) {
+// render returns the first n documents in the form, and whether it had to make some of
+// that. The bytes stay as they are.
+func (b *Block) render(f Form, n int) (_ rendering, grew bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.renderings[f]
 	if r == nil {
 		r = &rendering{}
-		if b.marks.last != 0 { // all of it, at once
+		if b.marks.last != 0 { // all of it in one go
 			r.data = make([]byte, 0, len(b.data)+around*len(b.documents))
 			r.ends = make([]uint32, 0, len(b.documents))
 		}
@@ -198,18 +191,17 @@ func (b *Block) render(f Form, n int) (rendering, error) {
 		}
 		b.renderings[f] = r
 	}
-	for len(r.ends) < n {
+	for ; len(r.ends) < n; grew = true {
 		begin := uint32(0)
 		if i := len(r.ends); i > 0 {
 			begin = b.documents[i-1].end
 		}
-		var err error
 		if r.data, err = f.Append(r.data, b.data[begin:b.documents[len(r.ends)].end]); err != nil {
-			return rendering{}, err
+			return rendering{}, grew, err
 		}
 		r.ends = append(r.ends, uint32(len(r.data)))
 	}
-	return rendering{data: r.data, ends: r.ends[:n]}, nil
+	return rendering{data: r.data, ends: r.ends[:n]}, grew, nil
 }
 
 // around is about how many bytes a form adds to a document.

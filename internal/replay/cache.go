@@ -87,7 +87,7 @@ func (c *cache) oldest() *Block {
 	var oldest *Block
 	least := uint64(math.MaxUint64)
 	for b := range c.blocks {
-		if used := b.used.Load(); used < least && b.sealed.Load() {
+		if used := b.used.Load(); used < least && b.sealed() {
 			oldest, least = b, used
 		}
 	}

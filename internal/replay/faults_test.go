@@ -407,7 +407,7 @@ func TestReplay_StormReadsOnce_I9(t *testing.T) {
 	}
 }
 
-// TestReplay_ColdReadersAreBounded_I9: no more consumers read at once than the limit says,
+// TestReplay_ColdReadersAreBounded_I9: no more consumers read side by side than the limit says,
 // however many relations clients want; all of them are served.
 func TestReplay_ColdReadersAreBounded_I9(t *testing.T) {
 	t.Parallel()

@@ -232,7 +232,7 @@ func (c *client) take(t *testing.T, p replay.Part) {
 	t.Helper()
 	if p.Completed() {
 		if c.completed++; c.completed > 1 || len(c.heartbeats) > 0 {
-			t.Errorf("the state was complete for the first time %d times, behind %d heartbeats", c.completed, len(c.heartbeats))
+			t.Errorf("the state was complete for the first time %d times, after %d heartbeats", c.completed, len(c.heartbeats))
 		}
 	}
 	rows := 0

@@ -78,10 +78,8 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 		}
 		epochs = after.epochs
 	}
-	select {
-	case <-lost:
+	if isClosed(lost) {
 		return nil, errLost
-	default:
 	}
 	// A tail that has to be started reads from the client's place on where
 	// that is near, else from what the client needs to be complete.
@@ -182,7 +180,7 @@ const nearTail = 5000
 const nearPlace = 512
 
 // search returns the first sequence whose High is at least since, or one that is near
-// before it: every place at which since was ever shown is there or behind it, and
+// before it: every place at which since was ever shown is there or after it, and
 // everything before has a lower txid (I3). It begins with what blocks show, and halves the
 // rest by single gets, which stay fast on a stream of any number of subjects.
 func (h *Hub) search(ctx context.Context, now *answer, since uint64) (uint64, error) {

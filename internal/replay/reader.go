@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"bridge/internal/follow"
@@ -45,12 +46,11 @@ type state struct {
 
 // Part is what a client gets next: documents of one block.
 type Part struct {
-	block    *Block
+	view     view
 	from, to int
 	rows     int
 	first    bool
-	// view and before are what Return needs.
-	view   view
+	// before is where the reader was.
 	before state
 }
 
@@ -67,13 +67,16 @@ func (p Part) Completed() bool { return p.first }
 // Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
 // where each document ends. All stay as they are.
 func (p Part) Render(f Form) (data []byte, begin int, ends []uint32, err error) {
-	r, err := p.block.render(f, p.to)
+	b := p.view.Block
+	r, grew, err := b.render(f, p.to)
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	cache := p.block.relation.hub.cache
-	cache.grew(p.block)
-	cache.trim()
+	if grew { // most clients get what another's rendering made
+		cache := b.relation.hub.cache
+		cache.grew(b)
+		cache.trim()
+	}
 	if p.from > 0 {
 		begin = int(r.ends[p.from-1])
 	}
@@ -170,7 +173,7 @@ func (r *Reader) step() (Part, <-chan struct{}, error) {
 		return Part{}, changed, nil
 	}
 	if b == nil {
-		// Behind the stream's end at its request, all was in the tail's blocks: it fell behind.
+		// What came after its request was in the tail's blocks: it fell behind.
 		r.wanted = r.relation.want(r.at.next, r.at.next > r.end)
 		return Part{}, r.wanted.done, nil
 	}
@@ -183,11 +186,11 @@ func (r *Reader) step() (Part, <-chan struct{}, error) {
 	return p, nil, err
 }
 
-// take returns what the client gets of a block, and moves its state behind that, or
-// behind the first most documents of the block. TestModel_Blocks_I2 has the rules.
+// take returns what the client gets of a block, or of its first most documents, and
+// moves the client's state past that. TestModel_Blocks_I2 has the rules.
 func (r *Reader) take(v view, most int) (Part, error) {
 	s := &r.at
-	p := Part{block: v.Block, view: v, before: *s}
+	p := Part{view: v, before: *s}
 	n := v.from(s.next)
 	if s.seek > 0 {
 		n = max(n, v.fromHigh(s.seek))
@@ -201,10 +204,7 @@ func (r *Reader) take(v view, most int) (Part, error) {
 	}
 	s.open = s.open && v.open
 	to := min(len(v.documents), most)
-	beat := 0 // the next heartbeat
-	for beat < len(v.beats) && v.beats[beat] < n {
-		beat++
-	}
+	beat, _ := slices.BinarySearch(v.beats, n) // the next heartbeat
 	heartbeats := 0
 loop:
 	for ; beat < len(v.beats) && v.beats[beat] < to; beat++ {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
 	"sync"
 	"time"
@@ -129,9 +130,7 @@ func (r *relation) end(err error) {
 		close(w.done)
 	}
 	r.blocks, r.wants = nil, nil
-	for _, c := range r.readers {
-		c.notify()
-	}
+	r.notify()
 	r.wake()
 }
 
@@ -142,7 +141,7 @@ func (r *relation) wake() {
 	r.changed = make(chan struct{})
 }
 
-// read opens a consumer behind the last message and appends what it brings,
+// read opens a consumer after the last message and appends what it brings,
 // until the connection to the broker is lost: the stream that is there
 // afterwards may be another.
 func (r *relation) read(ctx context.Context) error {
@@ -326,7 +325,7 @@ func (r *relation) check(now *answer, known follow.Place) error {
 	}
 	r.raiseFloor(now.Meta.Floor)
 	if r.info.Meta.Log {
-		r.forget(func(b *Block, m marks) bool { return m.last < now.First })
+		r.forget(func(v view) bool { return v.last < now.First })
 	}
 	return nil
 }
@@ -343,13 +342,13 @@ func (r *relation) raiseFloor(floor uint64) {
 // stream's High was before they were filled: their clients would be cut for ever. The
 // caller holds mu.
 func (r *relation) forgetVoid() {
-	r.forget(func(b *Block, _ marks) bool { return b.highBefore < r.floor })
+	r.forget(func(v view) bool { return v.highBefore < r.floor })
 }
 
 // forget drops the sealed blocks for which void says so. The caller holds mu.
-func (r *relation) forget(void func(*Block, marks) bool) {
+func (r *relation) forget(void func(view) bool) {
 	r.blocks = slices.DeleteFunc(r.blocks, func(b *Block) bool {
-		if !b.sealed.Load() || !void(b, b.view().marks) {
+		if v := b.view(); v.last == 0 || !void(v) {
 			return false
 		}
 		r.hub.cache.drop(b)
@@ -361,9 +360,7 @@ func (r *relation) forget(void func(*Block, marks) bool) {
 func (r *relation) remove(b *Block) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if i := slices.Index(r.blocks, b); i >= 0 {
-		r.blocks = slices.Delete(r.blocks, i, i+1)
-	}
+	r.blocks = slices.DeleteFunc(r.blocks, func(o *Block) bool { return o == b })
 }
 
 // at returns the block that covers the sequence. If that is the tail's, and has nothing
@@ -374,31 +371,34 @@ func (r *relation) at(seq uint64) (b *Block, wait <-chan struct{}, err error) {
 	if r.ended != nil {
 		return nil, nil, r.ended
 	}
-	i := r.after(seq) - 1
-	if i < 0 {
+	if b = r.covering(seq); b == nil {
 		return nil, nil, nil
 	}
-	b = r.blocks[i]
-	switch v := b.view(); {
-	case v.last != 0 && v.last < seq:
-		return nil, nil, nil
-	case v.last == 0 && v.from(seq) == len(v.documents):
+	if v := b.view(); v.last == 0 && v.from(seq) == len(v.documents) {
 		r.waiting++
 		return nil, r.changed, nil
 	}
 	return b, nil, nil
 }
 
+// covering returns the block that covers the sequence, nil if none does. The caller
+// holds mu.
+func (r *relation) covering(seq uint64) *Block {
+	i := r.after(seq)
+	if i == 0 {
+		return nil
+	}
+	b := r.blocks[i-1]
+	if last := b.view().last; last != 0 && last < seq {
+		return nil
+	}
+	return b
+}
+
 // after returns the place in blocks of the first that begins after the sequence. The
 // caller holds mu.
 func (r *relation) after(seq uint64) int {
-	i, _ := slices.BinarySearchFunc(r.blocks, seq, func(b *Block, seq uint64) int {
-		if b.first <= seq {
-			return -1
-		}
-		return 1
-	})
-	return i
+	return sort.Search(len(r.blocks), func(i int) bool { return r.blocks[i].first > seq })
 }
 
 // bracket returns a part [lo, hi) of the stream in which the first message with a High

@@ -17,7 +17,7 @@ import (
 )
 
 // TestReplay_FiniteRequest gets the state, the heartbeat with which it is complete, and
-// the end; at once where nothing happens.
+// the end; immediately where nothing happens.
 func TestReplay_FiniteRequest(t *testing.T) {
 	t.Parallel()
 	w, url := beginWriter(t)

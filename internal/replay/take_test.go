@@ -56,7 +56,7 @@ func TestReader_Take_I2(t *testing.T) {
 			replay.TestClient{Next: 20, Hold: 16, Holds: 90, Completed: true},
 		},
 		{
-			"behind a hole whose end is not known none passes", with(func(b *replay.TestBlock) { b.OpenAt, b.Last = 3, 0 }), client(nil),
+			"after a hole whose end is not known none passes", with(func(b *replay.TestBlock) { b.OpenAt, b.Last = 3, 0 }), client(nil),
 			[]uint64{10, 12, 13, 18},
 			replay.TestClient{Next: 19, Holds: 12, Open: true, Completed: true},
 		},
