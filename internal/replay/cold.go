@@ -210,6 +210,7 @@ func (c *coldReader) run(ctx context.Context) {
 		return
 	}
 	defer r.hub.exit()
+	defer c.end() // before another reader begins in its place
 	for backoff := retryMin; ; {
 		from, through, ok := c.next(ctx)
 		if !ok {
