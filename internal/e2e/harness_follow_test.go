@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
 	"bridge/lockstep"
@@ -29,8 +29,8 @@ type seen struct {
 	row      lockstep.Row
 	since    uint64
 	high     uint64
-	snapshot relation.Snapshot // of a heartbeat
-	durable  uint64            // the xmax of D
+	snapshot capture.Snapshot // of a heartbeat
+	durable  uint64           // the xmax of D
 	// durableXmin is the xmin of D.
 	durableXmin uint64
 	lsn         uint64
@@ -51,7 +51,7 @@ type follower struct {
 	all         []seen
 	incarnation string
 	high, since uint64
-	heartbeats  relation.Snapshot // of the last heartbeat
+	heartbeats  capture.Snapshot // of the last heartbeat
 	faults      []string
 	// stop ends the following. A broker that may lose what it has acknowledged gives sequences out again; a follower that
 	// knows no epochs would take those of after for those of before.
@@ -143,13 +143,13 @@ func (f *follower) take(msg jetstream.Msg) {
 	case stream.KindFence:
 		inc := msg.Headers().Get(stream.IncarnationHeader)
 		if f.incarnation != "" && inc != f.incarnation { // the first fence may come after rows: older fences are gone
-			f.rows, f.high, f.since, f.heartbeats = map[string]lockstep.Row{}, 0, 0, relation.Snapshot{}
+			f.rows, f.high, f.since, f.heartbeats = map[string]lockstep.Row{}, 0, 0, capture.Snapshot{}
 		}
 		f.incarnation = inc
 	case stream.KindHeartbeat:
 		hb, err := stream.ParseHeartbeat(msg.Headers(), msg.Data())
 		if err == nil {
-			s.snapshot, err = relation.ParseSnapshot(hb.Snapshot)
+			s.snapshot, err = capture.ParseSnapshot(hb.Snapshot)
 		}
 		if err != nil {
 			fault("%v", err)
@@ -162,7 +162,7 @@ func (f *follower) take(msg jetstream.Msg) {
 		if s.since > s.high || s.since > s.snapshot.Xmin {
 			fault("I3: since %d of a heartbeat is above its High %d, or above the xmin of its snapshot %s", s.since, s.high, s.snapshot)
 		}
-		d, err := relation.ParseSnapshot(hb.Durable)
+		d, err := capture.ParseSnapshot(hb.Durable)
 		if s.durableXmin = d.Xmin; hb.LSN == 0 && (s.since > 0 || hb.Durable != "") && (err != nil || s.since > d.Xmin) {
 			fault("I5: since %d of a heartbeat is above what is known to be durable: %s (%v)", s.since, hb.Durable, err)
 		}

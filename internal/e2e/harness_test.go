@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
 
@@ -142,20 +142,20 @@ func run(t *testing.T, conn *pgx.Conn, statements ...string) {
 }
 
 // snapshot returns the current snapshot of Postgres.
-func snapshot(t *testing.T, conn *pgx.Conn) relation.Snapshot {
+func snapshot(t *testing.T, conn *pgx.Conn) capture.Snapshot {
 	t.Helper()
-	s, err := relation.ParseSnapshot(query[string](t, conn, "SELECT pg_current_snapshot()::text"))
+	s, err := capture.ParseSnapshot(query[string](t, conn, "SELECT pg_current_snapshot()::text"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if query[bool](t, conn, "SELECT pg_is_in_recovery()") { // a standby's snapshots do not list who was running
-		return relation.Snapshot{Xmin: s.Xmin, Xmax: s.Xmin}
+		return capture.Snapshot{Xmin: s.Xmin, Xmax: s.Xmin}
 	}
 	return s
 }
 
 // covers reports whether everything that is visible in b is visible in a.
-func covers(a, b relation.Snapshot) bool {
+func covers(a, b capture.Snapshot) bool {
 	if a.Xmax < b.Xmax {
 		return false
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
 
@@ -197,11 +197,11 @@ func announced(t *testing.T, nc *nats.Conn, f *follower) (limit uint64, lags boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	of, err := relation.ParseSnapshot(batch.Snapshot)
+	of, err := capture.ParseSnapshot(batch.Snapshot)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := relation.ParseSnapshot(batch.Durable)
+	d, err := capture.ParseSnapshot(batch.Durable)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -468,7 +468,7 @@ var mutants = []mutant{
 	{
 		invariant: "I5", name: "flush-of-another-life-believed",
 		file: "internal/poller/durable.go",
-		old:  "func (d *durability) reconnected() { d.pending = relation.Snapshot{} }",
+		old:  "func (d *durability) reconnected() { d.pending = capture.Snapshot{} }",
 		new:  "func (d *durability) reconnected() {}",
 		pkg:  "./internal/poller", test: "TestDurability_I5",
 	},

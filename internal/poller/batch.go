@@ -27,20 +27,20 @@ type work struct {
 	// the two the whole batch is read again; after a later crash it continues.
 	schema []byte
 	// previous is P for a delta.
-	previous *relation.Snapshot
+	previous *capture.Snapshot
 	// ceiling, if not 0, is the highest since that a row may show.
 	ceiling uint64
 	// announced is the snapshot of the interrupted batch that this one continues,
 	// durable the D that was announced with it. No heartbeat follows such a batch.
-	announced *relation.Snapshot
-	durable   relation.Snapshot
+	announced *capture.Snapshot
+	durable   capture.Snapshot
 }
 
 // look is the result of snapshotSQL.
 type look struct {
 	// taken is the snapshot that rows are read under. snapshot is what the next
 	// batch takes from it for P (see session.bound).
-	taken, snapshot relation.Snapshot
+	taken, snapshot capture.Snapshot
 
 	oid        uint32
 	inRecovery bool
@@ -186,7 +186,7 @@ func readLook(pl *source.Pipeline) (look, error) {
 	var parseErr error
 	for rr.NextRow() {
 		v := rr.Values()
-		l.taken, parseErr = relation.ParseSnapshot(string(v[0]))
+		l.taken, parseErr = capture.ParseSnapshot(string(v[0]))
 		oid, _ := strconv.ParseUint(string(v[1]), 10, 32)
 		l.oid, l.inRecovery = uint32(oid), string(v[2]) == "true"
 		l.inserted, _ = strconv.ParseUint(string(v[3]), 10, 64)
@@ -204,7 +204,7 @@ func readLook(pl *source.Pipeline) (look, error) {
 // it. For a view that is xmin alone: a row may have several writers, and its txid
 // is the highest of theirs. If a writer with a lower txid commits later, the
 // row's txid does not change.
-func (s *session) bound(sn relation.Snapshot) relation.Snapshot {
+func (s *session) bound(sn capture.Snapshot) capture.Snapshot {
 	if s.rel.Kind == 'v' {
 		return atXmin(sn)
 	}
@@ -212,8 +212,8 @@ func (s *session) bound(sn relation.Snapshot) relation.Snapshot {
 }
 
 // atXmin returns the snapshot in which no transaction from xmin on is visible.
-func atXmin(sn relation.Snapshot) relation.Snapshot {
-	return relation.Snapshot{Xmin: sn.Xmin, Xmax: sn.Xmin}
+func atXmin(sn capture.Snapshot) capture.Snapshot {
+	return capture.Snapshot{Xmin: sn.Xmin, Xmax: sn.Xmin}
 }
 
 // same returns errChanged unless relation and source are still those of the

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
@@ -21,10 +22,10 @@ type durability struct {
 	// pages is the size of the WAL's pages and files.
 	pages relation.WALPages
 	// durable is D. It is zero while none is known.
-	durable relation.Snapshot
+	durable capture.Snapshot
 	// pending is durable once the WAL is flushed up to position. It is zero if no
 	// snapshot waits for that.
-	pending  relation.Snapshot
+	pending  capture.Snapshot
 	position uint64
 }
 
@@ -39,7 +40,7 @@ func (d *durability) add(l look) {
 	switch {
 	case d.covers(l.flushed, l.inserted):
 		d.raise(sn)
-		d.pending = relation.Snapshot{}
+		d.pending = capture.Snapshot{}
 	case d.pending.Xmax == 0:
 		d.pending, d.position = sn, l.inserted
 	}
@@ -49,7 +50,7 @@ func (d *durability) add(l look) {
 func (d *durability) flushed(position uint64) {
 	if d.pending.Xmax != 0 && d.covers(position, d.position) {
 		d.raise(d.pending)
-		d.pending = relation.Snapshot{}
+		d.pending = capture.Snapshot{}
 	}
 }
 
@@ -66,7 +67,7 @@ func (d *durability) covers(flushed, inserted uint64) bool {
 func (d *durability) limit(xmin uint64) uint64 { return min(xmin, d.durable.Xmin) }
 
 // raise makes a snapshot D, unless D is later. D's xmin never falls.
-func (d *durability) raise(sn relation.Snapshot) {
+func (d *durability) raise(sn capture.Snapshot) {
 	if sn.Xmax >= d.durable.Xmax && sn.Xmin >= d.durable.Xmin {
 		d.durable = sn
 	}
@@ -75,7 +76,7 @@ func (d *durability) raise(sn relation.Snapshot) {
 // reconnected forgets the pending snapshot, because Postgres may have crashed
 // meanwhile. A position in WAL that a crash lost says nothing about the WAL that
 // Postgres writes now.
-func (d *durability) reconnected() { d.pending = relation.Snapshot{} }
+func (d *durability) reconnected() { d.pending = capture.Snapshot{} }
 
 // text returns D as the stream carries it, or "" if none is known.
 func (d *durability) text() string {
@@ -86,13 +87,13 @@ func (d *durability) text() string {
 }
 
 // parseDurable parses what text returned.
-func parseDurable(text string) (relation.Snapshot, error) {
+func parseDurable(text string) (capture.Snapshot, error) {
 	if text == "" {
-		return relation.Snapshot{}, nil
+		return capture.Snapshot{}, nil
 	}
-	sn, err := relation.ParseSnapshot(text)
+	sn, err := capture.ParseSnapshot(text)
 	if err != nil {
-		return relation.Snapshot{}, fmt.Errorf("parse durable snapshot: %w", err)
+		return capture.Snapshot{}, fmt.Errorf("parse durable snapshot: %w", err)
 	}
 	return sn, nil
 }
@@ -177,7 +178,7 @@ func (s *session) findDurable(ctx context.Context) error {
 }
 
 // look takes a snapshot. bound is session.bound.
-func (d *durability) look(ctx context.Context, q relation.Querier, bound func(relation.Snapshot) relation.Snapshot) error {
+func (d *durability) look(ctx context.Context, q relation.Querier, bound func(capture.Snapshot) capture.Snapshot) error {
 	rows, err := q.Query(ctx, durableSQL)
 	if err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
@@ -189,7 +190,7 @@ func (d *durability) look(ctx context.Context, q relation.Querier, bound func(re
 	if err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}
-	sn, err := relation.ParseSnapshot(at.Snapshot)
+	sn, err := capture.ParseSnapshot(at.Snapshot)
 	if err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}

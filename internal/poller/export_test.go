@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/relation"
 
 	"github.com/jackc/pgx/v5"
@@ -47,7 +48,7 @@ func NewDurability(pages relation.WALPages) *Durability { return &Durability{dur
 // Look is what a poll learns: a snapshot xmin:xmin:, and the WAL's positions after
 // it was taken.
 func (d *Durability) Look(xmin, inserted, flushed uint64) {
-	d.d.add(look{snapshot: relation.Snapshot{Xmin: xmin, Xmax: xmin}, inserted: inserted, flushed: flushed})
+	d.d.add(look{snapshot: capture.Snapshot{Xmin: xmin, Xmax: xmin}, inserted: inserted, flushed: flushed})
 }
 func (d *Durability) Flushed(position uint64)  { d.d.flushed(position) }
 func (d *Durability) Reconnected()             { d.d.reconnected() }
@@ -88,7 +89,7 @@ type Prober struct {
 }
 
 // Unchanged says whether the relation has no rows that the snapshot does not show.
-func (p *Prober) Unchanged(ctx context.Context, previous relation.Snapshot) (bool, error) {
+func (p *Prober) Unchanged(ctx context.Context, previous capture.Snapshot) (bool, error) {
 	r := &resting{probe: p.probe, last: polled{look: look{snapshot: previous}}}
 	unchanged, err := p.prober.ask(ctx, []*resting{r})
 	return len(unchanged) == 1, err

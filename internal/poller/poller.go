@@ -98,7 +98,7 @@ type Poller struct {
 	// heartbeat, else nil. published is the last heartbeat's snapshot.
 	status    health.Status
 	live      *session
-	published relation.Snapshot
+	published capture.Snapshot
 }
 
 // New returns a poller, which does nothing until Run. The listener wakes it.
@@ -195,7 +195,7 @@ func (p *Poller) update(change func(*health.Status)) {
 }
 
 // shown records that a session has published a heartbeat with the snapshot.
-func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
+func (p *Poller) shown(s *session, sn capture.Snapshot, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status = health.Status{State: health.StateLive, Heartbeat: now}
@@ -203,7 +203,7 @@ func (p *Poller) shown(s *session, sn relation.Snapshot, now time.Time) {
 }
 
 // lastPublished returns the snapshot of the last heartbeat.
-func (p *Poller) lastPublished() relation.Snapshot {
+func (p *Poller) lastPublished() capture.Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.published

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"bridge/internal/capture"
 	"bridge/internal/poller"
 	"bridge/internal/relation"
 	"bridge/internal/testenv"
@@ -96,7 +97,7 @@ func TestProbe_OnlyByAnIndex_I9(t *testing.T) {
 				continue // Postgres may read all of it instead
 			}
 			p := probe(t, testenv.Conn(t, db), name+"(key=id)")
-			if unchanged, err := p.Unchanged(t.Context(), relation.Snapshot{Xmin: 1 << 40, Xmax: 1 << 40}); unchanged != used || p.Refused() == used || err != nil {
+			if unchanged, err := p.Unchanged(t.Context(), capture.Snapshot{Xmin: 1 << 40, Xmax: 1 << 40}); unchanged != used || p.Refused() == used || err != nil {
 				t.Errorf("%s with %d rows: used %t, refused %t, %v; want used %t", name, rows, unchanged, p.Refused(), err, used)
 			}
 		}
@@ -127,13 +128,13 @@ func exec(t *testing.T, conn *pgx.Conn, sql string) {
 	}
 }
 
-func snapshotOf(t *testing.T, conn *pgx.Conn) relation.Snapshot {
+func snapshotOf(t *testing.T, conn *pgx.Conn) capture.Snapshot {
 	t.Helper()
 	text, err := relation.QueryOne[string](t.Context(), conn, "SELECT pg_current_snapshot()::text")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sn, err := relation.ParseSnapshot(text)
+	sn, err := capture.ParseSnapshot(text)
 	if err != nil {
 		t.Fatal(err)
 	}

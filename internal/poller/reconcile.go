@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
@@ -137,7 +138,7 @@ var errNotLookedAt = fmt.Errorf("rows that may differ could not be read again wi
 
 // suspect gives keys to the session, and waits until it has looked at them.
 // published is the snapshot of a heartbeat from before the comparison.
-func (s *session) suspect(ctx context.Context, keys []reconcile.Suspect, published relation.Snapshot) (reconcile.Counts, error) {
+func (s *session) suspect(ctx context.Context, keys []reconcile.Suspect, published capture.Snapshot) (reconcile.Counts, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errNotLookedAt)
 	defer cancel()
 	pg := &page{again: newSuspects(), done: make(chan struct{})}

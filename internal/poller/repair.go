@@ -25,7 +25,7 @@ const suspectsPage = 1000
 // on, under a later snapshot, so its heartbeat is true of these keys too. It may
 // bring rows of any transaction not visible in safe, so no row here shows a since
 // above safe's xmin (I5).
-func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, safe relation.Snapshot) error {
+func (s *session) repair(ctx context.Context, conn *pgxpool.Conn, safe capture.Snapshot) error {
 	var page capture.Page
 	for {
 		rows, next, err := s.sink.Suspects(ctx, safe.Xmin, page, suspectsPage)
@@ -60,7 +60,7 @@ type suspects struct {
 	// published, if not nil, is the snapshot of a heartbeat from before the
 	// comparison. If a row's transaction is not visible in it, the row differs only
 	// because it is new: it was published meanwhile, or the next batch reads it.
-	published *relation.Snapshot
+	published *capture.Snapshot
 	// counts counts the keys that were published.
 	counts reconcile.Counts
 }

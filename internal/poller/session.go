@@ -37,12 +37,12 @@ type session struct {
 	next uint64
 
 	// previous is P. It is nil before the first load has ended.
-	previous *relation.Snapshot
+	previous *capture.Snapshot
 	durable  durability
 	// safe is D as of the last safe batch, connects the number of connections made
 	// by then. What a crash of Postgres had undone before that batch was repaired
 	// with it.
-	safe     relation.Snapshot
+	safe     capture.Snapshot
 	connects int64
 	// watched says that the Watcher knows when nothing has changed. last is the last
 	// poll that ended well; seen is its look, or that of the poll that goes on.
@@ -164,7 +164,7 @@ func (s *session) resume(ctx context.Context, pos capture.Position) error {
 		return err
 	}
 	if hb := pos.Heartbeat; hb != nil {
-		sn, err := relation.ParseSnapshot(hb.Snapshot)
+		sn, err := capture.ParseSnapshot(hb.Snapshot)
 		if err != nil {
 			return fmt.Errorf("parse last heartbeat: %w", err)
 		}
@@ -385,7 +385,7 @@ func (s *session) waitAgain(ctx context.Context) error {
 
 // safePrevious replaces P where Postgres may have lost transactions that were
 // visible in P. With it, everything that is not known to be durable is read again.
-func (s *session) safePrevious() relation.Snapshot {
+func (s *session) safePrevious() capture.Snapshot {
 	if s.safe.Xmax != 0 && s.safe.Xmax <= s.previous.Xmax {
 		return s.safe
 	}
@@ -393,7 +393,7 @@ func (s *session) safePrevious() relation.Snapshot {
 	if s.safe.Xmax != 0 {
 		low = min(s.safe.Xmin, s.previous.Xmin)
 	}
-	return relation.Snapshot{Xmin: low, Xmax: low}
+	return capture.Snapshot{Xmin: low, Xmax: low}
 }
 
 // batch runs a batch that may be long. It tries again while waitsFor says so.
@@ -466,7 +466,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 	if b.LSN != 0 { // announced by the WAL capture
 		return s.batch(ctx, work{query: s.queries.whole, whole: true})
 	}
-	n, err := relation.ParseSnapshot(b.Snapshot)
+	n, err := capture.ParseSnapshot(b.Snapshot)
 	if err != nil {
 		return fmt.Errorf("parse announced batch: %w", err)
 	}
@@ -486,7 +486,7 @@ func (s *session) continueBatch(ctx context.Context, b capture.Batch, after *cap
 			w.query = s.queries.continueWholeAfter
 		}
 	} else {
-		p, err := relation.ParseSnapshot(b.Previous)
+		p, err := capture.ParseSnapshot(b.Previous)
 		if err != nil {
 			return fmt.Errorf("parse announced batch: %w", err)
 		}

@@ -2,8 +2,8 @@
 // a view in Postgres. [ParseSpecs] parses BRIDGE_TABLES. [Load] looks a relation
 // up in the catalog: its columns, and which of them hold the transaction ID, the
 // key and the deleted mark; and it says what keeps the relation from being
-// captured. [SetupSQL] writes the SQL that prepares one. [Snapshot] is a
-// pg_snapshot. [Form] and [Encoder] turn the text form of a row into JSON.
+// captured. [SetupSQL] writes the SQL that prepares one. [Form] and [Encoder] turn
+// the text form of a row into JSON.
 //
 // Both captures use this package. It knows nothing about streams or HTTP.
 package relation

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/lockstep"
 
@@ -16,15 +16,15 @@ import (
 type Beats struct {
 	mu sync.Mutex
 	// Guarded by mu.
-	snapshots map[lockstep.Cursor]relation.Snapshot
+	snapshots map[lockstep.Cursor]capture.Snapshot
 }
 
 // NewBeats returns Beats that know no heartbeat.
-func NewBeats() *Beats { return &Beats{snapshots: map[lockstep.Cursor]relation.Snapshot{}} }
+func NewBeats() *Beats { return &Beats{snapshots: map[lockstep.Cursor]capture.Snapshot{}} }
 
 // Snapshot returns the snapshot of the heartbeat with this cursor, if it is known. It is not if the broker was away for
 // this reader when the heartbeat came.
-func (b *Beats) Snapshot(c lockstep.Cursor) (relation.Snapshot, bool) {
+func (b *Beats) Snapshot(c lockstep.Cursor) (capture.Snapshot, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	sn, ok := b.snapshots[c]
@@ -58,7 +58,7 @@ func (b *Beats) take(msg *nats.Msg) {
 	if err != nil {
 		return
 	}
-	sn, err := relation.ParseSnapshot(msg.Header.Get(stream.SnapshotHeader))
+	sn, err := capture.ParseSnapshot(msg.Header.Get(stream.SnapshotHeader))
 	if err != nil {
 		return
 	}
@@ -66,7 +66,7 @@ func (b *Beats) take(msg *nats.Msg) {
 }
 
 // Add records a heartbeat.
-func (b *Beats) Add(c lockstep.Cursor, sn relation.Snapshot) {
+func (b *Beats) Add(c lockstep.Cursor, sn capture.Snapshot) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.snapshots[c] = sn

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 	"bridge/internal/simtest"
 	"bridge/lockstep"
 )
@@ -164,13 +164,13 @@ func TestCheck_HeartbeatAtItsSnapshot(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
 		beat       lockstep.Cursor
-		snapshot   relation.Snapshot
+		snapshot   capture.Snapshot
 		h          history
 	}{
-		{"transaction 11 still runs", "", first, relation.Snapshot{Xmin: 11, Xmax: 13, Xip: []uint64{11}}, loaded()},
-		{"it has ended", "row a has version 2, want at least 3, as in its snapshot 13:13:", first, relation.Snapshot{Xmin: 13, Xmax: 13}, loaded()},
-		{"a later one runs", "row a has version 2, want at least 3, as in its snapshot 10:13:10", first, relation.Snapshot{Xmin: 10, Xmax: 13, Xip: []uint64{10}}, loaded()},
-		{"a later life gave its ID out again", "", second, relation.Snapshot{Xmin: 14, Xmax: 14}, moved()},
+		{"transaction 11 still runs", "", first, capture.Snapshot{Xmin: 11, Xmax: 13, Xip: []uint64{11}}, loaded()},
+		{"it has ended", "row a has version 2, want at least 3, as in its snapshot 13:13:", first, capture.Snapshot{Xmin: 13, Xmax: 13}, loaded()},
+		{"a later one runs", "row a has version 2, want at least 3, as in its snapshot 10:13:10", first, capture.Snapshot{Xmin: 10, Xmax: 13, Xip: []uint64{10}}, loaded()},
+		{"a later life gave its ID out again", "", second, capture.Snapshot{Xmin: 14, Xmax: 14}, moved()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			beats := simtest.NewBeats()

@@ -16,7 +16,7 @@ var (
 	kills   = flag.Int("kills", 0, "how many processes it kills; 0 for one every 5 s")
 	writers = flag.Int("writers", 0, "how many connections write; 0 for 5")
 	clients = flag.Int("clients", 0, "how many clients follow; 0 for 9")
-	capture = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; if empty, the seed decides")
+	by      = flag.String("capture", "", "how the bridges of TestSim capture, poll or wal; if empty, the seed decides")
 	shipped = flag.Bool("shipped", false, "run the programs of TestSim as users build them, with production's timings")
 )
 
@@ -39,9 +39,9 @@ func TestSim(t *testing.T) {
 	}
 	captures := simtest.Captures()
 	cfg.Capture = captures[cfg.Seed%uint64(len(captures))]
-	if *capture != "" {
+	if *by != "" {
 		var err error
-		if cfg.Capture, err = simtest.ParseCapture(*capture); err != nil {
+		if cfg.Capture, err = simtest.ParseCapture(*by); err != nil {
 			t.Fatal(err)
 		}
 	}

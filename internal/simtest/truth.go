@@ -6,7 +6,7 @@ import (
 	"sort"
 	"time"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 )
 
 // Committed is a committed version of a row. Polls see only the last version that a transaction made of a key.
@@ -182,7 +182,7 @@ func (t *Truth) find(key string, v Version) *Committed {
 }
 
 // required returns the lowest Ver that a state of the era must hold if it is that of the snapshot.
-func (c *chain) required(sn relation.Snapshot, era int) int64 {
+func (c *chain) required(sn capture.Snapshot, era int) int64 {
 	i := sort.Search(len(c.versions), func(i int) bool { return c.versions[i].Txid >= sn.Xmin })
 	newest := int64(0)
 	if i > 0 && c.era[i-1] <= era {
@@ -203,12 +203,12 @@ func (c *chain) required(sn relation.Snapshot, era int) int64 {
 }
 
 // snapshot returns the snapshot of a heartbeat. If it is not known, it is the least that the heartbeat's since says.
-func (t *Truth) snapshot(e *Event) (sn relation.Snapshot, known bool) {
+func (t *Truth) snapshot(e *Event) (sn capture.Snapshot, known bool) {
 	if t.Beats != nil {
 		sn, known = t.Beats.Snapshot(e.Cursor)
 	}
 	if !known {
-		sn = relation.Snapshot{Xmin: e.Since, Xmax: e.Since}
+		sn = capture.Snapshot{Xmin: e.Since, Xmax: e.Since}
 	}
 	return sn, known
 }

@@ -142,7 +142,7 @@ func (s *session) readAll(ctx context.Context, f *feed, form *relation.Form, row
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return s.inSnapshot(ctx, f, func(conn *pgconn.PgConn, _ relation.Snapshot) error {
+	return s.inSnapshot(ctx, f, func(conn *pgconn.PgConn, _ capture.Snapshot) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		rr := conn.ExecParams(ctx, f.selectSQL()+" WHERE "+f.condition(), nil, nil, nil, nil)

@@ -23,7 +23,7 @@ func (r *Recent) Now() (then Moment) { return Moment{r.r.seen} }
 // Moment is how far transactions had been read.
 type Moment struct{ s seen }
 
-func (r *Recent) Unseen(then Moment, sn relation.Snapshot) bool { return r.r.unseen(then.s, sn) }
+func (r *Recent) Unseen(then Moment, sn capture.Snapshot) bool { return r.r.unseen(then.s, sn) }
 
 // Pace is pace.
 type Pace struct{ p pace }

@@ -286,7 +286,7 @@ func (s *session) heartbeat(ctx context.Context, f *feed, now time.Time) {
 		}
 		return
 	}
-	hb := capture.Heartbeat{Snapshot: relation.Snapshot{Xmin: h.since, Xmax: h.since}.String(), Since: h.since, High: h.since, LSN: h.lsn, Published: f.published}
+	hb := capture.Heartbeat{Snapshot: capture.Snapshot{Xmin: h.since, Xmax: h.since}.String(), Since: h.since, High: h.since, LSN: h.lsn, Published: f.published}
 	if h.lsn == f.pos { // else the stream has more than it says: see start
 		hb.Durable = hb.Snapshot
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"bridge/internal/capture"
 	"bridge/internal/health"
 	"bridge/internal/reconcile"
 	"bridge/internal/relation"
@@ -52,7 +53,7 @@ type look struct {
 
 	// snapshot and rows are set when taken is: by then they are all there.
 	taken    bool
-	snapshot relation.Snapshot
+	snapshot capture.Snapshot
 	rows     []lookedRow
 	// byKey are the places in rows, and -1 for a wanted key that is not there.
 	byKey map[string]int
@@ -192,7 +193,7 @@ var errAgain = errors.New("the WAL does not yet have all that was read")
 
 // result is what a look has read.
 type result struct {
-	snapshot relation.Snapshot
+	snapshot capture.Snapshot
 	rows     []lookedRow
 	bytes    int
 	more     bool

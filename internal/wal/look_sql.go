@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"bridge/internal/capture"
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
@@ -18,7 +19,7 @@ import (
 func (s *session) read(ctx context.Context, f *feed, l *look) (result, error) {
 	sql, params := f.lookSQL(l)
 	var res result
-	err := s.inSnapshot(ctx, f, func(conn *pgconn.PgConn, sn relation.Snapshot) error {
+	err := s.inSnapshot(ctx, f, func(conn *pgconn.PgConn, sn capture.Snapshot) error {
 		res.snapshot = sn
 		form, err := relation.NewForm(f.rel, f.types) // the feed's is not this goroutine's
 		if err != nil {
@@ -78,7 +79,7 @@ func (f *feed) keyOf(values [][]byte) [][]byte {
 // inSnapshot runs read in a transaction whose snapshot is taken behind a lock
 // against changes of the relation's shape, for which it does not wait; see
 // relation.LockSQL.
-func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgConn, relation.Snapshot) error) error {
+func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgConn, capture.Snapshot) error) error {
 	conn, err := s.c.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func (s *session) inSnapshot(ctx context.Context, f *feed, read func(*pgconn.PgC
 
 // snapshot takes the transaction's snapshot, and makes sure that the relation
 // is the one that was loaded.
-func (s *session) snapshot(ctx context.Context, tx pgx.Tx, f *feed) (relation.Snapshot, error) {
+func (s *session) snapshot(ctx context.Context, tx pgx.Tx, f *feed) (capture.Snapshot, error) {
 	var text string
 	var oid int64
 	var policies bool
@@ -109,15 +110,15 @@ func (s *session) snapshot(ctx context.Context, tx pgx.Tx, f *feed) (relation.Sn
 	err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, COALESCE(to_regclass($1)::oid, 0)::int8, COALESCE(row_security_active(to_regclass($1)::oid), false),
 		('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8`, f.rel.Name.SQL()).Scan(&text, &oid, &policies, &timeline)
 	if err != nil {
-		return relation.Snapshot{}, changed(err)
+		return capture.Snapshot{}, changed(err)
 	}
 	if uint32(oid) != f.rel.OID || policies != f.rel.Policies {
-		return relation.Snapshot{}, fmt.Errorf("%w: it was dropped, or row level security was switched on or off", errChanged)
+		return capture.Snapshot{}, fmt.Errorf("%w: it was dropped, or row level security was switched on or off", errChanged)
 	}
 	if uint32(timeline) != s.src.Timeline {
-		return relation.Snapshot{}, fmt.Errorf("%w: the connection leads to another server or timeline", errChanged)
+		return capture.Snapshot{}, fmt.Errorf("%w: the connection leads to another server or timeline", errChanged)
 	}
-	return relation.ParseSnapshot(text)
+	return capture.ParseSnapshot(text)
 }
 
 // changed turns what Postgres says of a relation that changed into errChanged.

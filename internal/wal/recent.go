@@ -3,7 +3,7 @@ package wal
 import (
 	"slices"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 )
 
 // maxRecent is how many transactions are remembered. Of those that a snapshot
@@ -37,7 +37,7 @@ func (r *recent) add(xid uint64) {
 // unseen says whether a transaction that had been read by then is not visible
 // in a later snapshot: one that it lists as running, or one at or above its
 // xmax, which is but the first ID above all that are seen to have ended.
-func (r *recent) unseen(then seen, sn relation.Snapshot) bool {
+func (r *recent) unseen(then seen, sn capture.Snapshot) bool {
 	if then.highest >= sn.Xmax {
 		return true
 	}

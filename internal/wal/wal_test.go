@@ -34,7 +34,7 @@ func TestRecent_CommitsNotYetSeen_I4(t *testing.T) {
 		{"104:104:", true},     // running, and above all that have ended
 		{"101:106:101,105", false},
 	} {
-		sn, err := relation.ParseSnapshot(c.snapshot)
+		sn, err := capture.ParseSnapshot(c.snapshot)
 		if err != nil {
 			t.Fatal(err)
 		}

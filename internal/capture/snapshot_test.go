@@ -1,4 +1,4 @@
-package relation_test
+package capture_test
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"bridge/internal/relation"
+	"bridge/internal/capture"
 	"bridge/internal/testenv"
 )
 
@@ -16,7 +16,7 @@ func TestParseSnapshot_Refuses(t *testing.T) {
 		"", ":", "::", "1:2", "0:1:", "2:1:", "1:2:3", "1:5:3,2", "1:5:3,3", "1:5:,3", "1:5:3,", "-1:2:", "1:+2:", "01:2:",
 		"1:18446744073709551616:", "1:2:x", " 1:2:", "1:2:1:", "5:9:4",
 	} {
-		if got, err := relation.ParseSnapshot(in); err == nil {
+		if got, err := capture.ParseSnapshot(in); err == nil {
 			t.Errorf("%q: got %v, want an error", in, got)
 		}
 	}
@@ -27,7 +27,7 @@ func FuzzParseSnapshot(f *testing.F) {
 	f.Add("100:110:102,105")
 	f.Add("1:18446744073709551615:18446744073709551614")
 	f.Fuzz(func(t *testing.T, in string) {
-		s, err := relation.ParseSnapshot(in)
+		s, err := capture.ParseSnapshot(in)
 		if err != nil {
 			return
 		}
@@ -57,14 +57,14 @@ func TestSnapshot_VisibleAgreesWithPostgres(t *testing.T) {
 	var ids []int64
 	var want []bool
 	for range 2000 {
-		s := relation.Snapshot{Xmin: 1 + rng.Uint64N(50)}
+		s := capture.Snapshot{Xmin: 1 + rng.Uint64N(50)}
 		s.Xmax = s.Xmin + rng.Uint64N(60) // with more than 30 in progress, Postgres searches in another way
 		for x := s.Xmin; x < s.Xmax; x++ {
 			if rng.IntN(3) > 0 {
 				s.Xip = append(s.Xip, x)
 			}
 		}
-		parsed, err := relation.ParseSnapshot(s.String())
+		parsed, err := capture.ParseSnapshot(s.String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestSnapshot_VisibleAgreesWithPostgres(t *testing.T) {
 	if err := conn.QueryRow(context.Background(), "SELECT pg_current_snapshot()::text").Scan(&now); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := relation.ParseSnapshot(now); err != nil || s.String() != now || !strings.Contains(now, ":") {
+	if s, err := capture.ParseSnapshot(now); err != nil || s.String() != now || !strings.Contains(now, ":") {
 		t.Errorf("got %v, %v of %s", s, err, now)
 	}
 }
