@@ -14,25 +14,65 @@ type Cursor struct {
 	Incarnation, Epoch string
 	// Seq is the stream's sequence of the last message seen.
 	Seq uint64
+	// Holds is the floor that a stream may have at most for who goes on from here: from
+	// that position on, it must still have every delete.
+	Holds uint64
+	// Since is the position to resume from if the stream no longer has the place. 0 is
+	// none.
+	Since uint64
+	// View is a tag of what the client was allowed and asked to see, empty for all.
+	View string
+	// Old says that the cursor has the form of before version 1. Then Holds and Since are
+	// not known.
+	Old bool
 }
 
-// String returns the form that heartbeats carry. None of its characters needs
-// escaping in JSON or in a URL.
+// cursorVersion is what cursors begin with.
+const cursorVersion = "1"
+
+// String returns the form that heartbeats carry:
+// version.incarnation.epoch.sequence.holds.since, and .view if there is one. None of its
+// characters needs escaping in JSON or in a URL.
 func (c Cursor) String() string {
-	return c.Incarnation + "." + c.Epoch + "." + strconv.FormatUint(c.Seq, 10)
+	place := c.Incarnation + "." + c.Epoch + "." + strconv.FormatUint(c.Seq, 10)
+	if c.Old {
+		return place
+	}
+	text := cursorVersion + "." + place + "." + strconv.FormatUint(c.Holds, 10) + "." + strconv.FormatUint(c.Since, 10)
+	if c.View != "" {
+		text += "." + c.View
+	}
+	return text
 }
 
-// ParseCursor parses what String returned.
+// ParseCursor parses what String returned. Cursors of before version 1 have the form
+// incarnation.epoch.sequence.
 func ParseCursor(s string) (Cursor, error) {
 	parts := strings.Split(s, ".")
-	if len(parts) != 3 || !validID(parts[0]) || !validID(parts[1]) {
-		return Cursor{}, fmt.Errorf("%w: cursor does not have the form incarnation.epoch.sequence", ErrMalformed)
+	var c Cursor
+	switch n := len(parts); {
+	case n == 3:
+		c.Old = true
+		parts = append([]string{cursorVersion}, append(parts, "0", "0")...)
+	case n == 7 && validID(parts[6]):
+		c.View = parts[6]
+	case n != 6:
+		return Cursor{}, fmt.Errorf("%w: a cursor has the form version.incarnation.epoch.sequence.holds.since", ErrMalformed)
 	}
-	seq, err := strconv.ParseUint(parts[2], 10, 64)
-	if err != nil {
-		return Cursor{}, fmt.Errorf("%w: sequence of cursor: %w", ErrMalformed, err)
+	if parts[0] != cursorVersion {
+		return Cursor{}, fmt.Errorf("%w: a cursor of version %q, not %s", ErrMalformed, parts[0], cursorVersion)
 	}
-	return Cursor{Incarnation: parts[0], Epoch: parts[1], Seq: seq}, nil
+	if c.Incarnation, c.Epoch = parts[1], parts[2]; !validID(c.Incarnation) || !validID(c.Epoch) {
+		return Cursor{}, fmt.Errorf("%w: incarnation or epoch of a cursor", ErrMalformed)
+	}
+	for i, to := range []*uint64{&c.Seq, &c.Holds, &c.Since} {
+		n, err := strconv.ParseUint(parts[3+i], 10, 64)
+		if err != nil {
+			return Cursor{}, fmt.Errorf("%w: number %d of a cursor: %w", ErrMalformed, i+1, err)
+		}
+		*to = n
+	}
+	return c, nil
 }
 
 func validID(s string) bool {

@@ -17,9 +17,14 @@
 // relation is the name of a relation, see below, as one escaped segment of a path:
 // a slash in it is %2F. A slash at the path's end changes nothing. since is a
 // decimal integer from 0 to 2^64-1. A request without since, or with 0, asks for
-// everything. There are two more parameters:
+// everything. There are more parameters:
 //
+//	cursor=C       go on after an exact place, see Positions; it may be empty
+//	positions=N    show the position after every N rows
 //	follow=0       end after the stream's state as it was at the request
+//	limit=N        with follow=0: a page of at most N rows, 1 to 10000, see Pages
+//	wait_for=T     with follow=0: wait until the answer shows transaction T
+//	timeout=S      with wait_for: wait for up to S seconds, 1 to 300; else 10
 //	format=flat    use the older, flat dialect, see below
 //
 // A server MUST ignore parameters it does not know. A request MUST NOT have a
@@ -51,6 +56,9 @@
 // socket may hold many chunks.
 //
 // The keep-alive is a chunk of the two bytes CR LF. Clients skip it.
+//
+// The header Lockstep-Incarnation names the life of the stream, and Lockstep-Floor is
+// the oldest since that it can honour. Both are of the time of the request.
 //
 // # Rows
 //
@@ -116,6 +124,7 @@
 //	{"control":true,"type":"truncate","txid":549170,"since":549170}
 //	{"control":true,"type":"gap","since":549170,"reason":"…"}
 //	{"control":true,"type":"oversize","txid":549170,"since":549170,"key":{"id":7},"bytes":1600000,"limit":1048576}
+//	{"control":true,"type":"position","since":549170,"cursor":"…"}
 //
 // snapshot_completed comes once per connection. It says that everything was sent
 // that the relation held when the request came. No heartbeat comes before it.
@@ -132,8 +141,7 @@
 // was shown. It is 0 while no such snapshot is known. A client of a quiet
 // relation moves forward too. Heartbeats come from the capture through the whole
 // path; the HTTP server makes none itself. timestamp is the capture's time in
-// Unix seconds. cursor is the exact place in the stream, and is opaque to
-// clients.
+// Unix seconds. cursor is the exact place in the stream, see Positions.
 //
 // truncate, in a stream that keeps every change, says that all rows were removed
 // together. truncate and oversize have action, event and committed_at, as a row
@@ -149,6 +157,8 @@
 // reason says what the broker answered, and there is no limit. A client SHOULD
 // treat what it holds for the key as out of date.
 //
+// position comes only to a client that asked for it, see Positions.
+//
 // # Resuming
 //
 // A client keeps the since of the last row or heartbeat that it applied, and
@@ -158,10 +168,44 @@
 // stream, the answer to a request with since S has every row that is first sent
 // after that place.
 //
+// # Positions
+//
+// A request with the parameter cursor, also an empty one, or with positions, asks for
+// position control rows. They come after at most 1 MiB of rows, or one row that is
+// larger, and with positions=N after every N rows. So a client that is cut in the middle
+// of many rows goes on from there. A heartbeat shows the position, too.
+//
+// A client keeps the cursor of the last heartbeat or position together with the rows
+// that came before it, and sends it in its next request. It is opaque. The answer has
+// what comes after that place, without repeats; cursor wins over since. If the stream
+// no longer has the place, the server goes by the since that is in the cursor: rows come
+// again. If there is none in it, the server answers 410 cursor_gone. A client MUST then
+// forget all rows. A cursor from before cursors had a version, of the form a.b.n, has
+// none: the server goes by the since of the request. A client that has only such a
+// cursor MUST forget all rows.
+//
+// A position is no state of the relation. A client may hold a part of a transaction
+// there.
+//
+// # Pages
+//
+// With limit=N the answer is a page: it ends after N rows, with the final chunk. If there
+// is more, the header Link names the request for the next page, as rel="next", with the
+// cursor at which this page ends. Such a page may be kept for a minute, and has an ETag. A
+// page without Link is the last. It ends as every answer to follow=0 does.
+//
+// # Reading one's own writes
+//
+// A program that wrote to Postgres may ask for wait_for=T, where T is
+// pg_current_xact_id() of its transaction. The answer begins when the last heartbeat
+// shows this transaction. So the answer has what it wrote. If that takes longer than
+// timeout, the server answers 503 not_ready.
+//
 // # Ends and cuts
 //
 // The stream of a request with follow=0 ends with snapshot_completed, the
-// heartbeat that allowed it, and the final chunk. Every other end of a stream is
+// heartbeat that allowed it, and the final chunk; a page that is not the last ends with
+// the final chunk alone. Every other end of a stream is
 // a cut: the server drains, the client is too slow, or there is an error. The
 // connection then closes between two chunks, without the final chunk, and the
 // client asks again. A body that ends without the final chunk is a cut, never an
@@ -173,13 +217,15 @@
 // status and {"error":{"code":"…","message":"…"}}:
 //
 //	400 invalid_since        since is not one decimal integer below 2^64
+//	400 invalid_cursor       cursor is none that the server gave out
 //	400 invalid_request      a body, or a parameter the server knows with a value it does not
 //	404 unknown_relation     there is no relation of that name
 //	405 method_not_allowed   only GET and HEAD are served
 //	409 since_ahead          since is above every position this source ever gave out
 //	410 since_too_old        since is below the floor, which the error names: ask with since=0
+//	410 cursor_gone          the stream no longer has the cursor's place, and no since can take its: ask with since=0
 //	500 internal             the server failed
-//	503 not_ready            the broker or the capture is away; Retry-After says when to ask again
+//	503 not_ready            the broker or the capture is away, or wait_for took too long; Retry-After says when to ask again
 //	505 http_version         the request was not HTTP/1.1 or later
 //
 // # The flat dialect

@@ -41,6 +41,7 @@ const (
 	Oversize          = "oversize"
 	Truncate          = "truncate"
 	Gap               = "gap"
+	PositionType      = "position"
 )
 
 // Control is a control row. Which fields are set depends on Type; see the package
@@ -221,6 +222,16 @@ func AppendHeartbeat(dst []byte, timestamp int64, since uint64, cursor Cursor) [
 	return append(dst, '"', '}', '\n')
 }
 
+// AppendPosition appends, with its newline, the control row that tells a client where it
+// is.
+func AppendPosition(dst []byte, cursor Cursor) []byte {
+	dst = append(dst, `{"control":true,"type":"position"`...)
+	dst = strconv.AppendUint(append(dst, rowSince...), cursor.Since, 10)
+	dst = append(dst, `,"cursor":"`...)
+	dst = append(dst, cursor.String()...)
+	return append(dst, '"', '}', '\n')
+}
+
 // AppendSnapshotCompleted appends a snapshot_completed document with its newline.
 func AppendSnapshotCompleted(dst []byte, timestamp int64) []byte {
 	dst = append(dst, `{"control":true,"type":"snapshot_completed","timestamp":`...)
@@ -303,6 +314,18 @@ func Txid(line []byte) (uint64, bool) {
 	}
 	txid, err := strconv.ParseUint(string(rest[:n]), 10, 64)
 	return txid, err == nil
+}
+
+// Since returns the since of a document as the bridge encodes them. It is 0 where there
+// is none. It does not decode the rest.
+func Since(line []byte) uint64 {
+	_, rest, _ := bytes.Cut(line, []byte(rowSince)) // before it stands nothing that a user wrote
+	n := 0
+	for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
+		n++
+	}
+	since, _ := strconv.ParseUint(string(rest[:n]), 10, 64)
+	return since
 }
 
 // Parts takes a row's document as the bridge encodes it in a stream of latest

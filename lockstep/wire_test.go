@@ -74,7 +74,7 @@ func TestEvent(t *testing.T) {
 // TestWire_Golden: the encoded documents are the bytes that existing clients depend
 // on.
 func TestWire_Golden(t *testing.T) {
-	cur := lockstep.Cursor{Incarnation: "i1", Epoch: "e1", Seq: 42}
+	cur := lockstep.Cursor{Incarnation: "i1", Epoch: "e1", Seq: 42, Holds: 551034, Since: 551033}
 	flat := func(line []byte) []byte {
 		b, err := lockstep.AppendFlat(nil, line)
 		if err != nil {
@@ -87,6 +87,7 @@ func TestWire_Golden(t *testing.T) {
 		"row_behind_xmin":    row(551040, 551033, false, `{"id":1}`),
 		"row_deleted":        row(7, 9, true, `{"id":1}`),
 		"heartbeat":          lockstep.AppendHeartbeat(nil, 1700000000, 551033, cur),
+		"position":           lockstep.AppendPosition(nil, cur),
 		"snapshot_completed": lockstep.AppendSnapshotCompleted(nil, 1700000000),
 		"oversize":           lockstep.AppendOversize(nil, 549170, 549165, lockstep.Change{}, []byte(`{"id":7}`), 1600000, 1048576),
 		"oversize_refused":   lockstep.AppendRefused(nil, 549170, 549165, lockstep.Change{}, []byte(`{"id":7}`), 1600000, "a \"limit\" (error 10077)"),
@@ -122,8 +123,19 @@ func TestWire_Golden(t *testing.T) {
 		if strings.HasPrefix(name, "flat") && name != "flat_control" {
 			continue
 		}
-		if _, err := lockstep.Decode(got); err != nil {
+		m, err := lockstep.Decode(got)
+		if err != nil {
 			t.Errorf("%s: decode: %v", name, err)
+			continue
+		}
+		var since uint64
+		if m.Row != nil {
+			since = m.Row.Since
+		} else {
+			since = m.Control.Since
+		}
+		if n := lockstep.Since(got); n != since {
+			t.Errorf("%s: Since returns %d, the document has %d", name, n, since)
 		}
 	}
 }
@@ -256,15 +268,24 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// TestCursor_RoundTrip: a cursor is read as it was written, in the form of today and in that of before. Everything else is
+// an error.
 func TestCursor_RoundTrip(t *testing.T) {
-	want := lockstep.Cursor{Incarnation: "aZ09", Epoch: "x", Seq: 1 << 63}
-	got, err := lockstep.ParseCursor(want.String())
-	if err != nil || got != want {
-		t.Fatalf("got %v, %v; want %v", got, err, want)
+	for text, want := range map[string]lockstep.Cursor{
+		"1.aZ09.x.9223372036854775808.7.5": {Incarnation: "aZ09", Epoch: "x", Seq: 1 << 63, Holds: 7, Since: 5},
+		"1.a.b.1.0.0.v9":                   {Incarnation: "a", Epoch: "b", Seq: 1, View: "v9"},
+		"aZ09.x.12":                        {Incarnation: "aZ09", Epoch: "x", Seq: 12, Old: true},
+	} {
+		if got, err := lockstep.ParseCursor(text); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: got %+v, %v, and back %s; want %+v", text, got, err, got, want)
+		}
 	}
-	for _, s := range []string{"", "a.b", "a.b.c", "a.b.-1", ".b.1", "a..1", "a.b.1.2", "a\n.b.1"} {
-		if c, err := lockstep.ParseCursor(s); err == nil {
-			t.Errorf("ParseCursor(%q) = %v, want an error", s, c)
+	for _, s := range []string{
+		"", "a.b", "a.b.c", "a.b.-1", ".b.1", "a..1", "a.b.1.2", "a\n.b.1",
+		"2.a.b.1.2.3", "1.a.b.1.2", "1.a.b.1.2.", "1.a.b.1.2.3.", "1.a.b.1.2.3.v.w", "1.a.b.1.2.3.v-", "1.a..1.2.3", "1.a.b.1.-2.3",
+	} {
+		if c, err := lockstep.ParseCursor(s); !errors.Is(err, lockstep.ErrMalformed) {
+			t.Errorf("ParseCursor(%q) = %v, %v, want ErrMalformed", s, c, err)
 		}
 	}
 }

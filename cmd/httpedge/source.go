@@ -19,7 +19,10 @@ type source struct{ hub *replay.Hub }
 
 // Open implements edge.Source.
 func (s source) Open(ctx context.Context, req edge.Request) (edge.Stream, error) {
-	r, err := s.hub.Open(ctx, replay.Request{Schema: req.Schema, Table: req.Table, Since: req.Since, Follow: req.Follow})
+	r, err := s.hub.Open(ctx, replay.Request{
+		Schema: req.Schema, Table: req.Table, Since: req.Since, Cursor: req.Cursor, Follow: req.Follow,
+		Shown: req.Shown, ShownWithin: req.ShownWithin,
+	})
 	if err != nil {
 		return nil, refusal(err)
 	}
@@ -36,6 +39,10 @@ func refusal(err error) error {
 		return &edge.Refusal{Code: edge.SinceAhead, Message: "since is above every position that this source gave out; drop your rows and ask with since=0", Cause: err}
 	case errors.As(err, &tooOld):
 		return &edge.Refusal{Code: edge.SinceTooOld, Message: fmt.Sprintf("the oldest position to resume from is %d; drop your rows and ask with since=0", tooOld.Floor), Cause: err}
+	case errors.Is(err, replay.ErrCursorGone):
+		return &edge.Refusal{Code: edge.CursorGone, Message: "the stream no longer has the place of the cursor; drop your rows and ask with since=0", Cause: err}
+	case errors.Is(err, replay.ErrNotShown):
+		return &edge.Refusal{Code: edge.NotReady, Message: "the transaction of wait_for is not shown yet; ask again", Cause: err}
 	case errors.Is(err, replay.ErrNotReady):
 		return &edge.Refusal{Code: edge.NotReady, Message: "the relation can't be served now; try again later", Cause: err}
 	}
@@ -56,6 +63,15 @@ func (s reader) Next(ctx context.Context, wait time.Duration) (edge.Part, error)
 // Return implements edge.Stream.
 func (s reader) Return(p edge.Part, n int) (rows int, err error) {
 	return s.Reader.Return(p.(replay.Part), n)
+}
+
+// Page implements edge.Stream.
+func (s reader) Page(ctx context.Context, rows int) (edge.Page, error) {
+	p, err := s.Reader.Page(ctx, rows)
+	if err != nil {
+		return edge.Page{}, refusal(err)
+	}
+	return edge.Page{Next: p.Next, Tag: p.Tag}, nil
 }
 
 // listed is one relation in the document of GET /.

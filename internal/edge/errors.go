@@ -13,11 +13,13 @@ type Code string
 // Codes of refusals; the protocol lists them (package lockstep).
 const (
 	InvalidSince     Code = "invalid_since"
+	InvalidCursor    Code = "invalid_cursor"
 	InvalidRequest   Code = "invalid_request"
 	UnknownRelation  Code = "unknown_relation"
 	MethodNotAllowed Code = "method_not_allowed"
 	SinceAhead       Code = "since_ahead"
 	SinceTooOld      Code = "since_too_old"
+	CursorGone       Code = "cursor_gone"
 	HTTPVersion      Code = "http_version"
 	NotReady         Code = "not_ready"
 	Internal         Code = "internal"
@@ -25,9 +27,9 @@ const (
 
 // statuses is the only table from code to status.
 var statuses = map[Code]int{
-	InvalidSince: http.StatusBadRequest, InvalidRequest: http.StatusBadRequest,
+	InvalidSince: http.StatusBadRequest, InvalidCursor: http.StatusBadRequest, InvalidRequest: http.StatusBadRequest,
 	UnknownRelation: http.StatusNotFound, MethodNotAllowed: http.StatusMethodNotAllowed,
-	SinceAhead: http.StatusConflict, SinceTooOld: http.StatusGone,
+	SinceAhead: http.StatusConflict, SinceTooOld: http.StatusGone, CursorGone: http.StatusGone,
 	HTTPVersion: http.StatusHTTPVersionNotSupported, NotReady: http.StatusServiceUnavailable,
 	Internal: http.StatusInternalServerError,
 }

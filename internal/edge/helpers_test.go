@@ -17,6 +17,7 @@ import (
 
 	"bridge/internal/edge"
 	"bridge/internal/testenv"
+	"bridge/lockstep"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -53,8 +54,17 @@ func (f *fake) requests() []edge.Request {
 	return append([]edge.Request(nil), f.asked...)
 }
 
+// unpaged is what most streams of tests have in common.
+type unpaged struct{}
+
+func (unpaged) Incarnation() string { return "i1" }
+func (unpaged) Floor() uint64       { return 7 }
+
+func (unpaged) Page(context.Context, int) (edge.Page, error) { return edge.Page{}, errBroken }
+
 // feed is a stream that a test fills; a nil document ends it, "!" breaks it.
 type feed struct {
+	unpaged
 	docs   chan []byte
 	closed chan struct{}
 }
@@ -101,12 +111,20 @@ func (p part) Render(f edge.Form) (data []byte, begin int, ends []uint32, err er
 	return data, begin, ends, nil
 }
 
+func (p part) Row(int) bool    { return true }
 func (p part) Rows() int       { return len(p) }
 func (p part) Completed() bool { return false }
 
+func (p part) Position(n int) lockstep.Cursor {
+	return lockstep.Cursor{Incarnation: "i1", Epoch: "e1", Seq: uint64(n)}
+}
+
 // flood is a stream without end of documents of some size, many at once, as
 // fast as they are taken.
-type flood struct{ docs part }
+type flood struct {
+	unpaged
+	docs part
+}
 
 func newFlood(size, n int) *flood {
 	f := &flood{}

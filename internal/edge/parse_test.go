@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"bridge/internal/edge"
+	"bridge/lockstep"
 
 	"github.com/rs/zerolog"
 )
@@ -53,32 +55,45 @@ func TestParse_Requests(t *testing.T) {
 	}
 	with := func(r edge.Request, change func(*edge.Request)) edge.Request { change(&r); return r }
 	for target, want := range map[string]edge.Request{
-		"/users":                               public("users", 0),
-		"/users?since=0":                       public("users", 0),
-		"/users?since=42":                      public("users", 42),
-		"/users/42":                            public("users", 42),
-		"/users?since=18446744073709551615":    public("users", math.MaxUint64),
-		"/users?since=%34%32":                  public("users", 42),
-		"/users?since=7&x=y&x=z&follow_=0":     public("users", 7),
-		"/users?opt=%zz&since=7&a;b=c&&=&%":    public("users", 7),
-		"/users?since=7&Since=8&SINCE=9":       public("users", 7),
-		"/users/":                              public("users", 0),
-		"/users/?since=42":                     public("users", 42),
-		"/users/42/":                           public("users", 42),
-		"/users%2F":                            public("users/", 0),
-		"/users%2F/":                           public("users/", 0),
-		"/public.users":                        public("users", 0),
-		"/public.metrics":                      public("metrics", 0),
-		"/public._flat/7":                      public("_flat", 7),
-		"/public.public.users":                 public("public.users", 0),
-		"/.%22a.b%22.t":                        {Schema: "a.b", Table: "t", Follow: true},
-		"/.\"a.b\".t/":                         {Schema: "a.b", Table: "t", Follow: true},
-		"/app.users":                           {Schema: "app", Table: "users", Follow: true},
-		"/a.b.c":                               {Schema: "a", Table: "b.c", Follow: true},
-		"/users?follow=0":                      with(public("users", 0), func(r *edge.Request) { r.Follow = false }),
-		"/users?follow=1":                      public("users", 0),
-		"/users?format=flat":                   with(public("users", 0), func(r *edge.Request) { r.Flat = true }),
-		"/users?format=lockstep":               public("users", 0),
+		"/users":                            public("users", 0),
+		"/users?since=0":                    public("users", 0),
+		"/users?since=42":                   public("users", 42),
+		"/users/42":                         public("users", 42),
+		"/users?since=18446744073709551615": public("users", math.MaxUint64),
+		"/users?since=%34%32":               public("users", 42),
+		"/users?since=7&x=y&x=z&follow_=0":  public("users", 7),
+		"/users?opt=%zz&since=7&a;b=c&&=&%": public("users", 7),
+		"/users?since=7&Since=8&SINCE=9":    public("users", 7),
+		"/users/":                           public("users", 0),
+		"/users/?since=42":                  public("users", 42),
+		"/users/42/":                        public("users", 42),
+		"/users%2F":                         public("users/", 0),
+		"/users%2F/":                        public("users/", 0),
+		"/public.users":                     public("users", 0),
+		"/public.metrics":                   public("metrics", 0),
+		"/public._flat/7":                   public("_flat", 7),
+		"/public.public.users":              public("public.users", 0),
+		"/.%22a.b%22.t":                     {Schema: "a.b", Table: "t", Follow: true},
+		"/.\"a.b\".t/":                      {Schema: "a.b", Table: "t", Follow: true},
+		"/app.users":                        {Schema: "app", Table: "users", Follow: true},
+		"/a.b.c":                            {Schema: "a", Table: "b.c", Follow: true},
+		"/users?follow=0":                   with(public("users", 0), func(r *edge.Request) { r.Follow = false }),
+		"/users?follow=1":                   public("users", 0),
+		"/users?format=flat":                with(public("users", 0), func(r *edge.Request) { r.Flat = true }),
+		"/users?format=lockstep":            public("users", 0),
+		"/users?cursor=":                    with(public("users", 0), func(r *edge.Request) { r.Positions = math.MaxInt }),
+		"/users?cursor=1.i.e.7.6.5&since=3": with(public("users", 3), func(r *edge.Request) {
+			r.Positions, r.Cursor = math.MaxInt, lockstep.Cursor{Incarnation: "i", Epoch: "e", Seq: 7, Holds: 6, Since: 5}
+		}),
+		"/users?cursor=i.e.7&positions=5": with(public("users", 0), func(r *edge.Request) {
+			r.Positions, r.Cursor = 5, lockstep.Cursor{Incarnation: "i", Epoch: "e", Seq: 7, Old: true}
+		}),
+		"/users?positions=1":          with(public("users", 0), func(r *edge.Request) { r.Positions = 1 }),
+		"/users?limit=10000&follow=0": with(public("users", 0), func(r *edge.Request) { r.Limit, r.Follow = 10000, false }),
+		"/users?wait_for=9&follow=0":  with(public("users", 0), func(r *edge.Request) { r.Shown, r.ShownWithin, r.Follow = 9, 10*time.Second, false }),
+		"/users/3?wait_for=9&timeout=300&follow=0": with(public("users", 3), func(r *edge.Request) {
+			r.Shown, r.ShownWithin, r.Follow = 9, 5*time.Minute, false
+		}),
 		"http://elsewhere/users?since=5":       public("users", 5),
 		"/%75sers":                             public("users", 0),
 		"/a%2Fb":                               public("a/b", 0),
@@ -132,6 +147,24 @@ func TestParse_Refusals(t *testing.T) {
 		"/users?follow=0&follow=0":                "400 invalid_request",
 		"/users?format=xml":                       "400 invalid_request",
 		"/users?format=flat&format=flat":          "400 invalid_request",
+		"/users?cursor=x":                         "400 invalid_cursor",
+		"/users?cursor=2.i.e.7.6.5":               "400 invalid_cursor",
+		"/users?cursor=&cursor=":                  "400 invalid_cursor",
+		"/users?cursor=%zz":                       "400 invalid_cursor",
+		"/users?positions=0":                      "400 invalid_request",
+		"/users?positions=":                       "400 invalid_request",
+		"/users?positions=1&positions=1":          "400 invalid_request",
+		"/users?limit=10":                         "400 invalid_request",
+		"/users?limit=0&follow=0":                 "400 invalid_request",
+		"/users?limit=10001&follow=0":             "400 invalid_request",
+		"/users?limit=x&follow=0":                 "400 invalid_request",
+		"/users?wait_for=9":                       "400 invalid_request",
+		"/users?wait_for=0&follow=0":              "400 invalid_request",
+		"/users?wait_for=-9&follow=0":             "400 invalid_request",
+		"/users?wait_for=9&timeout=0&follow=0":    "400 invalid_request",
+		"/users?wait_for=9&timeout=301&follow=0":  "400 invalid_request",
+		"/users?wait_for=9&timeout=5s&follow=0":   "400 invalid_request",
+		"/users?timeout=5&follow=0":               "400 invalid_request",
 		"//x":                                     "404 unknown_relation",
 		"//":                                      "404 unknown_relation",
 		"/a/../b":                                 "404 unknown_relation",
@@ -173,7 +206,7 @@ func join(status int, code string) string {
 // nothing is redirected, and the source is asked at most once, for what the
 // path says.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"/a?since=1", "/a/1", "//", "/a/../b", "/%00", "/a.b?follow=0&format=flat", "*", "http://h/x", "/a?since=%zz", "/?x", "/0??follow=0&", "/metrics"} {
+	for _, s := range []string{"/a?since=1", "/a/1", "//", "/a/../b", "/%00", "/a.b?follow=0&format=flat", "*", "http://h/x", "/a?since=%zz", "/?x", "/0??follow=0&", "/metrics", "/a?cursor=1.i.e.7.6.5&positions=2", "/a?follow=0&limit=3&wait_for=5&timeout=1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, target string) {
@@ -185,7 +218,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		switch join(status, code) {
-		case "200 ", "404 ", "400 invalid_since", "400 invalid_request", "404 unknown_relation":
+		case "200 ", "404 ", "400 invalid_since", "400 invalid_cursor", "400 invalid_request", "404 unknown_relation":
 			if len(asked) != 0 {
 				t.Errorf("%q: %d %s, but the source was asked for %+v", target, status, code, asked)
 			}

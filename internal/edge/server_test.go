@@ -28,7 +28,7 @@ func TestServer_WireBytes(t *testing.T) {
 	c := dial(t, r.addr)
 	c.send(t, "GET /users?since=42 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") // as the Erlang client asks
 	const want = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n" +
-		"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+		"Lockstep-Incarnation: i1\r\nLockstep-Floor: 7\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 	if got := c.head(t); got != want {
 		t.Fatalf("got head\n%s\nwant\n%s", got, want)
 	}
@@ -307,6 +307,7 @@ func TestServer_StalledClientIsKeptNothing(t *testing.T) {
 
 // numbered is a stream of documents with numbers.
 type numbered struct {
+	unpaged
 	// next is the number of the next document, read of the next that the client reads.
 	next, read int
 	returned   chan int

@@ -13,6 +13,8 @@ package edge
 import (
 	"context"
 	"time"
+
+	"bridge/lockstep"
 )
 
 // Request is a client's request for a relation.
@@ -23,6 +25,17 @@ type Request struct {
 	Since uint64
 	// Follow is false for a client that wants the state and then the end.
 	Follow bool
+	// Cursor is the place to resume from, zero for none. If the stream no longer has it, the
+	// since in it takes its place; that of an old cursor is the one above.
+	Cursor lockstep.Cursor
+	// Positions asks for position rows: after so many rows at the latest, 0 for none.
+	Positions int
+	// Limit asks for a page of so many rows, 0 for everything.
+	Limit int
+	// Shown, if not 0, is a transaction that the answer must show. Open waits for that, for
+	// up to ShownWithin.
+	Shown       uint64
+	ShownWithin time.Duration
 	// Flat asks for the flat dialect.
 	Flat bool
 }
@@ -40,6 +53,13 @@ type Source interface {
 
 // Stream is one client's stream, for one goroutine.
 type Stream interface {
+	// Incarnation returns the stream's incarnation, and Floor its floor when the request
+	// came.
+	Incarnation() string
+	Floor() uint64
+	// Page makes the stream, which must be finite, one of at most rows rows. It is called
+	// before Next, and refuses with a *Refusal.
+	Page(ctx context.Context, rows int) (Page, error)
 	// Next returns what comes next. It waits for up to wait, and returns nil if nothing
 	// came. io.EOF ends a finite stream, with its last documents; any other error cuts it.
 	Next(ctx context.Context, wait time.Duration) (Part, error)
@@ -50,11 +70,24 @@ type Stream interface {
 	Close()
 }
 
+// Page is what a stream of a bounded number of rows is.
+type Page struct {
+	// Next is the place after which the next page begins. It is nil if this one ends with
+	// the whole state.
+	Next *lockstep.Cursor
+	// Tag is the same for pages with the same documents.
+	Tag string
+}
+
 // Part is a run of whole documents.
 type Part interface {
 	// Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
 	// where each document ends. All stay as they are.
 	Render(f Form) (data []byte, begin int, ends []uint32, err error)
+	// Row says whether the nth document, counted from 0, is a row, and not a heartbeat.
+	Row(n int) bool
+	// Position returns the place of a client that got the first n documents, at least one.
+	Position(n int) lockstep.Cursor
 	// Rows returns how many of the documents are rows.
 	Rows() int
 	// Completed says that with the first document the client has the whole state for the

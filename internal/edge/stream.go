@@ -4,24 +4,48 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"sort"
+	"strconv"
 	"time"
 
 	"bridge/lockstep"
 )
 
-// head is the response's status line and headers. Existing clients want the
-// coding exactly so.
-const head = "HTTP/1.1 200 OK\r\n" +
-	"Content-Type: application/json\r\n" +
-	"Cache-Control: no-store\r\n" +
-	"X-Accel-Buffering: no\r\n" +
-	"Connection: close\r\n" +
-	"Transfer-Encoding: chunked\r\n\r\n"
+// header is a response's headers but for those of the connection, in their order.
+type header [][2]string
+
+// headerOf returns the headers of a stream's response.
+func headerOf(st Stream, cache string) header {
+	return header{
+		{"Content-Type", "application/json"}, {"Cache-Control", cache}, {"X-Accel-Buffering", "no"},
+		{"Lockstep-Incarnation", st.Incarnation()}, {"Lockstep-Floor", strconv.FormatUint(st.Floor(), 10)},
+	}
+}
+
+// noStore is the Cache-Control of an answer that is another one the next time.
+const noStore = "no-store"
+
+// head returns the response's status line and headers. Existing clients want the coding
+// exactly so.
+func (h header) head() []byte {
+	b := []byte("HTTP/1.1 200 OK\r\n")
+	for _, field := range h {
+		b = fmt.Appendf(b, "%s: %s\r\n", field[0], field[1])
+	}
+	return append(b, "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"...)
+}
+
+// write makes the headers those of a response of net/http.
+func (h header) write(w http.ResponseWriter) {
+	for _, field := range h {
+		w.Header().Set(field[0], field[1])
+	}
+}
 
 const (
 	// keepAlive is the chunk of CR LF that existing clients skip.
@@ -59,10 +83,25 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
+	var page Page
+	h := headerOf(st, noStore)
+	if req.Limit > 0 {
+		if page, err = st.Page(ctx, req.Limit); err != nil {
+			st.Close()
+			s.refuse(w, r, asRefusal(err))
+			return
+		}
+		h = page.header(st, req)
+	}
+	if page.known(r, req) {
+		st.Close()
+		h.write(w)
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	if r.Method == http.MethodHead {
 		st.Close()
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
+		h.write(w)
 		w.Header().Set("Transfer-Encoding", "chunked")
 		w.WriteHeader(http.StatusOK)
 		return
@@ -82,13 +121,15 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 	}
 	// A goroutine that keeps nothing of net/http's serves the client.
 	remote := r.RemoteAddr
-	s.streams.Go(func() { s.pump(conn, st, req, remote) })
+	c := &client{s: s, conn: conn, form: formOf(req), head: h.head(), positions: positions{every: req.Positions}, pageEnd: page.Next}
+	s.streams.Go(func() { s.pump(c, st, req, remote) })
 }
 
 func (s *Server) draining() bool { return s.drain.Err() != nil }
 
-// pump writes the stream to the connection until one of them ends.
-func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
+// pump writes the stream to the client until one of them ends.
+func (s *Server) pump(c *client, st Stream, req Request, remote string) {
+	conn := c.conn
 	defer st.Close()
 	ctx, cancel := context.WithCancel(s.drain)
 	defer cancel()
@@ -104,11 +145,11 @@ func (s *Server) pump(conn net.Conn, st Stream, req Request, remote string) {
 	defer hurry()
 	s.metrics.clients.Inc()
 	defer s.metrics.clients.Dec()
-	c := &client{s: s, conn: conn, form: formOf(req), begun: time.Now()}
+	begun := time.Now()
 	reason, err := c.run(ctx, st)
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
-		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(c.begun).Round(time.Millisecond)).Str("reason", reason)
+		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(begun).Round(time.Millisecond)).Str("reason", reason)
 	if err != nil {
 		e = e.Err(err)
 	}
@@ -124,15 +165,19 @@ func awaitClose(conn net.Conn) {
 
 // client is one connection that a stream is written to.
 type client struct {
-	s           *Server
-	conn        net.Conn
-	form        Form
-	begun       time.Time
+	// Static after construction: pageEnd is where the next page begins, nil if there is none.
+	s       *Server
+	conn    net.Conn
+	form    Form
+	head    []byte
+	pageEnd *lockstep.Cursor
+
+	positions   positions
 	rows, bytes int64
 }
 
 func (c *client) run(ctx context.Context, st Stream) (reason string, err error) {
-	if err := c.write([]byte(head)); err != nil {
+	if err := c.write(c.head); err != nil {
 		return c.why(ctx, err)
 	}
 	lastWrite := time.Now()
@@ -143,7 +188,11 @@ func (c *client) run(ctx context.Context, st Stream) (reason string, err error) 
 			sent, err = true, c.write([]byte(keepAlive))
 		}
 		if errors.Is(err, io.EOF) {
-			if err := c.write([]byte(finalChunk)); err != nil {
+			var last []byte
+			if c.pageEnd != nil && c.positions.wanted() {
+				last = appendChunk(nil, lockstep.AppendPosition(nil, *c.pageEnd))
+			}
+			if err := c.write(append(last, finalChunk...)); err != nil {
 				return c.why(ctx, err)
 			}
 			return reasonEnd, nil
@@ -168,7 +217,7 @@ func (c *client) next(ctx context.Context, st Stream, wait time.Duration) (sent 
 		return false, end
 	}
 	rest, all, err := c.send(st, p)
-	p = nil // while the client takes nothing, nothing is kept for it but the rest of a chunk
+	p = nil // while the client takes nothing, nothing is kept for it but this
 	if err == nil {
 		err = c.write(rest)
 	}
@@ -178,40 +227,54 @@ func (c *client) next(ctx context.Context, st Stream, wait time.Duration) (sent 
 	return true, err
 }
 
-// send writes a part. If the client stalls, send gives back to the stream what was not
-// begun, and returns the rest of the chunk that the client is in. all says whether that
-// is the end of the part.
+// send writes a part, up to where the client is to be told its position. It gives back to
+// the stream what it did not write. If the client stalls, that is all that was not begun.
+// send returns what is still to be written: the rest of the chunk that the client is in,
+// and the position. all says whether that is the end of the part.
 func (c *client) send(st Stream, p Part) (rest []byte, all bool, err error) {
 	data, begin, ends, err := p.Render(c.form)
 	if err != nil {
 		return nil, false, err
 	}
+	next := c.positions
+	n, due := next.scan(p, begin, ends, len(ends))
 	if p.Completed() {
 		if err := c.write(appendChunk(nil, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))); err != nil {
 			return nil, false, err
 		}
 	}
-	data = data[begin:ends[len(ends)-1]]
+	data = data[begin:ends[n-1]]
 	for sent := 0; sent < len(data); {
-		n, err := c.writeSome(data[sent:min(len(data), sent+maxWrite)], min(stallAfter, c.s.opt.WriteTimeout), drainWrite)
-		if sent += n; err == nil {
+		taken, err := c.writeSome(data[sent:min(len(data), sent+maxWrite)], min(stallAfter, c.s.opt.WriteTimeout), drainWrite)
+		if sent += taken; err == nil {
 			continue
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, false, err
 		}
-		within := sort.Search(len(ends), func(i int) bool { return int(ends[i])-begin > sent })
+		within := sort.Search(n, func(i int) bool { return int(ends[i])-begin > sent })
 		between := within == 0 && sent == 0 || within > 0 && int(ends[within-1])-begin == sent
 		if !between || !c.s.draining() {
 			within++
 			rest = bytes.Clone(data[sent : int(ends[within-1])-begin])
 		}
-		rows, err := st.Return(p, within)
-		c.count(rows)
-		return rest, within == len(ends), err
+		if within < n {
+			next = c.positions
+			n, due = next.scan(p, begin, ends, within)
+		}
+		break
 	}
-	c.count(p.Rows())
-	return nil, true, nil
+	c.positions = next
+	if due {
+		rest = appendChunk(rest, lockstep.AppendPosition(nil, p.Position(n)))
+	}
+	if all = n == len(ends); all && rest == nil {
+		c.count(p.Rows())
+		return nil, true, nil
+	}
+	rows, err := st.Return(p, n)
+	c.count(rows)
+	return rest, all, err
 }
 
 func (c *client) count(rows int) {

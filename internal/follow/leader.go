@@ -131,21 +131,25 @@ func RowAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, seq uint64) (
 
 // End returns the sequence at or after which a heartbeat completes what a reader
 // needs that came when the stream ended at last. That is the last heartbeat's own
-// if no row came after it. It also returns the last heartbeat's High, 0 if there is
-// none.
-func End(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64) (end, high uint64, err error) {
+// if no row came after it.
+func End(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64) (uint64, error) {
 	heartbeat, err := Last(ctx, nc, l, l.Heartbeat())
-	if err != nil || heartbeat == nil {
-		return last, 0, err
+	if err != nil {
+		return 0, err
 	}
-	if high, err = stream.High(heartbeat.Header); err != nil || heartbeat.Seq >= last {
-		return last, high, err
+	return EndAfter(ctx, nc, l, last, heartbeat)
+}
+
+// EndAfter is End for who has read the last heartbeat, nil for none.
+func EndAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64, heartbeat *Stored) (uint64, error) {
+	if heartbeat == nil || heartbeat.Seq >= last {
+		return last, nil
 	}
 	row, err := RowAfter(ctx, nc, l, heartbeat.Seq)
 	if err != nil || row != nil {
-		return last, high, err
+		return last, err
 	}
-	return heartbeat.Seq, high, nil
+	return heartbeat.Seq, nil
 }
 
 // EndNow returns the function that a Gate of the stream needs.
@@ -161,8 +165,7 @@ func EndNow(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) func(context
 		if err != nil {
 			return 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
 		}
-		end, _, err := End(ctx, nc, l, s.CachedInfo().State.LastSeq)
-		return end, err
+		return End(ctx, nc, l, s.CachedInfo().State.LastSeq)
 	}
 }
 

@@ -1,6 +1,7 @@
 package follow
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -38,6 +39,13 @@ func (p *Place) advance(seq uint64) {
 	for len(p.known) > 0 && p.known[0].First <= seq {
 		p.Epoch, p.known = p.known[0].ID, p.known[1:]
 	}
+}
+
+// Newest returns the newest epoch of the stream that is known: all that was read is of a
+// stream that has this epoch. So a cursor may name it: see stream.Epochs.Holds. It is
+// empty if none is known.
+func (p *Place) Newest() string {
+	return cmp.Or(p.known.Newest(), p.Epoch)
 }
 
 // Held returns nil if the place is one of a stream that has the incarnation and the
@@ -84,6 +92,6 @@ func (p *Place) Follow(m Message) error {
 		return err
 	}
 	p.advance(m.Seq)
-	p.Epoch = epochs[len(epochs)-1].ID
+	p.Epoch = epochs.Newest()
 	return nil
 }

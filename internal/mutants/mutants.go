@@ -351,7 +351,7 @@ var mutants = []mutant{
 		file: "internal/follow/leader.go",
 		old:  "if h >= high {",
 		new:  "if h > high {",
-		pkg:  "./internal/replay", test: "TestReplay_EverySinceResumes",
+		pkg:  "./internal/replay", test: "TestReplay_EveryPositionResumes",
 	},
 	{
 		invariant: "I3", name: "since-ahead-served",

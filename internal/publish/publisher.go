@@ -158,7 +158,7 @@ func (p *Publisher) Heartbeat(_ context.Context, hb capture.Heartbeat) error {
 		if err := e.keepSchema(p.opt.Settings); err != nil {
 			return err
 		}
-		cursor := lockstep.Cursor{Incarnation: e.incarnation, Epoch: e.id, Seq: e.seq + 1}
+		cursor := lockstep.Cursor{Incarnation: e.incarnation, Epoch: e.id, Seq: e.seq + 1, Holds: max(e.high, hb.High), Since: hb.Since}
 		msg := stream.NewHeartbeat(p.layout, hb, e.src, e.epochs, e.floor, time.Now().Unix(), cursor)
 		if err := e.add(msg, hb.High); err != nil {
 			return err

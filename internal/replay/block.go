@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,9 @@ type marks struct {
 	openAt int
 	// end is where the stream ended after a cold block was filled.
 	end uint64
+	// epoch is the stream's newest when the last document was known to be in the stream.
+	// A cursor to any of the documents names it: see stream.Epochs.Holds.
+	epoch string
 }
 
 // document is one document of a block.
@@ -83,6 +87,17 @@ func (b *Block) append(seq, high uint64, heartbeat bool, data []byte) {
 	b.documents = append(b.documents, document{seq: seq, high: high, end: uint32(len(b.data)), heartbeat: heartbeat})
 }
 
+// document returns a document's text.
+func (b *Block) document(i int) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	begin := uint32(0)
+	if i > 0 {
+		begin = b.documents[i-1].end
+	}
+	return b.data[begin:b.documents[i].end]
+}
+
 // full says whether the next document belongs into another block.
 func (b *Block) full() bool {
 	b.mu.Lock()
@@ -98,12 +113,12 @@ func (b *Block) mark(change func(*marks)) {
 }
 
 // note takes note of what the tail knows before it appends the next document.
-func (b *Block) note(until, floor uint64, open bool) {
+func (b *Block) note(until, floor uint64, open bool, epoch string) {
 	b.mark(func(m *marks) {
 		if open && !m.open {
 			m.openAt = len(b.documents)
 		}
-		m.until, m.floorAfter, m.open = max(m.until, until), floor, open
+		m.until, m.floorAfter, m.open, m.epoch = max(m.until, until), floor, open, epoch
 	})
 }
 
@@ -145,6 +160,13 @@ func (b *Block) view() view {
 // from returns the first document at or after the sequence.
 func (v *view) from(seq uint64) int {
 	return sort.Search(len(v.documents), func(i int) bool { return v.documents[i].seq >= seq })
+}
+
+// passed returns the heartbeats among the documents [from, to).
+func (v *view) passed(from, to int) []int {
+	lo, _ := slices.BinarySearch(v.beats, from)
+	hi, _ := slices.BinarySearch(v.beats, to)
+	return v.beats[lo:hi]
 }
 
 // fromHigh returns the first document whose High is at least high.

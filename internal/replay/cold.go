@@ -405,7 +405,9 @@ func (c *coldReader) fill(ctx context.Context, from uint64, through bool) error 
 	if holes {
 		until = now.end
 	}
-	b.mark(func(k *marks) { k.until, k.end, k.floorAfter = until, now.end, now.Meta.Floor })
+	b.mark(func(k *marks) {
+		k.until, k.end, k.floorAfter, k.epoch = until, now.end, now.Meta.Floor, now.epochs.Newest()
+	})
 	b.seal(last)
 	r.hub.metrics.fills.Inc()
 	r.hub.filled.Store(time.Now().UnixNano())
@@ -434,7 +436,7 @@ func (c *coldReader) take(ctx context.Context, b *Block, limit uint64, most int,
 			c.early = &m
 			if c.reads == b.first {
 				r.lost(b.first, m.Seq)
-				c.place = follow.NewPlace(r.info, m.Seq-1, nil)
+				c.place.Seq = m.Seq - 1
 				c.moveTo(m.Seq)
 				return 0, false, errForgotten
 			}

@@ -11,6 +11,10 @@ var (
 	ErrUnknownRelation = errors.New("unknown relation")
 	// ErrSinceAhead: the position was never given out by this source.
 	ErrSinceAhead = errors.New("since is ahead of every position of this source")
+	// ErrCursorGone: the stream no longer has the cursor's place, and no since takes its.
+	ErrCursorGone = errors.New("the stream no longer has the cursor's place")
+	// ErrNotShown: no heartbeat showed the transaction in time.
+	ErrNotShown = errors.New("no heartbeat shows it yet")
 	// ErrNotReady: the broker is away, or no heartbeat came where one is needed.
 	ErrNotReady = errors.New("not ready")
 )
@@ -26,4 +30,6 @@ func (e *TooOldError) Error() string {
 var (
 	// ErrIncomplete: a finite request saw no heartbeat behind its last row.
 	ErrIncomplete = errors.New("no heartbeat came")
+	// errPageGrew: between reading ahead and sending, rows were added to the last page.
+	errPageGrew = errors.New("the page has more rows by now")
 )

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -486,7 +487,7 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 			}
 			w.heartbeat(t, 40)
 			reader.until(t, 40)
-			lost := token{reader.since, reader.state}
+			lost := token{reader.since, reader.cursor, reader.state}
 			broker.Kill()
 			broker.ReplaceStore(older)
 			broker.Start()
@@ -512,11 +513,14 @@ func TestReplay_StoreGoesBack(t *testing.T) {
 			}
 			// The edge may have found out behind the heartbeat of 100.
 			w.heartbeat(t, 101)
-			c := open(t, h, request(lost.since))
-			c.state = lost.state
-			c.until(t, 101)
-			c.mustState(t, want)
-			c = open(t, h, request(0))
+			// Where the new tail is longer, the stream has another message at the cursor's sequence.
+			for _, req := range []replay.Request{request(lost.since), after(lost.cursor)} {
+				c := open(t, h, req)
+				c.cursor, c.state = lockstep.Cursor{}, maps.Clone(lost.state)
+				c.until(t, 101)
+				c.mustState(t, want)
+			}
+			c := open(t, h, request(0))
 			c.until(t, 100)
 			c.mustState(t, want)
 		})

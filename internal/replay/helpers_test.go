@@ -180,8 +180,9 @@ type client struct {
 	docs       []lockstep.Message
 	heartbeats []uint64
 	completed  int
-	// since is what the client would resume with.
-	since uint64
+	// since and cursor are what the client would resume with.
+	since  uint64
+	cursor lockstep.Cursor
 	// onDoc, where set, is called behind each document.
 	onDoc func(lockstep.Message)
 }
@@ -197,7 +198,14 @@ func open(t *testing.T, h *replay.Hub, req replay.Request) *client {
 		t.Fatalf("open %+v: %v", req, err)
 	}
 	t.Cleanup(r.Close)
-	return &client{Reader: r, state: map[string]string{}, since: req.Since}
+	return &client{Reader: r, state: map[string]string{}, since: req.Since, cursor: req.Cursor}
+}
+
+// after is a request that goes on after a cursor.
+func after(c lockstep.Cursor) replay.Request {
+	req := request(0)
+	req.Cursor = c
+	return req
 }
 
 // plain is the form of documents as they are.
@@ -236,12 +244,20 @@ func (c *client) take(t *testing.T, p replay.Part) {
 		}
 	}
 	rows := 0
-	for _, doc := range documents(t, p) {
+	for i, doc := range documents(t, p) {
 		m, err := lockstep.Decode(doc)
 		if err != nil {
 			t.Fatalf("I11: %v: %.80q", err, doc)
 		}
 		c.docs = append(c.docs, m)
+		if p.Row(i) != (m.Row != nil || m.Control.Type != lockstep.HeartbeatType) {
+			t.Errorf("a part says that this is a row: %v: %s", p.Row(i), doc)
+		}
+		at := p.Position(i + 1)
+		if at.Seq <= c.cursor.Seq && at.Incarnation == c.cursor.Incarnation {
+			t.Errorf("what is at %d came after the cursor %s", at.Seq, c.cursor)
+		}
+		c.cursor = at
 		switch {
 		case m.Row != nil:
 			rows++
@@ -255,6 +271,10 @@ func (c *client) take(t *testing.T, p replay.Part) {
 			}
 			c.heartbeats = append(c.heartbeats, m.Control.Since)
 			c.since = m.Control.Since
+			own, err := lockstep.ParseCursor(m.Control.Cursor)
+			if own.Epoch = at.Epoch; err != nil || own != at { // the edge may know a later one
+				t.Errorf("the heartbeat has the cursor %s, %v; the edge says %s", m.Control.Cursor, err, at)
+			}
 		}
 		if c.onDoc != nil {
 			c.onDoc(m)

@@ -13,8 +13,11 @@ import (
 type answer struct {
 	follow.Info
 	epochs stream.Epochs
-	// end and high are follow.End's.
-	end, high uint64
+	// heartbeat is the last one, nil for none, and high its High.
+	heartbeat *follow.Stored
+	high      uint64
+	// end is follow.End's.
+	end uint64
 }
 
 // place returns the stream's end.
@@ -84,16 +87,29 @@ func (h *Hub) askAll(l stream.Layout) {
 func (h *Hub) question(l stream.Layout) (answer, error) {
 	ctx, cancel := h.untilLost(context.Background())
 	defer cancel()
-	var a answer
-	var err error
-	if a.Info, err = h.lookup(ctx, l); err == nil {
-		a.end, a.high, err = follow.End(ctx, h.nc, a.Layout, a.Last)
-	}
-	if err == nil {
-		a.epochs, err = follow.ReadEpochs(ctx, h.nc, a.Layout)
-	}
+	a, err := h.questionParts(ctx, l)
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, ErrUnknownRelation) {
 		err = cause
 	}
+	return a, err
+}
+
+func (h *Hub) questionParts(ctx context.Context, l stream.Layout) (a answer, err error) {
+	if a.Info, err = h.lookup(ctx, l); err != nil {
+		return a, err
+	}
+	marks, err := follow.ReadMarks(ctx, h.nc, a.Layout)
+	if err != nil {
+		return a, err
+	}
+	if a.epochs, err = marks.Epochs(); err != nil {
+		return a, err
+	}
+	if a.heartbeat = marks.Heartbeat; a.heartbeat != nil {
+		if a.high, err = stream.High(a.heartbeat.Header); err != nil {
+			return a, err
+		}
+	}
+	a.end, err = follow.EndAfter(ctx, h.nc, a.Layout, a.Last, a.heartbeat)
 	return a, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"bridge/internal/follow"
 	"bridge/internal/stream"
+	"bridge/lockstep"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,21 +19,34 @@ type Request struct {
 	Schema, Table string
 	// Since is the position to resume from, 0 for everything.
 	Since uint64
+	// Cursor is the place to resume from, zero for none. If the stream no longer has it, the
+	// since in it takes its place; that of an old cursor is the one above.
+	Cursor lockstep.Cursor
 	// Follow is false for a client that wants the state and then the end.
 	Follow bool
+	// Shown, if not 0, is a transaction that the answer must show: Open waits for that, for
+	// up to ShownWithin.
+	Shown       uint64
+	ShownWithin time.Duration
 }
 
 // Open finds where to start for a request. It returns ErrUnknownRelation, a
-// *TooOldError, ErrSinceAhead, or, after Options.Wait, an error that wraps
+// *TooOldError, ErrCursorGone, ErrSinceAhead, or, after Options.Wait, an error that wraps
 // ErrNotReady. The caller closes the reader.
 func (h *Hub) Open(ctx context.Context, req Request) (*Reader, error) {
+	if req.Shown != 0 {
+		if err := h.awaitShown(ctx, req); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, h.opt.Wait)
 	defer cancel()
 	for {
 		r, err := h.open(ctx, req)
 		var tooOld *TooOldError
 		switch {
-		case err == nil, errors.Is(err, ErrUnknownRelation), errors.Is(err, ErrSinceAhead), errors.As(err, &tooOld), errors.Is(err, stream.ErrLayout):
+		case err == nil, errors.Is(err, ErrUnknownRelation), errors.Is(err, ErrSinceAhead), errors.Is(err, ErrCursorGone), errors.As(err, &tooOld),
+			errors.Is(err, stream.ErrLayout):
 			return r, err
 		}
 		select {
@@ -55,6 +69,19 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	info, last := now.Relation, now.Last
 	if info.Meta.Schema != req.Schema || info.Meta.Table != req.Table {
 		return nil, ErrUnknownRelation
+	}
+	if req.Cursor != (lockstep.Cursor{}) {
+		place := cursorPlace(info, req.Cursor)
+		switch held := !req.Cursor.Old && now.holds(place) == nil && req.Cursor.Holds >= info.Meta.Floor; {
+		case held && info.Meta.Log && place.Seq+1 < now.First:
+			return nil, fmt.Errorf("%w: the log begins at %d", ErrCursorGone, now.First)
+		case held:
+			return h.resume(now, req)
+		case !req.Cursor.Old && req.Cursor.Since == 0:
+			return nil, fmt.Errorf("%w: and there is no since in it", ErrCursorGone)
+		case !req.Cursor.Old:
+			req.Since = req.Cursor.Since
+		}
 	}
 	if req.Since != 0 && req.Since < info.Meta.Floor {
 		return nil, &TooOldError{Floor: info.Meta.Floor}
@@ -81,30 +108,80 @@ func (h *Hub) open(ctx context.Context, req Request) (*Reader, error) {
 	if isClosed(lost) {
 		return nil, errLost
 	}
-	// A tail that has to be started reads from the client's place on where
-	// that is near, else from what the client needs to be complete.
 	end := now.end
-	from := end
-	if last-min(start, last) < nearTail {
-		from = start
+	if req.Since != 0 {
+		end = max(end, h.trusted(info, epochs, last))
+	}
+	at := state{next: max(1, start), seek: req.Since, hold: max(1, end), holds: req.Since}
+	// From the start there is no row in front of the client whose delete is
+	// older than the stream's end is now.
+	if req.Since == 0 {
+		at.holds = now.highest()
+	}
+	return h.newReader(now, epochs, req, at)
+}
+
+// newReader returns the reader of a request that starts with the state. now is what the
+// stream's leader said when that was chosen, and epochs is what the stream's are.
+func (h *Hub) newReader(now *answer, epochs stream.Epochs, req Request, at state) (*Reader, error) {
+	// A tail that has to be started reads from the client's place on where that is near,
+	// else from what the client needs to be complete.
+	from := now.end
+	if now.Last-min(at.next, now.Last) < nearTail {
+		from = at.next
 	}
 	rel, err := h.join(now, epochs, max(1, from))
 	if err != nil {
 		return nil, err
 	}
-	if req.Since != 0 {
-		end = max(end, h.trusted(info, epochs, last))
+	return &Reader{
+		hub: h, relation: rel, follow: req.Follow, incomplete: h.opt.Wait, end: now.Last, floor: now.Meta.Floor, lastData: time.Now(), at: at,
+	}, nil
+}
+
+// cursorPlace returns the place of a cursor in the stream. It is no place of a stream
+// with another incarnation.
+func cursorPlace(info stream.Relation, c lockstep.Cursor) follow.Place {
+	p := follow.NewPlace(info, c.Seq, stream.Epochs{{ID: c.Epoch}})
+	p.Incarnation = c.Incarnation
+	return p
+}
+
+// resume returns a reader that goes on after the cursor of the request, which the stream
+// holds. The client has everything up to there, as far as there was no successor.
+func (h *Hub) resume(now *answer, req Request) (*Reader, error) {
+	end := max(now.end, h.trusted(now.Relation, now.epochs, now.Last))
+	at := state{next: req.Cursor.Seq + 1, hold: max(1, end), holds: req.Cursor.Holds}
+	if !req.Follow && req.Cursor.Seq >= end {
+		at.next = end // a heartbeat that stands for all it has: it need not wait for another
 	}
-	r := &Reader{
-		hub: h, relation: rel, follow: req.Follow, incomplete: h.opt.Wait, end: last, lastData: time.Now(),
-		at: state{next: max(1, start), seek: req.Since, hold: max(1, end), holds: req.Since},
+	return h.newReader(now, now.epochs, req, at)
+}
+
+// awaitShown waits until the relation's last heartbeat shows the transaction.
+func (h *Hub) awaitShown(ctx context.Context, req Request) error {
+	ctx, cancel := context.WithTimeout(ctx, req.ShownWithin)
+	defer cancel()
+	l := stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false)
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		now, err := h.ask(ctx, l)
+		if err == nil && now.heartbeat != nil {
+			var shown bool
+			if shown, err = stream.Shows(now.heartbeat.Header, now.heartbeat.Data, req.Shown); shown {
+				return nil
+			}
+		}
+		if errors.Is(err, ErrUnknownRelation) || errors.Is(err, stream.ErrLayout) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: transaction %d", ErrNotShown, req.Shown)
+		case <-t.C:
+		}
 	}
-	// From the start there is no row in front of the client whose delete is
-	// older than the stream's end is now.
-	if req.Since == 0 {
-		r.at.holds = now.highest()
-	}
-	return r, nil
 }
 
 // current returns what the stream's leader says, after it has made sure that what was

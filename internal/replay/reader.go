@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bridge/internal/follow"
+	"bridge/lockstep"
 )
 
 // Reader is one client's way through a relation: a place in the stream, and no resource
@@ -20,10 +21,12 @@ type Reader struct {
 	follow   bool
 	// incomplete bounds the wait of a finite request for its heartbeat.
 	incomplete time.Duration
-	// end is where the stream ended when the client came.
-	end uint64
+	// end is where the stream ended when the client came, and floor its floor then.
+	end, floor uint64
 
 	at state
+	// page bounds what is returned, nil for nothing: see Page.
+	page *page
 	// lastData is when something was last returned.
 	lastData time.Time
 	// wanted is what it waits for, nil for nothing.
@@ -50,8 +53,9 @@ type Part struct {
 	from, to int
 	rows     int
 	first    bool
-	// before is where the reader was.
+	// before is where the reader was, and holds its state's before the documents.
 	before state
+	holds  uint64
 }
 
 // Empty says that there are no documents.
@@ -63,6 +67,25 @@ func (p Part) Rows() int { return p.rows }
 // Completed says that with the first document, a heartbeat, the client has the whole
 // state for the first time.
 func (p Part) Completed() bool { return p.first }
+
+// Row says whether the nth document, counted from 0, is a row.
+func (p Part) Row(n int) bool {
+	_, beat := slices.BinarySearch(p.view.beats, p.from+n)
+	return !beat
+}
+
+// Position returns the place of a client that got the first n documents, at least one.
+func (p Part) Position(n int) lockstep.Cursor {
+	i := p.from + n - 1
+	c := lockstep.Cursor{
+		Incarnation: p.view.relation.info.Meta.Incarnation, Epoch: p.view.epoch, Seq: p.view.documents[i].seq,
+		Holds: p.holds, Since: lockstep.Since(p.view.document(i)),
+	}
+	if beats := p.view.passed(p.from, i+1); len(beats) > 0 {
+		c.Holds = p.view.documents[beats[len(beats)-1]].high
+	}
+	return c
+}
 
 // Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
 // where each document ends. All stay as they are.
@@ -82,6 +105,12 @@ func (p Part) Render(f Form) (data []byte, begin int, ends []uint32, err error) 
 	}
 	return r.data, begin, r.ends[p.from:], nil
 }
+
+// Incarnation returns the stream's incarnation, and Floor its floor when the client came.
+func (r *Reader) Incarnation() string { return r.relation.info.Meta.Incarnation }
+
+// Floor is described with Incarnation.
+func (r *Reader) Floor() uint64 { return r.floor }
 
 // Close releases what the reader holds.
 func (r *Reader) Close() {
@@ -107,6 +136,11 @@ func (r *Reader) Next(ctx context.Context, wait time.Duration) (Part, error) {
 		p, changed, err := r.step()
 		if err != nil {
 			return Part{}, err
+		}
+		if r.page != nil {
+			if r.page.rows -= p.rows; r.page.rows < 0 {
+				return Part{}, errPageGrew
+			}
 		}
 		if !p.Empty() {
 			r.lastData = time.Now()
@@ -198,12 +232,17 @@ func (r *Reader) take(v view, most int) (Part, error) {
 	if s.holds = min(s.holds, v.highFrom(n)); v.floorAfter > s.holds {
 		return Part{}, fmt.Errorf("%w: deletes from %d on are no longer in it", follow.ErrReset, s.holds)
 	}
+	p.holds = s.holds
 	s.hold = max(s.hold, v.until)
 	if v.cold && s.open { // it was filled after the hole was met
 		s.hold = max(s.hold, v.end)
 	}
 	s.open = s.open && v.open
-	to := min(len(v.documents), most)
+	end := len(v.documents) // of what the client may get
+	if r.page != nil && r.page.until != 0 {
+		end = v.from(r.page.until + 1)
+	}
+	to := min(end, most)
 	beat, _ := slices.BinarySearch(v.beats, n) // the next heartbeat
 	heartbeats := 0
 loop:
@@ -244,6 +283,9 @@ loop:
 	case len(v.documents) > 0:
 		s.next = max(s.next, v.documents[len(v.documents)-1].seq+1)
 	}
+	if r.page != nil && r.page.until != 0 && (s.next > r.page.until || to == end && end < len(v.documents)) {
+		s.done = true
+	}
 	return p, nil
 }
 
@@ -252,5 +294,8 @@ loop:
 func (r *Reader) Return(p Part, n int) (rows int, err error) {
 	r.at = p.before
 	kept, err := r.take(p.view, p.from+n)
+	if r.page != nil {
+		r.page.rows += p.rows - kept.rows
+	}
 	return kept.rows, err
 }

@@ -216,13 +216,13 @@ func (r *relation) append(ctx context.Context, m follow.Message) error {
 		r.promised = place
 	}
 	r.raiseFloor(floor)
-	b.note(until, r.floor, r.gate.Holes())
+	b.note(until, r.floor, r.gate.Holes(), place.Newest())
 	if next {
 		b.seal(m.Seq - 1)
 		r.begin(m.Seq)
 		r.forgetVoid()
 		b = r.blocks[len(r.blocks)-1]
-		b.note(until, r.floor, false)
+		b.note(until, r.floor, false, place.Newest())
 	}
 	if forwarded(m.Kind) {
 		b.append(m.Seq, high, m.Kind == stream.KindHeartbeat, m.Data)
@@ -267,7 +267,7 @@ func (r *relation) keepsPromise(m follow.Message) error {
 	r.mu.Lock()
 	promised, known := r.promised, r.promisedEpochs
 	r.mu.Unlock()
-	newest := epochs[len(epochs)-1].ID
+	newest := epochs.Newest()
 	older := slices.ContainsFunc(known, func(e stream.Epoch) bool { return e.ID == newest }) // than the promise
 	if !older {
 		if err := promised.Held(promised.Incarnation, epochs, max(m.Seq, promised.Seq)); err != nil {

@@ -22,14 +22,16 @@ import (
 
 // token is a position that a client was shown, and what it held then.
 type token struct {
-	since uint64
-	state map[string]string
+	since  uint64
+	cursor lockstep.Cursor
+	state  map[string]string
 }
 
-// TestReplay_EverySinceResumes (I3): from any since that was ever shown, with
-// the state of that moment, a client that comes back misses nothing: asked
-// while writing goes on or afterwards, of this edge or another.
-func TestReplay_EverySinceResumes(t *testing.T) {
+// TestReplay_EveryPositionResumes (I3): from any since or cursor that was ever shown,
+// with the state of that moment, a client that comes back misses nothing: asked while
+// writing goes on or afterwards, of this edge or another. What comes after a cursor
+// repeats nothing (client.take).
+func TestReplay_EveryPositionResumes(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -39,7 +41,9 @@ func TestReplay_EverySinceResumes(t *testing.T) {
 	w.heartbeat(t, 1)
 	live := open(t, hubs[0], request(0))
 	var tokens []token
-	live.onDoc = func(lockstep.Message) { tokens = append(tokens, token{live.since, maps.Clone(live.state)}) }
+	live.onDoc = func(lockstep.Message) {
+		tokens = append(tokens, token{live.since, live.cursor, maps.Clone(live.state)})
+	}
 	want := map[string]string{}
 	xmin, xmax := uint64(1), uint64(2)
 	type resumed struct {
@@ -48,7 +52,11 @@ func TestReplay_EverySinceResumes(t *testing.T) {
 	}
 	var readers []resumed
 	resume := func(h *replay.Hub, tok token) resumed {
-		c := open(t, h, request(tok.since))
+		req := request(tok.since)
+		if rnd.IntN(2) == 0 {
+			req = after(tok.cursor)
+		}
+		c := open(t, h, req)
 		c.state = maps.Clone(tok.state)
 		return resumed{tok, c}
 	}
@@ -95,10 +103,11 @@ func TestReplay_EverySinceResumes(t *testing.T) {
 		if len(readers) < 20 && i < len(tokens)-1 {
 			continue
 		}
+		w.heartbeat(t, xmin) // for those that have all that was before
 		for _, c := range readers {
 			c.until(t, xmin)
 			if !maps.Equal(c.client.state, want) {
-				t.Errorf("resumed with since %d of %v:", c.token.since, c.token.state)
+				t.Errorf("resumed with since %d or cursor %s of %v:", c.token.since, c.token.cursor, c.token.state)
 			}
 			c.mustState(t, want)
 			c.Close()

@@ -86,7 +86,9 @@ func (e Epochs) Append(next Epoch) Epochs {
 }
 
 // Holds says whether the stream still has the place (epoch, seq). last is the
-// stream's last sequence.
+// stream's last sequence. The epoch is the one in which the message at seq was stored, or
+// a later one of the same stream: while a stream has an epoch, it has all that was before
+// it.
 func (e Epochs) Holds(epoch string, seq, last uint64) bool {
 	for i, ep := range e {
 		if ep.ID != epoch {
@@ -95,9 +97,17 @@ func (e Epochs) Holds(epoch string, seq, last uint64) bool {
 		if i+1 < len(e) {
 			last = e[i+1].First - 1
 		}
-		return ep.First <= seq && seq <= last
+		return seq <= last
 	}
 	return false
+}
+
+// Newest returns the last epoch, "" if there is none.
+func (e Epochs) Newest() string {
+	if len(e) == 0 {
+		return ""
+	}
+	return e[len(e)-1].ID
 }
 
 // At returns the epoch in which the message at seq was stored, or "" if that epoch
@@ -144,7 +154,7 @@ func ParseEpochs(text string) (Epochs, error) {
 }
 
 // NewHeartbeat returns a heartbeat's message. cursor is the place that the message
-// itself will have in the stream.
+// itself will have in the stream, for a client that has applied everything up to it.
 func NewHeartbeat(l Layout, hb capture.Heartbeat, src capture.Source, epochs Epochs, floor uint64, timestamp int64, cursor lockstep.Cursor) *nats.Msg {
 	header := nats.Header{
 		SnapshotHeader: {hb.Snapshot},
@@ -182,6 +192,24 @@ func ParseHeartbeat(h nats.Header, data []byte) (capture.Heartbeat, error) {
 		}
 	}
 	return hb, nil
+}
+
+// Shows says whether a heartbeat stands for what the transaction wrote, if it wrote
+// anything: whether every row of it is before the heartbeat, in this version or a later
+// one.
+func Shows(h nats.Header, data []byte, txid uint64) (bool, error) {
+	hb, err := ParseHeartbeat(h, data)
+	if err != nil {
+		return false, err
+	}
+	if hb.LSN != 0 {
+		return txid < hb.Since, nil
+	}
+	sn, err := capture.ParseSnapshot(hb.Snapshot)
+	if err != nil {
+		return false, fmt.Errorf("%w: heartbeat: %w", ErrLayout, err)
+	}
+	return sn.Visible(txid), nil
 }
 
 // Incarnation returns the incarnation to which a heartbeat belongs. data is the

@@ -234,8 +234,8 @@ func interval(info *jetstream.StreamInfo) time.Duration {
 	return cmp.Or(d, 5*time.Second)
 }
 
-// parseCursor reads incarnation.epoch.sequence.
+// parseCursor reads what a cursor begins with: 1.incarnation.epoch.sequence.
 func parseCursor(cursor string) (incarnation, epoch string, seq uint64) {
-	_, _ = fmt.Sscanf(strings.ReplaceAll(cursor, ".", " "), "%s %s %d", &incarnation, &epoch, &seq)
+	_, _ = fmt.Sscanf(strings.ReplaceAll(cursor, ".", " "), "1 %s %s %d", &incarnation, &epoch, &seq)
 	return incarnation, epoch, seq
 }

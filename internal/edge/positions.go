@@ -1,0 +1,41 @@
+package edge
+
+// positionBytes is how much of rows a client gets at most before it is told its position,
+// and one row more. Rows are smaller than that, as a rule, so it is told at least every
+// MiB.
+const positionBytes = 512 << 10
+
+// positions decides when a client that asked for that is told its position. A heartbeat
+// tells it, too.
+type positions struct {
+	// every is after how many rows, 0 for a client that did not ask.
+	every int
+	// rows and bytes count what was sent since it was told.
+	rows, bytes int
+}
+
+// wanted says whether the client wants to be told, and was sent rows since it was.
+func (q *positions) wanted() bool { return q.every > 0 && q.rows > 0 }
+
+// scan goes over the first most documents of a part, which end at ends in what begins at
+// begin. It returns after how many the client is to be told its position, and due; or all,
+// and not due.
+func (q *positions) scan(p Part, begin int, ends []uint32, most int) (n int, due bool) {
+	if q.every == 0 {
+		return most, false
+	}
+	for i := range most {
+		size := int(ends[i]) - begin
+		begin = int(ends[i])
+		if !p.Row(i) {
+			q.rows, q.bytes = 0, 0
+			continue
+		}
+		q.rows, q.bytes = q.rows+1, q.bytes+size
+		if q.rows >= q.every || q.bytes >= positionBytes {
+			q.rows, q.bytes = 0, 0
+			return i + 1, true
+		}
+	}
+	return most, false
+}
