@@ -22,7 +22,7 @@ func (v Violation) String() string {
 
 // Counts is how much a check compared.
 type Counts struct {
-	Rows, Heartbeats, Connections, Cuts, Refusals, Repeats int
+	Rows, Heartbeats, Positions, Connections, Cuts, Refusals, Repeats int
 	// Snapshots is at how many of the heartbeats the snapshot was known.
 	Snapshots int
 }
@@ -30,6 +30,7 @@ type Counts struct {
 func (c *Counts) add(o Counts) {
 	c.Rows += o.Rows
 	c.Heartbeats += o.Heartbeats
+	c.Positions += o.Positions
 	c.Snapshots += o.Snapshots
 	c.Connections += o.Connections
 	c.Cuts += o.Cuts
@@ -105,6 +106,7 @@ type checker struct {
 	shownRow  *Event           // the first row with the highest since of all rows
 	shownBeat uint64           // the highest since of all heartbeats
 	lastBeat  *Event
+	lastRow   *Event
 	epochs    map[string]bool
 	doubts    []Violation // those since the last heartbeat; see doubt
 
@@ -125,13 +127,17 @@ func (c *checker) event(e *Event) {
 	switch e.Kind {
 	case Connected:
 		c.connected()
+		c.lastRow = nil
 		c.counts.Connections++
 	case RowSeen:
 		c.counts.Rows++
+		c.lastRow = e
 		e = c.named(e)
 		c.row(e)
 	case HeartbeatSeen:
 		c.heartbeat(e)
+	case PositionSeen:
+		c.position(e)
 	case CompletedSeen:
 		if c.completed {
 			c.fail("I2", "a second snapshot_completed in one connection")
@@ -161,6 +167,9 @@ func (c *checker) refused(e *Event) {
 	switch e.Status {
 	case 503, 404: // not ready, and no stream yet
 	case 409, 410:
+		if e.Status == 410 && e.Since == 0 {
+			return // a cursor from the first load, and the stream no longer has it: there is no since in it
+		}
 		if !c.truth.WAL {
 			c.fail("I3", "since %d was refused with %d, although no crash takes a position back: %s", e.Since, e.Status, e.Text)
 		} else if !within(c.truth.Losses, 0, e.At) {

@@ -70,6 +70,14 @@ func (c *checker) repairDelete(e *Event, held Version, holds bool) {
 	}
 }
 
+// position judges a position: it is that of the row before it.
+func (c *checker) position(e *Event) {
+	c.counts.Positions++
+	if c.lastRow == nil || c.lastRow.Since != e.Since {
+		c.fail("I3", "a position with since %d comes after the row %+v", e.Since, c.lastRow)
+	}
+}
+
 // heartbeat judges the state at a heartbeat.
 func (c *checker) heartbeat(e *Event) {
 	era := c.truth.era(e.Timestamp)

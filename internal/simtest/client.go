@@ -25,8 +25,12 @@ type Client struct {
 	// tokens, if not nil, returns a token to resume from, or nil.
 	tokens func(*rand.Rand) *Token
 
-	// since is that of the last document. Owned by Run.
-	since uint64
+	// exact is set for a client that resumes by cursor, and reads finite answers page by page.
+	exact bool
+
+	// since is that of the last document, cursor that of the last heartbeat or position. Owned by Run.
+	since  uint64
+	cursor string
 	// calm is set while the client does not cut its own connection.
 	calm atomic.Bool
 	// beat is the timestamp of the last heartbeat that the state includes, and 0 after a jump into the past. newest is
@@ -40,6 +44,9 @@ type Client struct {
 func NewClient(name, relation string, edges func() []string, elapsed func() time.Duration, seed uint64) *Client {
 	return &Client{Log: NewLog(name, relation), edges: edges, elapsed: elapsed, rnd: rand.New(rand.NewPCG(seed, hash([]byte(name))))}
 }
+
+// ByCursor makes the client resume by cursor.
+func (c *Client) ByCursor() { c.exact = true }
 
 // ResumeFrom makes the client resume from tokens now and then.
 func (c *Client) ResumeFrom(tokens func(*rand.Rand) *Token) { c.tokens = tokens }
@@ -83,14 +90,14 @@ func (c *Client) jump() {
 
 func (c *Client) empty() {
 	c.beat.Store(0)
-	c.since = 0
+	c.since, c.cursor = 0, ""
 	c.Log.Add(Event{At: c.elapsed(), Kind: Emptied})
 }
 
 // Adopt gives the client the position and the state of the token.
 func (c *Client) Adopt(t Token) {
 	c.beat.Store(0)
-	c.since = t.Since
+	c.since, c.cursor = t.Since, t.Cursor
 	c.Resumed.Add(1)
 	c.Log.Add(Event{At: c.elapsed(), Kind: Adopted, State: t.State, Since: t.Since, Text: "of " + t.Of + " at " + t.At.Round(time.Millisecond).String()})
 }
@@ -128,18 +135,34 @@ func (c *Client) connection(ctx context.Context) {
 
 // dial asks for the relation. A since of 0 is no position: what the client holds may be of an earlier incarnation.
 func (c *Client) dial(addr string, opt Options) (*Stream, error) {
-	if c.since == 0 {
+	if opt.Exact = c.exact; opt.Exact {
+		opt.Cursor = c.cursor
+	}
+	if c.since == 0 && opt.Cursor == "" {
 		c.empty()
 	}
 	return Dial(addr, c.Log.Relation, c.since, opt)
 }
 
-// Fetch reads a finite stream from the client's position to its end.
+// Fetch reads what there is from the client's position on: a finite stream, or pages.
 func (c *Client) Fetch(ctx context.Context, addr string) error {
-	s, err := c.dial(addr, Options{Finite: true})
+	for {
+		if more, err := c.fetch(ctx, addr); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// fetch reads one answer, and says whether another page follows.
+func (c *Client) fetch(ctx context.Context, addr string) (more bool, err error) {
+	opt := Options{Finite: true}
+	if c.exact {
+		opt.Limit = 100
+	}
+	s, err := c.dial(addr, opt)
 	if err != nil {
 		c.noStream(err)
-		return err
+		return false, err
 	}
 	defer context.AfterFunc(ctx, s.Close)()
 	defer s.Close()
@@ -148,10 +171,10 @@ func (c *Client) Fetch(ctx context.Context, addr string) error {
 		if err := c.next(s); err != nil {
 			if errors.Is(err, io.EOF) && !errors.Is(err, ErrCut) && !errors.Is(err, ErrTorn) {
 				c.Log.Add(Event{At: c.elapsed(), Kind: Ended})
-				return nil
+				return s.More(), nil
 			}
 			c.ended(ctx, s, err)
-			return err
+			return false, err
 		}
 	}
 }
@@ -199,6 +222,9 @@ func (c *Client) next(s *Stream) error {
 	case m.Control.Type == lockstep.HeartbeatType:
 		e.Kind, e.Since, e.Timestamp = HeartbeatSeen, m.Control.Since, m.Control.Timestamp
 		e.Cursor, err = lockstep.ParseCursor(m.Control.Cursor)
+	case m.Control.Type == lockstep.PositionType:
+		e.Kind, e.Since = PositionSeen, m.Control.Since
+		e.Cursor, err = lockstep.ParseCursor(m.Control.Cursor)
 	case m.Control.Type == lockstep.SnapshotCompleted:
 		e.Kind = CompletedSeen
 	default:
@@ -210,6 +236,9 @@ func (c *Client) next(s *Stream) error {
 	c.Log.Add(e)
 	if e.Since != 0 {
 		c.since = e.Since
+	}
+	if e.Kind == HeartbeatSeen || e.Kind == PositionSeen {
+		c.cursor = e.Cursor.String()
 	}
 	if e.Kind == HeartbeatSeen {
 		c.beat.Store(e.Timestamp)

@@ -26,6 +26,8 @@ const (
 	RowSeen
 	HeartbeatSeen
 	CompletedSeen
+	// PositionSeen: the client was told where it is.
+	PositionSeen
 	// Ended: a finite stream ended with its final chunk.
 	Ended
 	// CutSeen: the stream was cut. Own says that the client did it, Torn that it was within a chunk.
@@ -64,7 +66,7 @@ type Event struct {
 	Xmin      uint64
 	Since     uint64
 	Timestamp int64 // of a heartbeat
-	Cursor    lockstep.Cursor
+	Cursor    lockstep.Cursor // of a heartbeat or a position
 	State     State // of Adopted; must not be changed
 	Own, Torn bool
 	Status    int
@@ -124,8 +126,10 @@ func (l *Log) Events() []Event {
 // Token is a position that a client was shown, and what it held then.
 type Token struct {
 	Since uint64
-	At    time.Duration
-	Of    string // the client
+	// Cursor is empty if only a since was shown.
+	Cursor string
+	At     time.Duration
+	Of     string // the client
 	State State
 }
 
@@ -133,7 +137,13 @@ type Token struct {
 func (l *Log) Token(i int) (Token, bool) {
 	events := l.Events()
 	e := &events[i]
-	if e.Kind != RowSeen && e.Kind != HeartbeatSeen || e.Since == 0 {
+	cursor := ""
+	switch {
+	case e.Since == 0:
+		return Token{}, false
+	case e.Kind == HeartbeatSeen || e.Kind == PositionSeen:
+		cursor = e.Cursor.String()
+	case e.Kind != RowSeen:
 		return Token{}, false
 	}
 	begin := i
@@ -144,7 +154,7 @@ func (l *Log) Token(i int) (Token, bool) {
 	for j := begin; j <= i; j++ {
 		s = events[j].apply(s)
 	}
-	return Token{Since: e.Since, At: e.At, Of: l.Client, State: s}, true
+	return Token{Since: e.Since, Cursor: cursor, At: e.At, Of: l.Client, State: s}, true
 }
 
 // hash returns a fingerprint of b.
@@ -155,7 +165,7 @@ func hash(b []byte) uint64 {
 }
 
 func (k Kind) String() string {
-	names := [...]string{"", "connected", "emptied", "adopted", "row", "heartbeat", "completed", "ended", "cut", "refused", "odd"}
+	names := [...]string{"", "connected", "emptied", "adopted", "row", "heartbeat", "completed", "position", "ended", "cut", "refused", "odd"}
 	if int(k) < len(names) {
 		return names[k]
 	}

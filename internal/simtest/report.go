@@ -65,6 +65,7 @@ func (s *Sim) Report() (string, error) {
 	per := func(n int) int { return n * min(s.cfg.Seconds, 120) / 120 }
 	list := append(s.minimums(),
 		minimum{"heartbeats compared", s.counts.Heartbeats, per(1000)},
+		minimum{"positions", s.counts.Positions, per(300)},
 		minimum{"heartbeats compared with their snapshot", s.counts.Snapshots, s.counts.Heartbeats / 2},
 		minimum{"tokens resumed", s.resumed, per(200)},
 		minimum{"events of a log compared", s.logEvents, s.leastEvents()},
@@ -167,6 +168,8 @@ func (e *Event) describe() string {
 		return fmt.Sprintf("row %s ver=%d op=%d txid=%d xmin=%d deleted=%v balance=%d", e.Key, e.Ver, e.Op, e.Txid, e.Xmin, e.Deleted, e.Balance)
 	case HeartbeatSeen:
 		return fmt.Sprintf("heartbeat since=%d timestamp=%d cursor=%s", e.Since, e.Timestamp, e.Cursor)
+	case PositionSeen:
+		return fmt.Sprintf("position since=%d cursor=%s", e.Since, e.Cursor)
 	case Connected:
 		return fmt.Sprintf("connected since=%d", e.Since)
 	case Adopted:

@@ -88,6 +88,9 @@ func NewSim(w *World, cfg Config) (*Sim, error) {
 	for i := range cfg.Clients {
 		relation := cfg.Capture.relations()[i%3/2]
 		c := NewClient(fmt.Sprintf("c%d", i), relation, edges, w.Elapsed, cfg.Seed)
+		if i/3%3 == 1 {
+			c.ByCursor()
+		}
 		if i%2 == 1 {
 			c.ResumeFrom(func(rnd *rand.Rand) *Token { return s.token(rnd, relation) })
 		}
@@ -217,6 +220,9 @@ func (s *Sim) resume(ctx context.Context, i int) {
 		return
 	}
 	c := NewClient(fmt.Sprintf("t%d", i), relation, nil, s.Elapsed, s.cfg.Seed)
+	if i%3 == 1 {
+		c.ByCursor()
+	}
 	c.Adopt(*t)
 	// Cuts and temporary refusals are allowed, but a whole answer must come in the end.
 	for deadline := time.Now().Add(recovery); ; {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,8 @@ type Stream struct {
 	in    *bufio.Reader
 	limit *io.LimitedReader
 	quiet time.Duration
+	// more says that another page follows this answer.
+	more bool
 }
 
 // RefusedError is an answer that is not a stream.
@@ -49,6 +52,11 @@ var (
 // Options of a request.
 type Options struct {
 	Finite bool
+	// Exact asks for what comes after Cursor, which may be empty, and for many positions.
+	Exact  bool
+	Cursor string
+	// Limit is the size of a page, 0 for all.
+	Limit int
 	// Bytes is how much the client reads before it cuts the connection; 0 for no limit.
 	Bytes int64
 	// Quiet is the longest silence before the client gives up; 0 for 20 s.
@@ -62,18 +70,8 @@ func Dial(addr, relation string, since uint64, opt Options) (*Stream, error) {
 		return nil, err
 	}
 	s := NewStream(conn, opt)
-	path := "/" + relation
-	if since > 0 {
-		path += "?since=" + strconv.FormatUint(since, 10)
-	}
-	if opt.Finite {
-		path = strings.Replace(path, "?", "?follow=0&", 1)
-		if since == 0 {
-			path += "?follow=0"
-		}
-	}
 	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if _, err = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err == nil {
+	if _, err = io.WriteString(conn, "GET /"+relation+opt.query(since)+" HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err == nil {
 		err = s.head()
 	}
 	if err != nil {
@@ -82,6 +80,31 @@ func Dial(addr, relation string, since uint64, opt Options) (*Stream, error) {
 	}
 	return s, nil
 }
+
+// query returns the request's parameters, with a question mark if there are any.
+func (o Options) query(since uint64) string {
+	q := url.Values{}
+	if since > 0 {
+		q.Set("since", strconv.FormatUint(since, 10))
+	}
+	if o.Finite {
+		q.Set("follow", "0")
+	}
+	if o.Exact {
+		q.Set("cursor", o.Cursor)
+		q.Set("positions", "7")
+	}
+	if o.Limit > 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	if len(q) == 0 {
+		return ""
+	}
+	return "?" + q.Encode()
+}
+
+// More says whether the answer is a page that another one follows.
+func (s *Stream) More() bool { return s.more }
 
 // NewStream reads an answer from a connection.
 func NewStream(conn net.Conn, opt Options) *Stream {
@@ -138,6 +161,7 @@ func (s *Stream) head() error {
 	if status != "HTTP/1.1 200 OK" {
 		return s.refusal(status, header)
 	}
+	s.more = strings.HasSuffix(header["link"], `rel="next"`)
 	if header["transfer-encoding"] != "chunked" {
 		return odd("Transfer-Encoding is %q, want chunked", header["transfer-encoding"])
 	}
