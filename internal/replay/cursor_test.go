@@ -87,6 +87,44 @@ func TestReplay_CursorThatIsVoid_I8(t *testing.T) {
 	}
 }
 
+// TestReplay_ResumedClientSkipsThePast_I2: what a client lacks at its cursor because it was replaced comes later. No heartbeat
+// before that is a state of what it holds, although an edge that was there at the time has such heartbeats.
+func TestReplay_ResumedClientSkipsThePast_I2(t *testing.T) {
+	t.Parallel()
+	w, url := beginWriter(t)
+	for id := range 3 {
+		w.row(t, id, uint64(10+id), "first")
+	}
+	w.heartbeat(t, 20)
+	w.stored(t, 20)
+	here, elsewhere := newHub(t, url, replay.Options{}), newHub(t, url, replay.Options{})
+	live := open(t, here, request(0))
+	live.until(t, 20)
+	w.row(t, 3, 21, "first")
+	w.heartbeat(t, 30)
+	live.until(t, 30)
+	w.row(t, 1, 31, "second")
+	w.heartbeat(t, 40)
+	w.stored(t, 40)
+	live.until(t, 40)
+	req := request(0)
+	req.Follow = false
+	c := open(t, elsewhere, req)
+	p, err := c.Page(t.Context(), 2)
+	if err != nil || p.Next == nil {
+		t.Fatalf("a page of two rows: %+v, %v", p, err)
+	}
+	c.all(t)
+	if k, _ := rowState(1, ""); c.state[k] != "" || len(c.state) != 2 {
+		t.Fatalf("the page has %v, want rows 0 and 2", c.state)
+	}
+	c = open(t, here, after(*p.Next))
+	c.until(t, 40)
+	if len(c.heartbeats) != 1 {
+		t.Errorf("got the heartbeats %v, want that of 40", c.heartbeats)
+	}
+}
+
 // TestReplay_CursorOlderThanTheEpochs: rows that were stored many epochs ago have cursors like all others.
 func TestReplay_CursorOlderThanTheEpochs(t *testing.T) {
 	t.Parallel()

@@ -26,6 +26,9 @@ func BlockBytes(h *Hub) int {
 	return n
 }
 
+// Holds returns the position from which on the reader's client must be told of every delete.
+func (r *Reader) Holds() uint64 { return r.at.holds }
+
 // LastSeq returns the stream's last sequence, as a request gets it from the stream's leader.
 func (h *Hub) LastSeq(ctx context.Context, l stream.Layout) (uint64, error) {
 	a, err := h.ask(ctx, l)

@@ -280,6 +280,9 @@ func (c *client) take(t *testing.T, p replay.Part) {
 			c.onDoc(m)
 		}
 	}
+	if !p.Empty() && c.cursor.Holds != c.Holds() {
+		t.Errorf("the cursor %s, and its client must be told of deletes from %d on", c.cursor, c.Holds())
+	}
 	if rows != p.Rows() {
 		t.Errorf("a part of %d rows says %d", rows, p.Rows())
 	}

@@ -65,9 +65,9 @@ type Event struct {
 	Version
 	Xmin      uint64
 	Since     uint64
-	Timestamp int64 // of a heartbeat
+	Timestamp int64           // of a heartbeat
 	Cursor    lockstep.Cursor // of a heartbeat or a position
-	State     State // of Adopted; must not be changed
+	State     State           // of Adopted; must not be changed
 	Own, Torn bool
 	Status    int
 	Text      string
@@ -130,7 +130,7 @@ type Token struct {
 	Cursor string
 	At     time.Duration
 	Of     string // the client
-	State State
+	State  State
 }
 
 // Token returns the token that event i showed, or false if it showed none.
