@@ -77,7 +77,7 @@ func (f *found) print(ctx context.Context, place *follow.Place, stdout io.Writer
 	if err := place.Held(now.Meta.Incarnation, epochs, now.Last); err != nil {
 		return err
 	}
-	r, err := follow.Open(ctx, f.nc, f.js, f.Layout, place.Seq+1)
+	r, err := follow.Open(ctx, f.js, f.Layout, place.Seq+1)
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (c *checked) broker(ctx context.Context, cfg *Config) {
 		return
 	}
 	// A hub that does not run can list.
-	hub := replay.NewHub(nc, js, replay.Options{Prefix: cfg.StreamPrefix}, replay.NewMetrics(nil), zerolog.Nop())
+	hub := replay.NewHub(js, replay.Options{Prefix: cfg.StreamPrefix}, replay.NewMetrics(nil), zerolog.Nop())
 	relations, err := hub.List(ctx)
 	if err != nil {
 		c.Problems.Fail(report.Broker, "", err.Error(), "give the user the rights that docs/operations.md lists; start the servers that hold the streams")

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -38,18 +39,19 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 		return fmt.Errorf("listen on HTTPEDGE_LISTEN: %w", err)
 	}
 	defer func() { _ = l.Close() }()
-	nc, err := broker.Connect(ctx, cfg.broker(), log, nats.RetryOnFailedConnect(true))
+	js, err := connect(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
+	defer js.Conn().Close()
+	past, err := connect(ctx, cfg, log)
 	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
+		return err
 	}
+	defer past.Conn().Close()
 	registry := program.Registry()
-	registry.MustRegister(broker.NewCollector(nc))
-	hub := replay.NewHub(nc, js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes}, replay.NewMetrics(registry), log)
+	registry.MustRegister(broker.NewCollector(js.Conn(), past.Conn()))
+	hub := replay.NewHub(js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes, Past: past}, replay.NewMetrics(registry), log)
 	srv := edge.New(source{hub: hub}, edge.Options{
 		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
@@ -62,14 +64,28 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	hubCtx, stopHub := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHub()
 	var g errgroup.Group
-	g.Go(func() error { broker.Watch(hubCtx, nc, cfg.broker(), log); return nil })
-	g.Go(func() error { watchStreams(hubCtx, nc, js, cfg.StreamPrefix, log); return nil })
+	g.Go(func() error { broker.Watch(hubCtx, js.Conn(), cfg.broker(), log); return nil })
+	g.Go(func() error { watchStreams(hubCtx, js, cfg.StreamPrefix, log); return nil })
 	g.Go(func() error { return hub.Run(hubCtx) })
 	g.Go(func() error {
 		defer stopHub()
 		return srv.Run(ctx, l)
 	})
 	return g.Wait()
+}
+
+// connect returns a connection to the broker, also if that is away.
+func connect(ctx context.Context, cfg *Config, log zerolog.Logger) (jetstream.JetStream, error) {
+	nc, err := broker.Connect(ctx, cfg.broker(), log, nats.RetryOnFailedConnect(true))
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	return js, nil
 }
 
 // readyWithin is how long /readyz waits for the broker.

@@ -8,7 +8,6 @@ import (
 	"bridge/internal/broker"
 	"bridge/internal/stream"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 )
@@ -25,7 +24,7 @@ const (
 // watchStreams logs that the broker has no stream for the edge to serve, or does
 // not say which, until ctx ends. While there is no connection it says nothing:
 // broker.Watch does.
-func watchStreams(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, prefix string, log zerolog.Logger) {
+func watchStreams(ctx context.Context, js jetstream.JetStream, prefix string, log zerolog.Logger) {
 	log = log.With().Str("component", "edge").Logger()
 	missing, told, found := time.Now(), time.Time{}, false
 	wait := time.Second
@@ -36,7 +35,7 @@ func watchStreams(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, pr
 		case <-time.After(wait):
 		}
 		wait = time.Second
-		if !nc.IsConnected() {
+		if !js.Conn().IsConnected() {
 			missing = time.Now()
 			continue
 		}
@@ -59,7 +58,7 @@ func watchStreams(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, pr
 				what, do = err.Error(), "look at the broker's log"
 			}
 		}
-		log.Warn().Str("remote", nc.ConnectedAddr()).Err(fmt.Errorf("%s; to do: %s, or run httpedge check", what, do)).Msg("there is no relation to serve")
+		log.Warn().Str("remote", js.Conn().ConnectedAddr()).Err(fmt.Errorf("%s; to do: %s, or run httpedge check", what, do)).Msg("there is no relation to serve")
 	}
 }
 

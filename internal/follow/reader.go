@@ -62,7 +62,7 @@ type Reader struct {
 
 // Open returns a Reader that begins at the first message at or after the sequence
 // from. The caller closes it.
-func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, l stream.Layout, from uint64) (*Reader, error) {
+func Open(ctx context.Context, js jetstream.JetStream, l stream.Layout, from uint64) (*Reader, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	c, err := js.CreateConsumer(ctx, l.Stream, jetstream.ConsumerConfig{
@@ -74,7 +74,7 @@ func Open(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, l stream.L
 	}
 	// With a limit by messages and bytes the client stalls where the broker ends a
 	// request because of its bytes: it counts the messages that are left as owed.
-	ahead, more := stream.PullAhead(nc.MaxPayload())
+	ahead, more := stream.PullAhead(js.Conn().MaxPayload())
 	it, err := c.Messages(ahead, more, jetstream.PullHeartbeat(5*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)

@@ -93,7 +93,7 @@ func (p *Publisher) read(ctx context.Context, e *epoch, from uint64, each func(f
 
 // readFrom is read by one reader. It returns the sequence to go on from.
 func (p *Publisher) readFrom(ctx context.Context, e *epoch, from uint64, each func(follow.Message) (more bool, err error)) (next uint64, err error) {
-	r, err := follow.Open(ctx, p.nc, p.js, p.layout, from)
+	r, err := follow.Open(ctx, p.js, p.layout, from)
 	if err != nil {
 		return from, err
 	}

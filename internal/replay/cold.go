@@ -316,7 +316,7 @@ func (c *coldReader) open(ctx context.Context, from uint64) error {
 	if err != nil {
 		return err
 	}
-	reader, err := follow.Open(ctx, r.hub.nc, r.hub.js, r.info.Layout, from)
+	reader, err := follow.Open(ctx, r.hub.opt.Past, r.info.Layout, from)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,12 @@ func hubWith(t *testing.T, url string, opt replay.Options, reg prometheus.Regist
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := replay.NewHub(nc, js, opt, replay.NewMetrics(reg), logger(t))
+	if opt.Past == nil {
+		if opt.Past, err = jetstream.New(testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := replay.NewHub(js, opt, replay.NewMetrics(reg), logger(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

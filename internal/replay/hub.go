@@ -29,6 +29,9 @@ type Options struct {
 	IdleTime time.Duration
 	// Wait is how long a request waits for what it needs; 10 s.
 	Wait time.Duration
+	// Past is a connection for what cold readers read: new rows, and answers to requests,
+	// would wait after up to 4 MiB for each of them. By default it is the hub's.
+	Past jetstream.JetStream
 }
 
 // Hub serves every relation of one broker.
@@ -65,14 +68,15 @@ type Hub struct {
 }
 
 // NewHub returns a hub; Run must run while it is used.
-func NewHub(nc *nats.Conn, js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Hub {
+func NewHub(js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger) *Hub {
 	opt.Prefix = orDefault(opt.Prefix, stream.DefaultPrefix)
 	opt.CacheBytes = orDefault(opt.CacheBytes, 64<<20)
 	opt.ColdReaders = orDefault(opt.ColdReaders, 8)
 	opt.IdleTime = orDefault(opt.IdleTime, time.Minute)
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
+	opt.Past = orDefault(opt.Past, js)
 	return &Hub{
-		nc: nc, js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
+		nc: js.Conn(), js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
 		cache: newCache(opt.CacheBytes), reading: make(chan struct{}, opt.ColdReaders), lost: make(chan struct{}),
 		relations: make(map[string]*relation), setBack: make(map[string]follow.Place), questions: make(map[string]*question),
 	}
@@ -88,8 +92,9 @@ func orDefault[T comparable](v, def T) T {
 
 // Run owns all readers until ctx ends, and returns when all of them have ended.
 func (h *Hub) Run(ctx context.Context) error {
-	status := h.nc.StatusChanged(nats.RECONNECTING)
+	status, past := h.nc.StatusChanged(nats.RECONNECTING), h.opt.Past.Conn().StatusChanged(nats.RECONNECTING)
 	defer h.nc.RemoveStatusListener(status)
+	defer h.opt.Past.Conn().RemoveStatusListener(past)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	h.setStart(func(run func(context.Context)) { wg.Go(func() { run(ctx) }) })
@@ -99,11 +104,12 @@ func (h *Hub) Run(ctx context.Context) error {
 			h.setStart(nil)
 			return ctx.Err()
 		case <-status:
-			h.mu.Lock()
-			close(h.lost)
-			h.lost = make(chan struct{})
-			h.mu.Unlock()
+		case <-past:
 		}
+		h.mu.Lock()
+		close(h.lost)
+		h.lost = make(chan struct{})
+		h.mu.Unlock()
 	}
 }
 
@@ -185,8 +191,8 @@ func (h *Hub) forget(r *relation) {
 	}
 }
 
-// reconnected returns a channel that is closed when the connection to the
-// broker is lost next.
+// reconnected returns a channel that is closed when a connection to the broker is lost
+// next.
 func (h *Hub) reconnected() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()

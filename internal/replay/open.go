@@ -410,4 +410,4 @@ func (h *Hub) listed(ctx context.Context, l stream.Layout, meta stream.Meta) (Li
 }
 
 // Connected says whether the broker is there.
-func (h *Hub) Connected() bool { return h.nc.Status() == nats.CONNECTED }
+func (h *Hub) Connected() bool { return h.nc.IsConnected() && h.opt.Past.Conn().IsConnected() }

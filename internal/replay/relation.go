@@ -153,7 +153,7 @@ func (r *relation) read(ctx context.Context) error {
 	if _, err := r.ask(ctx); err != nil {
 		return err
 	}
-	c, err := follow.Open(ctx, r.hub.nc, r.hub.js, r.info.Layout, r.place.Seq+1)
+	c, err := follow.Open(ctx, r.hub.js, r.info.Layout, r.place.Seq+1)
 	if err != nil {
 		return err
 	}
