@@ -337,11 +337,62 @@ func (n *numbered) Return(p edge.Part, kept int) (int, error) {
 
 func (*numbered) Close() {}
 
+// TestServer_HalfCloseIsNoEnd: a client that has sent all that it will send still gets everything.
+func TestServer_HalfCloseIsNoEnd(t *testing.T) {
+	t.Parallel()
+	f := newFeed()
+	r := serve(t, open(f), edge.Options{KeepAlive: 20 * time.Millisecond})
+	c := get(t, r.addr, "/users")
+	if err := c.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		c.mustChunk(t, "\r\n") // the edge has looked by then
+	}
+	f.docs <- []byte("{}\n")
+	f.docs <- nil
+	for seen := false; ; {
+		b, err := c.chunk()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen = seen || string(b) == "{}\n"; len(b) == 0 && seen {
+			break
+		}
+	}
+}
+
+// TestServer_FinalChunkSurvivesWhatIsNotHeard (I11): what a client sends after its request does not keep the end of the answer
+// from it.
+func TestServer_FinalChunkSurvivesWhatIsNotHeard(t *testing.T) {
+	t.Parallel()
+	docs := newFlood(1000, 1000)
+	for range 20 {
+		f := newFeed()
+		r := serve(t, open(f), edge.Options{})
+		c := get(t, r.addr, "/users")
+		c.send(t, strings.Repeat("y", 40<<10))
+		for _, doc := range docs.docs[:50] {
+			f.docs <- doc
+		}
+		f.docs <- nil
+		for n := 0; ; n++ {
+			b, err := c.chunk()
+			if err != nil {
+				t.Fatalf("after %d documents: %v", n, err)
+			}
+			if len(b) == 0 {
+				break
+			}
+		}
+	}
+}
+
 // TestServer_ClientThatClosesIsNoticed ends its stream though nothing is sent.
 func TestServer_ClientThatClosesIsNoticed(t *testing.T) {
 	t.Parallel()
 	f := newFeed()
-	r := serve(t, open(f), edge.Options{KeepAlive: time.Hour})
+	r := serve(t, open(f), edge.Options{KeepAlive: 100 * time.Millisecond})
 	c := get(t, r.addr, "/users")
 	r.awaitMetric(t, "lockstep_edge_clients", "", 1)
 	_ = c.Close()

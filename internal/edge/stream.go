@@ -129,24 +129,15 @@ func (s *Server) draining() bool { return s.drain.Err() != nil }
 
 // pump writes the stream to the client until one of them ends.
 func (s *Server) pump(c *client, st Stream, req Request, remote string) {
-	conn := c.conn
 	defer st.Close()
-	ctx, cancel := context.WithCancel(s.drain)
-	defer cancel()
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		awaitClose(conn)
-		cancel()
-	}()
-	defer func() { _ = conn.Close(); <-closed }()
+	defer func() { look(c.conn); _ = c.conn.Close() }()
 	// A write that is under way when the server stops ends soon, too.
-	hurry := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Now().Add(drainWrite)) })
+	hurry := context.AfterFunc(s.drain, func() { _ = c.conn.SetWriteDeadline(time.Now().Add(drainWrite)) })
 	defer hurry()
 	s.metrics.clients.Inc()
 	defer s.metrics.clients.Dec()
 	begun := time.Now()
-	reason, err := c.run(ctx, st)
+	reason, err := c.run(st)
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
 		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(begun).Round(time.Millisecond)).Str("reason", reason)
@@ -154,13 +145,6 @@ func (s *Server) pump(c *client, st Stream, req Request, remote string) {
 		e = e.Err(err)
 	}
 	e.Msg("client left")
-}
-
-// awaitClose reads until the client closes its side; what it sends is thrown
-// away.
-func awaitClose(conn net.Conn) {
-	_ = conn.SetReadDeadline(time.Time{})
-	_, _ = io.Copy(io.Discard, conn)
 }
 
 // client is one connection that a stream is written to.
@@ -176,16 +160,29 @@ type client struct {
 	rows, bytes int64
 }
 
-func (c *client) run(ctx context.Context, st Stream) (reason string, err error) {
+func (c *client) run(st Stream) (reason string, err error) {
 	if err := c.write(c.head); err != nil {
-		return c.why(ctx, err)
+		return c.why(err)
 	}
+	c.head = nil
 	lastWrite := time.Now()
+	doubtful := false // it sends nothing more, and was written to since that was seen
 	for {
 		wait := max(0, c.s.opt.KeepAlive-time.Since(lastWrite))
-		sent, err := c.next(ctx, st, wait)
-		if !sent && err == nil && time.Since(lastWrite) >= c.s.opt.KeepAlive {
-			sent, err = true, c.write([]byte(keepAlive))
+		if doubtful {
+			wait = min(wait, goneWithin)
+		}
+		sent, err := c.next(c.s.drain, st, wait)
+		if !sent && err == nil {
+			seen := look(c.conn)
+			if seen == peerGone {
+				return reasonClient, nil
+			}
+			doubtful = false
+			if time.Since(lastWrite) >= c.s.opt.KeepAlive {
+				sent, err = true, c.write([]byte(keepAlive))
+				doubtful = seen == peerSilent
+			}
 		}
 		if errors.Is(err, io.EOF) {
 			var last []byte
@@ -193,12 +190,12 @@ func (c *client) run(ctx context.Context, st Stream) (reason string, err error) 
 				last = appendChunk(nil, lockstep.AppendPosition(nil, *c.pageEnd))
 			}
 			if err := c.write(append(last, finalChunk...)); err != nil {
-				return c.why(ctx, err)
+				return c.why(err)
 			}
 			return reasonEnd, nil
 		}
 		if err != nil {
-			return c.why(ctx, err)
+			return c.why(err)
 		}
 		if sent {
 			lastWrite = time.Now()
@@ -283,20 +280,22 @@ func (c *client) count(rows int) {
 }
 
 // why names the reason for an end.
-func (c *client) why(ctx context.Context, err error) (string, error) {
+func (c *client) why(err error) (string, error) {
 	var network *net.OpError
 	switch {
 	case c.s.draining():
 		return reasonDrain, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return reasonSlow, nil
-	case ctx.Err() != nil, errors.As(err, &network):
+	case errors.As(err, &network):
 		return reasonClient, nil
 	}
 	return reasonSource, err
 }
 
 const (
+	// goneWithin is how long a client that is gone takes at most to answer that.
+	goneWithin = time.Second
 	// maxWrite is the most that one write deadline covers.
 	maxWrite = 256 << 10
 	// stallAfter is when a client that takes nothing is no longer kept what it was to get.

@@ -431,6 +431,13 @@ var mutants = []mutant{
 		pkg:  "./internal/replay", test: "TestReplay_WaitsUntilShown",
 	},
 	{
+		invariant: "I11", name: "final-chunk-destroyed-by-what-is-not-heard",
+		file: "internal/edge/stream.go",
+		old:  "defer func() { look(c.conn); _ = c.conn.Close() }()",
+		new:  "defer func() { _ = c.conn.Close() }()",
+		pkg:  "./internal/edge", test: "TestServer_FinalChunkSurvivesWhatIsNotHeard",
+	},
+	{
 		invariant: "I3", name: "positions-of-a-stalled-client",
 		file: "internal/edge/stream.go",
 		old:  "n, due = next.scan(p, begin, ends, within)",
