@@ -226,6 +226,7 @@
 //	410 cursor_gone          the stream no longer has the cursor's place, and no since can take its: ask with since=0
 //	500 internal             the server failed
 //	503 not_ready            the broker or the capture is away, or wait_for took too long; Retry-After says when to ask again
+//	503 too_many_clients     the server, or the client's address, has as many clients as it may have; Retry-After
 //	505 http_version         the request was not HTTP/1.1 or later
 //
 // # The flat dialect

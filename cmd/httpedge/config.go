@@ -2,6 +2,8 @@ package main
 
 import (
 	"io"
+	"math"
+	"syscall"
 	"time"
 
 	"bridge/cmd/internal/program"
@@ -14,21 +16,25 @@ const prefix = "HTTPEDGE"
 // Config holds the settings of the edge. The exported fields are text, as the
 // environment has them, so that Validate can report every bad one together.
 type Config struct {
-	NatsURL           string `envconfig:"NATS_URL" default:"nats://127.0.0.1:4222" desc:"NATS servers, comma-separated"`
-	NatsCreds         string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
-	NatsNKey          string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
-	NatsCA            string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
-	NatsCert          string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
-	NatsKey           string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
-	Listen            string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
-	CacheBytes        string `split_words:"true" default:"64MiB" desc:"memory for what clients read of all relations"`
-	WriteTimeout      string `split_words:"true" default:"30s" desc:"disconnect a client that reads nothing for this long"`
-	KeepaliveInterval string `split_words:"true" default:"10s" desc:"send a keep-alive chunk after this much silence"`
-	StreamPrefix      string `split_words:"true" default:"lockstep" desc:"the same as BRIDGE_STREAM_PREFIX of the bridge"`
-	LogLevel          string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
+	NatsURL              string `envconfig:"NATS_URL" default:"nats://127.0.0.1:4222" desc:"NATS servers, comma-separated"`
+	NatsCreds            string `envconfig:"NATS_CREDS" desc:"file with NATS credentials (JWT and seed)"`
+	NatsNKey             string `envconfig:"NATS_NKEY" desc:"file with an NKey seed"`
+	NatsCA               string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
+	NatsCert             string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
+	NatsKey              string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
+	Listen               string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
+	CacheBytes           string `split_words:"true" default:"64MiB" desc:"memory for what clients read of all relations"`
+	MaxClients           string `split_words:"true" default:"auto" desc:"most clients at a time; auto: as many as the limit of open files allows"`
+	MaxClientsPerAddress string `split_words:"true" default:"0" desc:"most clients at a time from one address; 0: no limit"`
+	WriteTimeout         string `split_words:"true" default:"30s" desc:"disconnect a client that reads nothing for this long"`
+	KeepaliveInterval    string `split_words:"true" default:"10s" desc:"send a keep-alive chunk after this much silence"`
+	StreamPrefix         string `split_words:"true" default:"lockstep" desc:"the same as BRIDGE_STREAM_PREFIX of the bridge"`
+	LogLevel             string `envconfig:"LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 
 	// Set by Validate.
 	cacheBytes        int
+	maxClients        int
+	maxPerAddress     int
 	writeTimeout      time.Duration
 	keepaliveInterval time.Duration
 }
@@ -51,12 +57,38 @@ func (c *Config) invalid() (inv program.Invalid) {
 		inv.Add("HTTPEDGE_STREAM_PREFIX", err.Error())
 	}
 	c.cacheBytes = int(inv.Bytes("HTTPEDGE_CACHE_BYTES", c.CacheBytes, 1<<20, 1<<40))
+	if c.MaxClients == "auto" {
+		c.maxClients = clientsFor(openFiles())
+	} else {
+		c.maxClients = inv.Count("HTTPEDGE_MAX_CLIENTS", c.MaxClients, 1, 10_000_000)
+	}
+	c.maxPerAddress = inv.Count("HTTPEDGE_MAX_CLIENTS_PER_ADDRESS", c.MaxClientsPerAddress, 0, 10_000_000)
 	c.writeTimeout = inv.Duration("HTTPEDGE_WRITE_TIMEOUT", c.WriteTimeout, 100*time.Millisecond, time.Hour)
 	c.keepaliveInterval = inv.Duration("HTTPEDGE_KEEPALIVE_INTERVAL", c.KeepaliveInterval, 100*time.Millisecond, time.Hour)
 	if _, err := program.Logger(io.Discard, c.LogLevel); err != nil {
 		inv.Add("LOG_LEVEL", err.Error())
 	}
 	return inv
+}
+
+// reserve is how many files are left for connections that are no clients: to the broker,
+// and requests for /metrics and the like.
+const reserve = 200
+
+// clientsFor returns how many clients the edge takes where a process may open so many
+// files.
+func clientsFor(files uint64) int {
+	return int(min(max(files, 2*reserve)-reserve, math.MaxInt32))
+}
+
+// openFiles returns how many files this process may have open. Go has raised that to the
+// most that is allowed.
+func openFiles() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return limit.Cur
 }
 
 func (c *Config) broker() broker.Config {

@@ -53,7 +53,7 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	registry.MustRegister(broker.NewCollector(js.Conn(), past.Conn()))
 	hub := replay.NewHub(js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes, Past: past}, replay.NewMetrics(registry), log)
 	srv := edge.New(source{hub: hub}, edge.Options{
-		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval,
+		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval, MaxClients: cfg.maxClients, MaxClientsPerAddress: cfg.maxPerAddress,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	}, edge.NewMetrics(registry), log)
 	log.Info().Str("component", "edge").Str("remote", l.Addr().String()).Msg("listening")

@@ -22,6 +22,7 @@ const (
 	CursorGone       Code = "cursor_gone"
 	HTTPVersion      Code = "http_version"
 	NotReady         Code = "not_ready"
+	TooManyClients   Code = "too_many_clients"
 	Internal         Code = "internal"
 )
 
@@ -31,7 +32,8 @@ var statuses = map[Code]int{
 	UnknownRelation: http.StatusNotFound, MethodNotAllowed: http.StatusMethodNotAllowed,
 	SinceAhead: http.StatusConflict, SinceTooOld: http.StatusGone, CursorGone: http.StatusGone,
 	HTTPVersion: http.StatusHTTPVersionNotSupported, NotReady: http.StatusServiceUnavailable,
-	Internal: http.StatusInternalServerError,
+	TooManyClients: http.StatusServiceUnavailable,
+	Internal:       http.StatusInternalServerError,
 }
 
 // retryAfter is what a client that came too early is told, in seconds.

@@ -3,5 +3,10 @@ package edge
 // Statuses returns the table from code to status.
 func Statuses() map[Code]int { return statuses }
 
-// DrainWrite is drainWrite.
-const DrainWrite = drainWrite
+// Constants for tests.
+const (
+	DrainWrite   = drainWrite
+	DrainBatches = drainBatches
+	DrainPause   = drainPause
+	FewClients   = fewClients
+)

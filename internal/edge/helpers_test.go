@@ -245,6 +245,11 @@ func dial(t *testing.T, addr string) *conn {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return wrap(t, c)
+}
+
+func wrap(t *testing.T, c net.Conn) *conn {
+	t.Helper()
 	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	return &conn{Conn: c, r: bufio.NewReader(c)}

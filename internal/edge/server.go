@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -21,6 +22,9 @@ type Options struct {
 	WriteTimeout time.Duration
 	// KeepAlive is the silence after which a client gets an empty chunk; 10 s.
 	KeepAlive time.Duration
+	// MaxClients bounds the clients that are served at a time, MaxClientsPerAddress those
+	// of one address; no bounds.
+	MaxClients, MaxClientsPerAddress int
 	// Metrics is what GET /metrics shows.
 	Metrics http.Handler
 }
@@ -44,14 +48,37 @@ type Server struct {
 	opt     Options
 	log     zerolog.Logger
 	metrics *Metrics
-	// drain ends when the server stops; every stream then ends between two chunks. stop
-	// ends it, and drainBegun is when that was; it is read only after.
-	drain      context.Context
-	stop       context.CancelFunc
-	drainBegun time.Time
+	places  *places
+	// drain ends when the server begins to stop. Then the batches end, one after the other,
+	// so that not all clients come back at the same time.
+	drain   context.Context
+	stop    context.CancelFunc
+	batches [drainBatches]batch
 
 	streams sync.WaitGroup
+	// served counts clients.
+	served atomic.Uint64
 }
+
+// drainBatches is in how many parts clients are told to come back.
+const drainBatches = 10
+
+// drainPause is how long the next part waits, if there are more than fewClients.
+const (
+	drainPause = 100 * time.Millisecond
+	fewClients = 500
+)
+
+// batch is a part of the clients. When done ends, each of its streams ends between two
+// chunks. end ends it, and begun is when that was; it is read only after.
+type batch struct {
+	done  context.Context
+	end   context.CancelFunc
+	begun time.Time
+}
+
+// ends says whether the streams of the batch end.
+func (b *batch) ends() bool { return b.done.Err() != nil }
 
 // New returns a server.
 func New(src Source, opt Options, m *Metrics, log zerolog.Logger) *Server {
@@ -61,8 +88,13 @@ func New(src Source, opt Options, m *Metrics, log zerolog.Logger) *Server {
 	if opt.KeepAlive == 0 {
 		opt.KeepAlive = 10 * time.Second
 	}
-	s := &Server{src: src, opt: opt, metrics: m, log: log.With().Str("component", "edge").Logger()}
+	s := &Server{
+		src: src, opt: opt, metrics: m, log: log.With().Str("component", "edge").Logger(), places: newPlaces(opt.MaxClients, opt.MaxClientsPerAddress),
+	}
 	s.drain, s.stop = context.WithCancel(context.Background())
+	for i := range s.batches {
+		s.batches[i].done, s.batches[i].end = context.WithCancel(context.Background())
+	}
 	return s
 }
 
@@ -75,7 +107,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		ErrorLog: stdlog.New(io.Discard, "", 0),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
+	go func() { served <- srv.Serve(&listener{Listener: l, log: s.log}) }()
 	select {
 	case err := <-served:
 		s.beginDrain()
@@ -83,7 +115,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	s.beginDrain()
+	go s.beginDrain()
 	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	err := srv.Shutdown(drainCtx)
@@ -98,9 +130,19 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	return ctx.Err()
 }
 
+// beginDrain ends all streams.
 func (s *Server) beginDrain() {
-	s.drainBegun = time.Now()
 	s.stop()
+	pause := drainPause
+	if s.places.count() <= fewClients {
+		pause = 0
+	}
+	for i := range s.batches {
+		b := &s.batches[i]
+		b.begun = time.Now()
+		b.end()
+		time.Sleep(pause)
+	}
 }
 
 // ServeHTTP implements http.Handler. It cleans no path and redirects nothing:

@@ -73,71 +73,95 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		s.refuse(w, r, refusal)
 		return
 	}
+	remote := r.RemoteAddr
+	if refusal := s.places.take(remote); refusal != nil {
+		s.refuse(w, r, refusal)
+		return
+	}
 	s.streams.Add(1)
 	defer s.streams.Done()
+	c := s.open(w, r, req)
+	if c == nil {
+		s.places.leave(remote)
+		return
+	}
+	// A goroutine that keeps nothing of net/http's serves the client.
+	s.streams.Go(func() {
+		defer s.places.leave(remote)
+		s.pump(c, req, remote)
+	})
+}
+
+// open returns the client to which the stream is to be written. If it has answered the
+// request otherwise, it returns nil.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, req Request) *client {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(s.drain, cancel)()
 	st, err := s.src.Open(ctx, req)
 	if err != nil {
 		s.refuse(w, r, asRefusal(err))
-		return
+		return nil
 	}
+	c, err := s.begin(ctx, w, r, req, st)
+	if c == nil {
+		st.Close()
+	}
+	if err != nil {
+		s.refuse(w, r, asRefusal(err))
+	}
+	return c
+}
+
+// begin takes the connection over from net/http for the stream. It returns no client if
+// the headers are the whole answer.
+func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Request, req Request, st Stream) (*client, error) {
 	var page Page
 	h := headerOf(st, noStore)
 	if req.Limit > 0 {
+		var err error
 		if page, err = st.Page(ctx, req.Limit); err != nil {
-			st.Close()
-			s.refuse(w, r, asRefusal(err))
-			return
+			return nil, err
 		}
 		h = page.header(st, req)
 	}
-	if page.known(r, req) {
-		st.Close()
+	if known := page.known(r, req); known || r.Method == http.MethodHead {
 		h.write(w)
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	if r.Method == http.MethodHead {
-		st.Close()
-		h.write(w)
+		if known {
+			w.WriteHeader(http.StatusNotModified)
+			return nil, nil
+		}
 		w.Header().Set("Transfer-Encoding", "chunked")
 		w.WriteHeader(http.StatusOK)
-		return
+		return nil, nil
 	}
 	// What the client sent after its request is not heard.
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		st.Close()
-		s.refuse(w, r, asRefusal(err))
-		return
+		return nil, err
 	}
 	// Those of the request end here: from now on each write has its own.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
-		st.Close()
 		_ = conn.Close()
-		return
+		return nil, nil
 	}
-	// A goroutine that keeps nothing of net/http's serves the client.
-	remote := r.RemoteAddr
-	c := &client{s: s, conn: conn, form: formOf(req), head: h.head(), positions: positions{every: req.Positions}, pageEnd: page.Next}
-	s.streams.Go(func() { s.pump(c, st, req, remote) })
+	return &client{
+		s: s, conn: conn, stream: st, form: formOf(req), head: h.head(), pageEnd: page.Next, positions: positions{every: req.Positions},
+		batch: &s.batches[s.served.Add(1)%drainBatches],
+	}, nil
 }
 
-func (s *Server) draining() bool { return s.drain.Err() != nil }
-
 // pump writes the stream to the client until one of them ends.
-func (s *Server) pump(c *client, st Stream, req Request, remote string) {
-	defer st.Close()
+func (s *Server) pump(c *client, req Request, remote string) {
+	defer c.stream.Close()
 	defer func() { look(c.conn); _ = c.conn.Close() }()
 	// A write that is under way when the server stops ends soon, too.
-	hurry := context.AfterFunc(s.drain, func() { _ = c.conn.SetWriteDeadline(time.Now().Add(drainWrite)) })
+	hurry := context.AfterFunc(c.batch.done, func() { _ = c.conn.SetWriteDeadline(time.Now().Add(drainWrite)) })
 	defer hurry()
 	s.metrics.clients.Inc()
 	defer s.metrics.clients.Dec()
 	begun := time.Now()
-	reason, err := c.run(st)
+	reason, err := c.run()
 	s.metrics.ends.WithLabelValues(reason).Inc()
 	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
 		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(begun).Round(time.Millisecond)).Str("reason", reason)
@@ -152,15 +176,19 @@ type client struct {
 	// Static after construction: pageEnd is where the next page begins, nil if there is none.
 	s       *Server
 	conn    net.Conn
+	stream  Stream
+	batch   *batch
 	form    Form
-	head    []byte
 	pageEnd *lockstep.Cursor
+
+	// head is nil once it is sent.
+	head []byte
 
 	positions   positions
 	rows, bytes int64
 }
 
-func (c *client) run(st Stream) (reason string, err error) {
+func (c *client) run() (reason string, err error) {
 	if err := c.write(c.head); err != nil {
 		return c.why(err)
 	}
@@ -172,7 +200,7 @@ func (c *client) run(st Stream) (reason string, err error) {
 		if doubtful {
 			wait = min(wait, goneWithin)
 		}
-		sent, err := c.next(c.s.drain, st, wait)
+		sent, err := c.next(c.batch.done, wait)
 		if !sent && err == nil {
 			seen := look(c.conn)
 			if seen == peerGone {
@@ -205,15 +233,15 @@ func (c *client) run(st Stream) (reason string, err error) {
 
 // next sends what the stream has next, if anything comes within wait. It returns io.EOF
 // if the stream has ended.
-func (c *client) next(ctx context.Context, st Stream, wait time.Duration) (sent bool, err error) {
+func (c *client) next(ctx context.Context, wait time.Duration) (sent bool, err error) {
 	if err := ctx.Err(); err != nil { // also where the stream always has more
 		return false, err
 	}
-	p, end := st.Next(ctx, wait)
+	p, end := c.stream.Next(ctx, wait)
 	if p == nil {
 		return false, end
 	}
-	rest, all, err := c.send(st, p)
+	rest, all, err := c.send(p)
 	p = nil // while the client takes nothing, nothing is kept for it but this
 	if err == nil {
 		err = c.write(rest)
@@ -228,7 +256,7 @@ func (c *client) next(ctx context.Context, st Stream, wait time.Duration) (sent 
 // the stream what it did not write. If the client stalls, that is all that was not begun.
 // send returns what is still to be written: the rest of the chunk that the client is in,
 // and the position. all says whether that is the end of the part.
-func (c *client) send(st Stream, p Part) (rest []byte, all bool, err error) {
+func (c *client) send(p Part) (rest []byte, all bool, err error) {
 	data, begin, ends, err := p.Render(c.form)
 	if err != nil {
 		return nil, false, err
@@ -251,7 +279,7 @@ func (c *client) send(st Stream, p Part) (rest []byte, all bool, err error) {
 		}
 		within := sort.Search(n, func(i int) bool { return int(ends[i])-begin > sent })
 		between := within == 0 && sent == 0 || within > 0 && int(ends[within-1])-begin == sent
-		if !between || !c.s.draining() {
+		if !between || !c.batch.ends() {
 			within++
 			rest = bytes.Clone(data[sent : int(ends[within-1])-begin])
 		}
@@ -269,7 +297,7 @@ func (c *client) send(st Stream, p Part) (rest []byte, all bool, err error) {
 		c.count(p.Rows())
 		return nil, true, nil
 	}
-	rows, err := st.Return(p, n)
+	rows, err := c.stream.Return(p, n)
 	c.count(rows)
 	return rest, all, err
 }
@@ -283,7 +311,7 @@ func (c *client) count(rows int) {
 func (c *client) why(err error) (string, error) {
 	var network *net.OpError
 	switch {
-	case c.s.draining():
+	case c.batch.ends():
 		return reasonDrain, nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return reasonSlow, nil
@@ -318,8 +346,8 @@ func (c *client) write(b []byte) error {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
-		case c.s.draining() && time.Since(c.s.drainBegun) < drainChunk:
-		case n == 0 || c.s.draining():
+		case c.batch.ends() && time.Since(c.batch.begun) < drainChunk:
+		case n == 0 || c.batch.ends():
 			return err
 		}
 	}
@@ -335,8 +363,8 @@ func (c *client) writeSome(b []byte, patience, whileDraining time.Duration) (int
 	}
 	// Looked at after the deadline was set: where the server stops only now,
 	// pump's own, shorter one comes later.
-	if c.s.draining() {
-		if by := c.s.drainBegun.Add(whileDraining); by.Before(deadline) {
+	if c.batch.ends() {
+		if by := c.batch.begun.Add(whileDraining); by.Before(deadline) {
 			if err := c.conn.SetWriteDeadline(by); err != nil {
 				return 0, err
 			}

@@ -489,7 +489,7 @@ var mutants = []mutant{
 	{
 		invariant: "I10", name: "slow-client-cut",
 		file: "internal/edge/stream.go",
-		old:  "case n == 0 || c.s.draining():",
+		old:  "case n == 0 || c.batch.ends():",
 		new:  "default:",
 		pkg:  "./internal/edge", test: "TestServer_SlowClientIsNotCut",
 	},
@@ -510,7 +510,7 @@ var mutants = []mutant{
 	{
 		invariant: "I10", name: "slow-client-keeps-a-stopping-server",
 		file: "internal/edge/stream.go",
-		old:  "c.s.drainBegun.Add(whileDraining)",
+		old:  "c.batch.begun.Add(whileDraining)",
 		new:  "time.Now().Add(whileDraining)",
 		pkg:  "./internal/edge", test: "TestServer_DrainIsBounded",
 	},
@@ -1350,14 +1350,14 @@ var mutants = []mutant{
 	{
 		invariant: "none", name: "silent-without-a-broker",
 		file: "cmd/httpedge/run.go",
-		old:  `broker.Watch(hubCtx, nc, cfg.broker(), log)`,
+		old:  `broker.Watch(hubCtx, js.Conn(), cfg.broker(), log)`,
 		new:  `_ = broker.Watch`,
 		pkg:  "./internal/e2e", test: "TestHTTPEdge_SaysWhyItServesNothing",
 	},
 	{
 		invariant: "none", name: "silent-without-streams",
 		file: "cmd/httpedge/run.go",
-		old:  `watchStreams(hubCtx, nc, js, cfg.StreamPrefix, log)`,
+		old:  `watchStreams(hubCtx, js, cfg.StreamPrefix, log)`,
 		new:  `_ = watchStreams`,
 		pkg:  "./internal/e2e", test: "TestHTTPEdge_SaysWhyItServesNothing",
 	},

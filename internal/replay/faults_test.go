@@ -248,7 +248,7 @@ func manyRows(t *testing.T, w *writer, rows int) (last uint64) {
 }
 
 // count counts the rows that come before the state is complete.
-func count(t *testing.T, r *replay.Reader) (rows int, err error) {
+func count(t testing.TB, r *replay.Reader) (rows int, err error) {
 	t.Helper()
 	for deadline := time.Now().Add(testenv.Patience()); ; {
 		part, err := r.Next(t.Context(), 100*time.Millisecond)

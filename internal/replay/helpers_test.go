@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 var source = capture.Source{System: 7, Timeline: 1, Database: "app", OID: 42}
 
-func logger(t *testing.T) zerolog.Logger {
+func logger(t testing.TB) zerolog.Logger {
 	if os.Getenv("LOG_LEVEL") == "debug" {
 		return zerolog.New(zerolog.NewTestWriter(t))
 	}
@@ -47,10 +47,10 @@ type writer struct {
 	rows uint64
 }
 
-func newWriter(t *testing.T, url string) *writer { return startWriter(t, url, publish.Options{}) }
+func newWriter(t testing.TB, url string) *writer { return startWriter(t, url, publish.Options{}) }
 
 // beginWriter returns one that has begun, and its broker's URL.
-func beginWriter(t *testing.T) (*writer, string) {
+func beginWriter(t testing.TB) (*writer, string) {
 	t.Helper()
 	url := testenv.NATS(t).URL()
 	w := newWriter(t, url)
@@ -58,7 +58,7 @@ func beginWriter(t *testing.T) (*writer, string) {
 	return w, url
 }
 
-func startWriter(t *testing.T, url string, opt publish.Options) *writer {
+func startWriter(t testing.TB, url string, opt publish.Options) *writer {
 	t.Helper()
 	opt.Prefix = "lockstep"
 	if opt.Table == "" {
@@ -84,7 +84,7 @@ func startWriter(t *testing.T, url string, opt publish.Options) *writer {
 }
 
 // begin starts an epoch, also where the broker has only just come back.
-func (w *writer) begin(t *testing.T) {
+func (w *writer) begin(t testing.TB) {
 	t.Helper()
 	testenv.Eventually(t, testenv.Patience(), func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -107,7 +107,7 @@ func heartbeat(xmin uint64) capture.Heartbeat {
 	return capture.Heartbeat{Snapshot: fmt.Sprintf("%d:%d:", xmin, xmin), Since: xmin, High: xmin}
 }
 
-func (w *writer) row(t *testing.T, id int, txid uint64, data string) {
+func (w *writer) row(t testing.TB, id int, txid uint64, data string) {
 	t.Helper()
 	if err := w.Row(t.Context(), change(id, txid, txid, data)); err != nil {
 		t.Fatalf("row %d: %v", id, err)
@@ -125,7 +125,7 @@ func (w *writer) row(t *testing.T, id int, txid uint64, data string) {
 	})
 }
 
-func (w *writer) heartbeat(t *testing.T, xmin uint64) {
+func (w *writer) heartbeat(t testing.TB, xmin uint64) {
 	t.Helper()
 	if err := w.Heartbeat(t.Context(), heartbeat(xmin)); err != nil {
 		t.Fatalf("heartbeat %d: %v", xmin, err)
@@ -133,7 +133,7 @@ func (w *writer) heartbeat(t *testing.T, xmin uint64) {
 }
 
 // stored waits until the stream's last heartbeat is that of xmin.
-func (w *writer) stored(t *testing.T, xmin uint64) {
+func (w *writer) stored(t testing.TB, xmin uint64) {
 	t.Helper()
 	testenv.Eventually(t, testenv.Patience(), func() error {
 		msg, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, w.layout.Heartbeat())

@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -116,6 +117,16 @@ func (inv *Invalid) Bytes(variable, text string, least, most int64) int64 {
 		return 0
 	}
 	return int64(n)
+}
+
+// Count parses a whole number and notes a problem unless it is from least to most.
+func (inv *Invalid) Count(variable, text string, least, most int) int {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		inv.Add(variable, fmt.Sprintf("%q is not a whole number from %d to %d", text, least, most))
+		return 0
+	}
+	return n
 }
 
 // Broker notes what is wrong with NATS_URL, NATS_CREDS and the other variables
