@@ -344,14 +344,21 @@ var mutants = []mutant{
 		file: "internal/follow/leader.go",
 		old:  "lo = msg.Seq + 1",
 		new:  "lo = msg.Seq + 2",
-		pkg:  "./internal/replay", test: "TestReplay_SearchIsExact",
+		pkg:  "./internal/follow", test: "TestFirstHigh_I3",
 	},
 	{
 		invariant: "I3", name: "since-exclusive",
 		file: "internal/follow/leader.go",
 		old:  "if h >= high {",
 		new:  "if h > high {",
-		pkg:  "./internal/replay", test: "TestReplay_EveryPositionResumes",
+		pkg:  "./internal/follow", test: "TestFirstHigh_I3",
+	},
+	{
+		invariant: "I3", name: "seek-passes-over-the-place",
+		file: "internal/replay/block.go",
+		old:  "return v.documents[i].high >= high })",
+		new:  "return v.documents[i].high > high })",
+		pkg:  "./internal/replay", test: "TestReplay_SearchIsExact",
 	},
 	{
 		invariant: "I3", name: "since-ahead-served",

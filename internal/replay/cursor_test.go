@@ -130,7 +130,7 @@ func TestReplay_CursorOlderThanTheEpochs(t *testing.T) {
 	t.Parallel()
 	w, url := beginWriter(t)
 	for i := range 10 {
-		w.row(t, i, uint64(100+i), "a")
+		w.row(t, i, uint64(100+i), strings.Repeat("a", 50<<10)) // a block has a few
 	}
 	for range 70 { // the list has 64
 		w.begin(t)
@@ -138,6 +138,7 @@ func TestReplay_CursorOlderThanTheEpochs(t *testing.T) {
 	w.heartbeat(t, 120)
 	w.stored(t, 120)
 	for _, h := range []*replay.Hub{newHub(t, url, replay.Options{}), newHub(t, url, replay.Options{CacheBytes: 1})} {
+		open(t, h, request(120)) // the tail begins at the stream's end
 		c := open(t, h, request(0))
 		var fifth lockstep.Cursor
 		c.onDoc = func(lockstep.Message) {
