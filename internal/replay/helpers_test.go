@@ -259,6 +259,9 @@ func (c *client) take(t *testing.T, p replay.Part) {
 			t.Errorf("a part says that this is a row: %v: %s", p.Row(i), doc)
 		}
 		at := p.Position(i + 1)
+		if parsed, err := lockstep.ParseCursor(at.String()); err != nil || parsed != at {
+			t.Errorf("the cursor %s: %v", at, err)
+		}
 		if at.Seq <= c.cursor.Seq && at.Incarnation == c.cursor.Incarnation {
 			t.Errorf("what is at %d came after the cursor %s", at.Seq, c.cursor)
 		}
