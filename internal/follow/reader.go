@@ -58,6 +58,9 @@ type Reader struct {
 	name      string
 	it        jetstream.MessagesContext
 	delivered uint64
+	// step bounds a wait.
+	step    context.Context
+	endStep context.CancelFunc
 }
 
 // Open returns a Reader that begins at the first message at or after the sequence
@@ -79,7 +82,7 @@ func Open(ctx context.Context, js jetstream.JetStream, l stream.Layout, from uin
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", l.Stream, err)
 	}
-	return &Reader{layout: l, js: js, name: c.CachedInfo().Name, it: it}, nil
+	return &Reader{layout: l, js: js, name: c.CachedInfo().Name, it: it, endStep: func() {}}, nil
 }
 
 // Next waits for the next message and returns it; its data is valid until the call
@@ -110,11 +113,16 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 // wait returns the next message as it came. The client asks the broker for more only
 // when it is called, or when something comes; where a request ended because the next
 // message was too large for the rest of it, that can be never. So it is called again
-// and again.
+// and again. One step serves all messages that come within it, because a timer for each
+// would cost as much as the message.
 func (r *Reader) wait(ctx context.Context) (jetstream.Msg, error) {
 	for silent := time.Duration(0); silent < maxSilence; silent += askAgain {
-		msg, err := r.it.Next(jetstream.NextMaxWait(askAgain))
-		if err == nil || !errors.Is(err, nats.ErrTimeout) {
+		if r.step == nil || r.step.Err() != nil {
+			r.endStep()
+			r.step, r.endStep = context.WithTimeout(context.Background(), askAgain)
+		}
+		msg, err := r.it.Next(jetstream.NextContext(r.step))
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) {
 			return msg, err
 		}
 		if err := ctx.Err(); err != nil {
@@ -128,6 +136,7 @@ func (r *Reader) wait(ctx context.Context) (jetstream.Msg, error) {
 // the consumer by itself.
 func (r *Reader) Close() {
 	r.it.Stop()
+	r.endStep()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	_ = r.js.DeleteConsumer(ctx, r.layout.Stream, r.name)

@@ -125,6 +125,25 @@ func (b *Block) note(until, floor uint64, open bool, epoch string) {
 // seal ends the block: it covers everything up to last.
 func (b *Block) seal(last uint64) { b.mark(func(m *marks) { m.last = last }) }
 
+// cut takes out what is at or after the sequence. Nobody may have got the block yet.
+func (b *Block) cut(seq uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.marks.last < seq {
+		return
+	}
+	b.marks.last = seq - 1
+	n := sort.Search(len(b.documents), func(i int) bool { return b.documents[i].seq >= seq })
+	b.documents = b.documents[:n]
+	beats, _ := slices.BinarySearch(b.beats, n)
+	b.beats = b.beats[:beats]
+	end := uint32(0)
+	if n > 0 {
+		end = b.documents[n-1].end
+	}
+	b.data = b.data[:end]
+}
+
 // sealed says whether the block no longer grows.
 func (b *Block) sealed() bool {
 	b.mu.Lock()

@@ -90,17 +90,18 @@ func (r *relation) notify() {
 }
 
 // deliver gives a block to those who wait for it. If share is set, it becomes one of the
-// relation's blocks, unless another covers the same.
+// relation's blocks, without what another one has got meanwhile.
 func (r *relation) deliver(b *Block, share bool) {
-	last := b.view().last
 	r.mu.Lock()
-	if share && r.ended == nil {
+	if share && r.ended == nil && r.covering(b.first) == nil {
 		i := r.after(b.first)
-		if r.covering(b.first) == nil && i < len(r.blocks) && r.blocks[i].first > last {
-			r.blocks = slices.Insert(r.blocks, i, b)
-			r.hub.cache.add(b)
+		if i < len(r.blocks) {
+			b.cut(r.blocks[i].first)
 		}
+		r.blocks = slices.Insert(r.blocks, i, b)
+		r.hub.cache.add(b)
 	}
+	last := b.view().last
 	r.answer(func(w *want) bool {
 		if w.from < b.first || w.from > last {
 			return false
