@@ -201,7 +201,8 @@ func TestServer_Pages(t *testing.T) {
 		},
 		{
 			"?follow=0&limit=3&cursor=&positions=2&format=lockstep", "", next, "200",
-			[]string{`Link: <?cursor=1.i1.e1.3.3.5&follow=0&limit=3&positions=2>; rel="next"`}, nil, "01<2>2<3>",
+			[]string{`Link: <?cursor=1.i1.e1.3.3.5&follow=0&limit=3&positions=2>; rel="next"`},
+			nil, "01<2>2<3>",
 		},
 		{"?follow=0&limit=3&positions=3", "", next, "200", nil, nil, "012<3>"},
 		{"?follow=0&limit=3", `"x", ` + etag, next, "304", []string{"ETag: " + etag, "Cache-Control: public, max-age=60"}, nil, ""},

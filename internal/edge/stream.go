@@ -22,8 +22,11 @@ type header [][2]string
 // headerOf returns the headers of a stream's response.
 func headerOf(st Stream, cache string) header {
 	return header{
-		{"Content-Type", "application/json"}, {"Cache-Control", cache}, {"X-Accel-Buffering", "no"},
-		{"Lockstep-Incarnation", st.Incarnation()}, {"Lockstep-Floor", strconv.FormatUint(st.Floor(), 10)},
+		{"Content-Type", "application/json"},
+		{"Cache-Control", cache},
+		{"X-Accel-Buffering", "no"},
+		{"Lockstep-Incarnation", st.Incarnation()},
+		{"Lockstep-Floor", strconv.FormatUint(st.Floor(), 10)},
 	}
 }
 

@@ -510,9 +510,16 @@ var mutants = []mutant{
 	{
 		invariant: "I10", name: "own-filling-for-everybody",
 		file: "internal/replay/cold.go",
-		old:  "if share && r.ended == nil {",
-		new:  "if share && r.ended != nil {",
+		old:  "if share && r.ended == nil &&",
+		new:  "if share && r.ended != nil &&",
 		pkg:  "./internal/replay", test: "TestReplay_StormReadsOnce_I9",
+	},
+	{
+		invariant: "I3", name: "block-cut-too-early",
+		file: "internal/replay/block.go",
+		old:  "n := sort.Search(len(b.documents), func(i int) bool { return b.documents[i].seq >= seq })\n\tb.documents",
+		new:  "n := sort.Search(len(b.documents), func(i int) bool { return b.documents[i].seq+1 >= seq })\n\tb.documents",
+		pkg:  "./internal/replay", test: "TestBlock_Cut_I3",
 	},
 	{
 		invariant: "I10", name: "slow-client-keeps-a-stopping-server",

@@ -44,6 +44,8 @@ type TestBlock struct {
 	Cold                                       bool
 	// OpenAt, if not 0, is the document, counted from 1, before which a hole is whose end is not known.
 	OpenAt int
+	// Cut, if not 0, is where the block is cut.
+	Cut uint64
 	// Documents have their sequence as High; those in Beats are heartbeats.
 	Documents, Beats []uint64
 }
@@ -62,6 +64,9 @@ func Take(tb TestBlock, tc TestClient) (got []uint64, after TestClient, err erro
 	}
 	b.marks = marks{last: tb.Last, floorAfter: tb.Floor, until: tb.Until, end: tb.End, open: tb.OpenAt > 0, openAt: tb.OpenAt - 1}
 	r := &Reader{follow: true, at: state{next: tc.Next, seek: tc.Seek, hold: tc.Hold, holds: tc.Holds, open: tc.Open, completed: tc.Completed}}
+	if tb.Cut > 0 {
+		b.cut(tb.Cut)
+	}
 	last := b.marks.last
 	if last == 0 {
 		last = tb.Documents[len(tb.Documents)-1]

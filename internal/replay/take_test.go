@@ -139,3 +139,16 @@ func TestReplay_PromisedEndIsLost_I8(t *testing.T) {
 		})
 	}
 }
+
+// TestBlock_Cut_I3: a block that is cut has what is before the sequence, and covers all up to it.
+func TestBlock_Cut_I3(t *testing.T) {
+	t.Parallel()
+	tb := replay.TestBlock{First: 1, Last: 20, HighBefore: 20, Cold: true, Documents: []uint64{2, 5, 9, 10, 15, 20}, Beats: []uint64{5, 15}}
+	for cut, want := range map[uint64][]uint64{2: nil, 3: {2}, 9: {2, 5}, 10: {2, 5, 9}, 15: {2, 5, 9, 10}, 16: {2, 5, 9, 10, 15}, 20: {2, 5, 9, 10, 15}, 21: {2, 5, 9, 10, 15, 20}, 50: {2, 5, 9, 10, 15, 20}} {
+		tb.Cut = cut
+		got, after, err := replay.Take(tb, replay.TestClient{Next: 1, Hold: 1, Holds: 20, Completed: true})
+		if err != nil || !slices.Equal(got, want) || after.Next != min(cut, 21) {
+			t.Errorf("cut at %d: got %v, and goes on with %d, %v; want %v", cut, got, after.Next, err, want)
+		}
+	}
+}
