@@ -1084,9 +1084,16 @@ var mutants = []mutant{
 	{
 		invariant: "I7", name: "unreadable-slot-kept",
 		file: "internal/wal/wal.go",
-		old:  "c.unreadable = c.unreadable || isUnreadable(err)",
-		new:  "c.unreadable = c.unreadable && isUnreadable(err)",
+		old:  "c.unreadable = cmp.Or(c.unreadable, c.decoding.failed(err, s.pos))",
+		new:  "_ = cmp.Or(c.unreadable, c.decoding.failed(err, s.pos))",
 		pkg:  "./internal/e2e", test: "TestWAL_PublicationDropped_I7",
+	},
+	{
+		invariant: "I7", name: "undecodable-slot-kept",
+		file: "internal/wal/unreadable.go",
+		old:  "if d.failures++; d.failures < giveUpAfter {",
+		new:  "if d.failures++; d.failures >= 0 {",
+		pkg:  "./internal/e2e", test: "TestWAL_SlotThatCannotBeDecoded_I7",
 	},
 	{
 		invariant: "I7", name: "republished-while-away",

@@ -33,6 +33,15 @@ func NewPace(nap func(), least, most int) *Pace {
 }
 func (p *Pace) Rest(n int) { p.p.rest(n) }
 
+// ErrStream is errStream.
+var ErrStream = errStream
+
+// Decoding is decoding.
+type Decoding struct{ d decoding }
+
+// Failed says whether the slot is given up.
+func (d *Decoding) Failed(err error, pos uint64) bool { return d.d.failed(err, pos) != "" }
+
 // MaxRecent is maxRecent.
 const MaxRecent = maxRecent
 

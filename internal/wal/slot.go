@@ -97,9 +97,9 @@ func (s *session) claimSlot(ctx context.Context, sl slot) error {
 	case sl.Lost:
 		c.log.Error().Str("slot", c.opt.Name).
 			Msg("Postgres has removed WAL that the slot needed (max_slot_wal_keep_size), making a new slot and comparing every relation with its stream")
-	case sl.exists && c.unreadable:
+	case sl.exists && c.unreadable != "":
 		c.log.Error().Str("slot", c.opt.Name).
-			Msg("the publication was dropped and Postgres can't read the WAL from before, making a new slot and comparing every relation with its stream")
+			Msg(string(c.unreadable) + ", making a new slot and comparing every relation with its stream")
 	case c.tooFar(sl):
 		c.log.Error().Str("slot", c.opt.Name).Int64("bytes", sl.Kept).Int64("limit", c.opt.MaxLag).
 			Msg("the slot kept more WAL than BRIDGE_SLOT_MAX_LAG, making a new slot and comparing every relation with its stream")
@@ -202,7 +202,7 @@ func (s *session) createSlot(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("make replication slot %s: %w%s", s.c.opt.Name, err, remedy(err))
 	}
-	s.c.unreadable = false
+	s.c.unreadable, s.c.decoding = "", decoding{}
 	for _, r := range s.c.relations {
 		r.released = true
 	}

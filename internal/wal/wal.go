@@ -56,7 +56,6 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/source"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 )
 
@@ -105,9 +104,9 @@ type Capture struct {
 	waits news
 	// begun is when Run was called.
 	begun time.Time
-	// unreadable is set where the slot stands before the publication was made:
-	// Postgres looks the publication up as it was there, and will never get on.
-	unreadable bool
+	// unreadable is why the slot has to be made again, and decoding what leads to that.
+	unreadable unreadable
+	decoding   decoding
 }
 
 // New returns a capture; nothing happens until Run.
@@ -194,7 +193,7 @@ func (c *Capture) capture(ctx context.Context) error {
 			continue
 		}
 		c.failed(err)
-		c.unreadable = c.unreadable || isUnreadable(err)
+		c.unreadable = cmp.Or(c.unreadable, c.decoding.failed(err, s.pos))
 		switch {
 		case failing.IsZero():
 			failing = time.Now()
@@ -215,12 +214,6 @@ func (c *Capture) capture(ctx context.Context) error {
 		}
 		backoff = min(2*backoff, backoffMax)
 	}
-}
-
-// isUnreadable says whether the walsender has found no publication.
-func isUnreadable(err error) bool {
-	var pg *pgconn.PgError
-	return errors.Is(err, errStream) && errors.As(err, &pg) && pg.Code == "42704"
 }
 
 // failed shows what ended a session in the status of every relation. A relation
