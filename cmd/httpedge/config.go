@@ -24,6 +24,8 @@ type Config struct {
 	NatsKey              string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
 	Listen               string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
 	CacheBytes           string `split_words:"true" default:"64MiB" desc:"memory for what clients read of all relations"`
+	CacheDir             string `split_words:"true" desc:"folder for what does not fit into that memory; by default a private one among the temporary files"`
+	CacheDiskBytes       string `split_words:"true" default:"4GiB" desc:"most bytes of the files there; 0: no cache on disk"`
 	MaxClients           string `split_words:"true" default:"auto" desc:"most clients at a time; auto: as many as the limit of open files allows"`
 	MaxClientsPerAddress string `split_words:"true" default:"0" desc:"most clients at a time from one address; 0: no limit"`
 	WriteTimeout         string `split_words:"true" default:"30s" desc:"disconnect a client that reads nothing for this long"`
@@ -33,6 +35,7 @@ type Config struct {
 
 	// Set by Validate.
 	cacheBytes        int
+	cacheDiskBytes    int64
 	maxClients        int
 	maxPerAddress     int
 	writeTimeout      time.Duration
@@ -57,6 +60,7 @@ func (c *Config) invalid() (inv program.Invalid) {
 		inv.Add("HTTPEDGE_STREAM_PREFIX", err.Error())
 	}
 	c.cacheBytes = int(inv.Bytes("HTTPEDGE_CACHE_BYTES", c.CacheBytes, 1<<20, 1<<40))
+	c.cacheDiskBytes = inv.Bytes("HTTPEDGE_CACHE_DISK_BYTES", c.CacheDiskBytes, 0, 1<<50)
 	if c.MaxClients == "auto" {
 		c.maxClients = clientsFor(openFiles())
 	} else {

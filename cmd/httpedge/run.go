@@ -39,6 +39,11 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 		return fmt.Errorf("listen on HTTPEDGE_LISTEN: %w", err)
 	}
 	defer func() { _ = l.Close() }()
+	dir, done, err := cacheDir(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer done()
 	js, err := connect(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -51,7 +56,9 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	defer past.Conn().Close()
 	registry := program.Registry()
 	registry.MustRegister(broker.NewCollector(js.Conn(), past.Conn()))
-	hub := replay.NewHub(js, replay.Options{Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes, Past: past}, replay.NewMetrics(registry), log)
+	hub := replay.NewHub(js, replay.Options{
+		Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes, CacheDir: dir, CacheDiskBytes: cfg.cacheDiskBytes, Past: past,
+	}, replay.NewMetrics(registry), log)
 	srv := edge.New(source{hub: hub}, edge.Options{
 		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval, MaxClients: cfg.maxClients, MaxClientsPerAddress: cfg.maxPerAddress,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),

@@ -473,6 +473,27 @@ var mutants = []mutant{
 		pkg:  "./internal/replay", test: "TestReplay_CacheIsBounded",
 	},
 	{
+		invariant: "I8", name: "damaged-file-served",
+		file: "internal/replay/disk.go",
+		old:  "|| crc32.Checksum(data, castagnoli) != f.sum)",
+		new:  "|| crc32.Checksum(data, castagnoli) == 0)",
+		pkg:  "./internal/replay", test: "TestDisk_BadFolderIsRepaired_I8",
+	},
+	{
+		invariant: "I9", name: "disk-unbounded",
+		file: "internal/replay/disk.go",
+		old:  "if d.sum <= d.limit {",
+		new:  "if d.sum <= 8*d.limit {",
+		pkg:  "./internal/replay", test: "TestDisk_IsBounded_I9",
+	},
+	{
+		invariant: "I9", name: "nothing-kept-on-disk",
+		file: "internal/replay/cache.go",
+		old:  "if !b.relation.hub.disk.take(b) {",
+		new:  "if true {",
+		pkg:  "./internal/replay", test: "TestDisk_ServesWhatMemoryHasNoRoomFor_I9",
+	},
+	{
 		invariant: "I9", name: "cold-readers-unbounded",
 		file: "internal/replay/hub.go",
 		old:  "reading: make(chan struct{}, opt.ColdReaders)",

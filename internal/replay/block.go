@@ -15,7 +15,8 @@ import (
 const blockBytes = 128 << 10
 
 // Block is a run of a relation's documents in the order of the stream. What it holds
-// never changes. The tail's last block grows at its end.
+// never changes. The tail's last block grows at its end. The documents may be on disk
+// only.
 //
 // TestModel_Blocks_I2 says what the marks are for, and why each is needed.
 type Block struct {
@@ -34,8 +35,13 @@ type Block struct {
 	used atomic.Uint64
 	read atomic.Bool
 
+	// loading is held while the documents are read from disk.
+	loading sync.Mutex
+
 	mu sync.Mutex
-	// Guarded by mu. All grow until the block is sealed; what was published stays.
+	// Guarded by mu. All grow until the block is sealed; what was published stays. While
+	// away is set, documents, data, beats and renderings are on disk and not here.
+	away       bool
 	marks      marks
 	documents  []document
 	data       []byte
@@ -88,14 +94,12 @@ func (b *Block) append(seq, high uint64, heartbeat bool, data []byte) {
 }
 
 // document returns a document's text.
-func (b *Block) document(i int) []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (v *view) document(i int) []byte {
 	begin := uint32(0)
 	if i > 0 {
-		begin = b.documents[i-1].end
+		begin = v.documents[i-1].end
 	}
-	return b.data[begin:b.documents[i].end]
+	return v.data[begin:v.documents[i].end]
 }
 
 // full says whether the next document belongs into another block.
@@ -168,12 +172,55 @@ type view struct {
 	marks
 	documents []document
 	beats     []int
+	data      []byte
 }
 
-func (b *Block) view() view {
+// view returns what the block has in memory, and false if that is on disk: then there are
+// only the marks.
+func (b *Block) view() (v view, here bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return view{Block: b, marks: b.marks, documents: b.documents, beats: b.beats}
+	return view{b, b.marks, b.documents, b.beats, b.data}, !b.away
+}
+
+// load returns what the block has, and whether it had to be read from disk.
+func (b *Block) load(d *disk) (v view, read bool, err error) {
+	if v, here := b.view(); here {
+		return v, false, nil
+	}
+	b.loading.Lock()
+	defer b.loading.Unlock()
+	if v, here := b.view(); here { // by now
+		return v, false, nil
+	}
+	if v, err = d.read(b); err != nil {
+		return view{}, false, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.away, b.documents, b.beats, b.data = false, v.documents, v.beats, v.data
+	return view{b, b.marks, b.documents, b.beats, b.data}, true, nil
+}
+
+// release leaves the documents to the block's file.
+func (b *Block) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.away, b.documents, b.beats, b.data, b.renderings = true, nil, nil, nil, nil
+}
+
+// empty says whether the block has no documents in memory.
+func (b *Block) empty() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.documents) == 0
+}
+
+// covers returns the last sequence that the block covers, 0 while it grows.
+func (b *Block) covers() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.marks.last
 }
 
 // from returns the first document at or after the sequence.
@@ -215,29 +262,28 @@ type rendering struct {
 	ends []uint32
 }
 
-// render returns the first n documents in the form, and whether it had to make some of
-// that. The bytes stay as they are.
-func (b *Block) render(f Form, n int) (_ rendering, grew bool, err error) {
+// render returns the first n documents of the view in the form, and whether it had to
+// make some of that. The bytes stay as they are.
+func (v *view) render(f Form, n int) (_ rendering, grew bool, err error) {
+	b := v.Block
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.renderings[f]
 	if r == nil {
 		r = &rendering{}
 		if b.marks.last != 0 { // all of it in one go
-			r.data = make([]byte, 0, len(b.data)+around*len(b.documents))
-			r.ends = make([]uint32, 0, len(b.documents))
+			r.data = make([]byte, 0, len(v.data)+around*len(v.documents))
+			r.ends = make([]uint32, 0, len(v.documents))
 		}
 		if b.renderings == nil {
 			b.renderings = make(map[Form]*rendering)
 		}
-		b.renderings[f] = r
+		if !b.away { // else it is for this client alone
+			b.renderings[f] = r
+		}
 	}
 	for ; len(r.ends) < n; grew = true {
-		begin := uint32(0)
-		if i := len(r.ends); i > 0 {
-			begin = b.documents[i-1].end
-		}
-		if r.data, err = f.Append(r.data, b.data[begin:b.documents[len(r.ends)].end]); err != nil {
+		if r.data, err = f.Append(r.data, v.document(len(r.ends))); err != nil {
 			return rendering{}, grew, err
 		}
 		r.ends = append(r.ends, uint32(len(r.data)))

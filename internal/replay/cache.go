@@ -64,15 +64,17 @@ func (c *cache) forget(b *Block) {
 	delete(c.blocks, b)
 }
 
-// trim drops blocks until the rest is within the limit. Only those into which the tails
-// write stay in any case.
+// trim drops blocks until the rest is within the limit, or leaves them to the disk. Only
+// those into which the tails write stay in any case.
 func (c *cache) trim() {
 	for {
 		b := c.oldest()
 		if b == nil {
 			return
 		}
-		b.relation.remove(b)
+		if !b.relation.hub.disk.take(b) {
+			b.relation.remove(b)
+		}
 	}
 }
 

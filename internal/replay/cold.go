@@ -101,7 +101,7 @@ func (r *relation) deliver(b *Block, share bool) {
 		r.blocks = slices.Insert(r.blocks, i, b)
 		r.hub.cache.add(b)
 	}
-	last := b.view().last
+	last := b.covers()
 	r.answer(func(w *want) bool {
 		if w.from < b.first || w.from > last {
 			return false

@@ -72,7 +72,8 @@ func Take(tb TestBlock, tc TestClient) (got []uint64, after TestClient, err erro
 		last = tb.Documents[len(tb.Documents)-1]
 	}
 	for first := true; first || last >= r.at.next; first = false {
-		p, err := r.take(b.view(), math.MaxInt)
+		v, _ := b.view()
+		p, err := r.take(v, math.MaxInt)
 		if err != nil {
 			return got, TestClient{}, err
 		}

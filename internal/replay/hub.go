@@ -23,6 +23,10 @@ type Options struct {
 	Prefix string
 	// CacheBytes bounds the memory of the blocks of all relations; 64 MiB.
 	CacheBytes int
+	// CacheDir is a folder for blocks that are not in memory, empty for none. It is for this
+	// hub alone. CacheDiskBytes bounds the files there; 4 GiB.
+	CacheDir       string
+	CacheDiskBytes int64
 	// ColdReaders bounds the readers of what is in no block, of all relations; 8.
 	ColdReaders int
 	// IdleTime is how long a relation that nobody reads is still read; 1 min.
@@ -43,6 +47,8 @@ type Hub struct {
 	log     zerolog.Logger
 	metrics *Metrics
 	cache   *cache
+	// disk is nil if there is none.
+	disk *disk
 	// reading has a place for each cold reader that may read, and queued counts those
 	// that wait for one.
 	reading chan struct{}
@@ -75,8 +81,11 @@ func NewHub(js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger)
 	opt.IdleTime = orDefault(opt.IdleTime, time.Minute)
 	opt.Wait = orDefault(opt.Wait, 10*time.Second)
 	opt.Past = orDefault(opt.Past, js)
+	opt.CacheDiskBytes = orDefault(opt.CacheDiskBytes, 4<<30)
+	log = log.With().Str("component", "replay").Logger()
 	return &Hub{
-		nc: js.Conn(), js: js, opt: opt, metrics: m, log: log.With().Str("component", "replay").Logger(),
+		disk: newDisk(opt.CacheDir, opt.CacheDiskBytes, m.diskBytes, log),
+		nc:   js.Conn(), js: js, opt: opt, metrics: m, log: log,
 		cache: newCache(opt.CacheBytes), reading: make(chan struct{}, opt.ColdReaders), lost: make(chan struct{}),
 		relations: make(map[string]*relation), setBack: make(map[string]follow.Place), questions: make(map[string]*question),
 	}
@@ -97,6 +106,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	defer h.opt.Past.Conn().RemoveStatusListener(past)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	if h.disk != nil {
+		wg.Go(func() { h.disk.run(ctx) })
+	}
 	h.setStart(func(run func(context.Context)) { wg.Go(func() { run(ctx) }) })
 	for {
 		select {
@@ -215,6 +227,27 @@ func (h *Hub) untilLost(ctx context.Context) (_ context.Context, cancel func()) 
 		}
 	}()
 	return ctx, func() { end(nil) }
+}
+
+// load returns what a block has. If it is on disk and can't be read, it is no block of the
+// relation any more.
+func (h *Hub) load(b *Block) (view, error) {
+	v, read, err := b.load(h.disk)
+	switch {
+	case err != nil:
+		b.relation.remove(b)
+	case read:
+		h.metrics.diskReads.Inc()
+		h.cache.add(b)
+		h.cache.trim()
+	}
+	return v, err
+}
+
+// drop forgets a block, in memory and on disk.
+func (h *Hub) drop(b *Block) {
+	h.cache.drop(b)
+	h.disk.drop(b)
 }
 
 // running returns what is served of the relation, nil for nothing.

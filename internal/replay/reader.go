@@ -90,14 +90,13 @@ func (p Part) Position(n int) lockstep.Cursor {
 // Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
 // where each document ends. All stay as they are.
 func (p Part) Render(f Form) (data []byte, begin int, ends []uint32, err error) {
-	b := p.view.Block
-	r, grew, err := b.render(f, p.to)
+	r, grew, err := p.view.render(f, p.to)
 	if err != nil {
 		return nil, 0, nil, err
 	}
 	if grew { // most clients get what another's rendering made
-		cache := b.relation.hub.cache
-		cache.grew(b)
+		cache := p.view.relation.hub.cache
+		cache.grew(p.view.Block)
 		cache.trim()
 	}
 	if p.from > 0 {
@@ -212,11 +211,15 @@ func (r *Reader) step() (Part, <-chan struct{}, error) {
 		return Part{}, r.wanted.done, nil
 	}
 	r.hub.cache.use(b)
+	v, err := r.hub.load(b)
+	if err != nil {
+		return Part{}, nil, nil // it is read from the broker again
+	}
 	if b.cold && b.read.CompareAndSwap(false, true) {
 		r.relation.demand()
 	}
 	r.hub.metrics.cacheReads.Inc()
-	p, err := r.take(b.view(), math.MaxInt)
+	p, err := r.take(v, math.MaxInt)
 	return p, nil, err
 }
 

@@ -123,7 +123,7 @@ func (r *relation) end(err error) {
 	}
 	r.ended = err
 	for _, b := range r.blocks {
-		r.hub.cache.drop(b)
+		r.hub.drop(b)
 	}
 	r.hub.metrics.cacheBytes.DeleteLabelValues(r.name())
 	for _, w := range r.wants {
@@ -348,19 +348,27 @@ func (r *relation) forgetVoid() {
 // forget drops the sealed blocks for which void says so. The caller holds mu.
 func (r *relation) forget(void func(view) bool) {
 	r.blocks = slices.DeleteFunc(r.blocks, func(b *Block) bool {
-		if v := b.view(); v.last == 0 || !void(v) {
+		if v, _ := b.view(); v.last == 0 || !void(v) {
 			return false
 		}
-		r.hub.cache.drop(b)
+		r.hub.drop(b)
 		return true
 	})
 }
 
-// remove takes a block out that the cache has dropped.
+// remove takes a block out that there is no room for, or whose file is bad.
 func (r *relation) remove(b *Block) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.blocks = slices.DeleteFunc(r.blocks, func(o *Block) bool { return o == b })
+	r.hub.drop(b)
+}
+
+// has says whether the block is one of the relation's.
+func (r *relation) has(b *Block) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.blocks, b)
 }
 
 // at returns the block that covers the sequence. If that is the tail's, and has nothing
@@ -374,7 +382,7 @@ func (r *relation) at(seq uint64) (b *Block, wait <-chan struct{}, err error) {
 	if b = r.covering(seq); b == nil {
 		return nil, nil, nil
 	}
-	if v := b.view(); v.last == 0 && v.from(seq) == len(v.documents) {
+	if v, _ := b.view(); v.last == 0 && v.from(seq) == len(v.documents) {
 		r.waiting++
 		return nil, r.changed, nil
 	}
@@ -389,7 +397,7 @@ func (r *relation) covering(seq uint64) *Block {
 		return nil
 	}
 	b := r.blocks[i-1]
-	if last := b.view().last; last != 0 && last < seq {
+	if last := b.covers(); last != 0 && last < seq {
 		return nil
 	}
 	return b
@@ -407,9 +415,9 @@ func (r *relation) bracket(since, lo, hi uint64) (uint64, uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, b := range r.blocks {
-		v := b.view()
+		v, _ := b.view()
 		if len(v.documents) == 0 {
-			continue
+			continue // or they are on disk, and others bound the place
 		}
 		n := v.fromHigh(since)
 		if n > 0 {

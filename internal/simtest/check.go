@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -167,7 +168,7 @@ func (c *checker) refused(e *Event) {
 	switch e.Status {
 	case 503, 404: // not ready, and no stream yet
 	case 409, 410:
-		if e.Status == 410 && e.Since == 0 {
+		if e.Since == 0 && strings.Contains(e.Text, "cursor_gone") {
 			return // a cursor from the first load, and the stream no longer has it: there is no since in it
 		}
 		if !c.truth.WAL {
