@@ -131,8 +131,8 @@ func (w *World) StartAll() {
 	for i := range w.Bridges {
 		w.Bridges[i] = w.newProc(fmt.Sprintf("bridge %d", i), "./cmd/bridge", w.BridgeEnv)
 	}
-	// The clients of one edge fall out of its small cache, those of the other don't.
-	cache := []string{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_BYTES=67108864"}
+	// The clients of one edge fall out of its small cache, to disk; those of the other don't.
+	cache := [][]string{{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_DIR=" + w.T.TempDir()}, {"HTTPEDGE_CACHE_BYTES=67108864"}}
 	for i := range w.Edges {
 		port, err := testenv.FreePort()
 		if err != nil {
@@ -141,7 +141,7 @@ func (w *World) StartAll() {
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		w.Addrs = append(w.Addrs, addr)
 		w.Edges[i] = w.newProc(fmt.Sprintf("edge %d", i), "./cmd/httpedge",
-			[]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", "LOG_LEVEL=warn", cache[i%2]})
+			append([]string{"NATS_URL=" + w.NATS.URL(), "HTTPEDGE_LISTEN=" + addr, "HTTPEDGE_KEEPALIVE_INTERVAL=1s", "LOG_LEVEL=warn"}, cache[min(i, 1)]...))
 	}
 }
 
