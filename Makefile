@@ -13,7 +13,7 @@ CAPTURE ?= poll
 COMPOSE = $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly test-pg fuzz check fmt docs sim mutants bench up down deps stack-test stack-test-cluster
+.PHONY: help demo test nightly test-pg fuzz check fmt docs sim mutants bench bench-edge up down deps stack-test stack-test-cluster
 
 help: ## show this list
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -52,6 +52,9 @@ mutants: deps ## break each mechanism, and see its test fail (CHANGED=REV: only 
 
 bench: deps ## measure speed and memory of bridge and edge (bench/main.go says how; bench/RESULTS.md has the last results)
 	$(GO) run ./bench
+
+bench-edge: deps ## measure the edge beside nginx (install nginx for that)
+	$(GO) run ./bench -only=12
 
 stack-test: ## start the docker-compose stack, kill each of its processes, and see it heal
 	scripts/stack/test.sh Single

@@ -62,6 +62,7 @@ func items() []item {
 		{9, benchMany},
 		{10, benchRestart},
 		{11, benchEvents},
+		{12, benchEdge},
 	}
 }
 

@@ -235,7 +235,7 @@ func stopNATS(t testing.TB, s *testenv.ExternalNATS) {
 }
 
 // startEdge starts an edge and returns it with its URL.
-func (w *world) startEdge(t testing.TB, broker string) (*testenv.Process, string) {
+func (w *world) startEdge(t testing.TB, broker string, more ...string) (*testenv.Process, string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -243,7 +243,7 @@ func (w *world) startEdge(t testing.TB, broker string) (*testenv.Process, string
 	}
 	address := l.Addr().String()
 	_ = l.Close()
-	p := testenv.Start(t, w.edge, []string{"NATS_URL=" + broker, "HTTPEDGE_LISTEN=" + address})
+	p := testenv.Start(t, w.edge, append([]string{"NATS_URL=" + broker, "HTTPEDGE_LISTEN=" + address}, more...))
 	testenv.Eventually(t, 20*time.Second, func() error {
 		resp, err := http.Get("http://" + address + "/healthz")
 		if err != nil {
