@@ -63,6 +63,7 @@ func items() []item {
 		{10, benchRestart},
 		{11, benchEvents},
 		{12, benchEdge},
+		{13, benchEdgeIdle},
 	}
 }
 

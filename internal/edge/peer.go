@@ -19,8 +19,9 @@ const (
 	peerGone
 )
 
-// lookReads bounds the reads of one look.
-const lookReads = 16
+// lookReads bounds the reads of one look. What they read into is on the stack of each
+// client, which it must not make larger.
+const lookReads = 128
 
 // look reads what the client has sent, which is not heard, and does not wait. No client
 // has a goroutine that reads. What was not read when the connection is closed would
@@ -46,7 +47,7 @@ func look(conn net.Conn) peer {
 }
 
 func drain(fd int) peer {
-	var buf [4 << 10]byte
+	var buf [512]byte
 	for range lookReads {
 		n, _, err := syscall.Recvfrom(fd, buf[:], syscall.MSG_DONTWAIT)
 		switch {
