@@ -67,6 +67,10 @@ Requests:
   GET /RELATION?since=N  what changed since transaction N, then what changes
   ... &follow=0          the answer ends when the client has the current state; a row
                          may come in several versions, the last one counts
+  ... &cursor=C          what comes after an exact place, without repeats; an empty
+                         cursor asks the edge to tell such places
+  ... &follow=0&limit=N  a page of N rows; the header Link has the next one
+  ... &follow=0&wait_for=T  the current state, with what transaction T wrote
   ... &format=flat       the older dialect: columns at the top level
 
 Settings, from the environment:

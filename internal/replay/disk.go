@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -200,15 +201,38 @@ func (d *disk) read(b *Block) (view, error) {
 	if f == nil {
 		return view{}, errNoFile
 	}
-	data, err := os.ReadFile(f.path)
-	if err == nil && (int64(len(data)) != f.size || crc32.Checksum(data, castagnoli) != f.sum) {
-		err = fmt.Errorf("%s is not what was written", filepath.Base(f.path))
+	index, data, err := f.read()
+	if err == nil {
+		return decodeView(index, data), nil
 	}
+	d.mu.Lock()
+	removed := d.blocks[b] != f
+	d.mu.Unlock()
+	if removed {
+		return view{}, errNoFile
+	}
+	d.fail(err)
+	return view{}, err
+}
+
+// read returns what is in the file: what says where the documents are, and their text.
+func (f *blockFile) read() (index, data []byte, err error) {
+	file, err := os.Open(f.path)
 	if err != nil {
-		d.fail(err)
-		return view{}, err
+		return nil, nil, err
 	}
-	return decodeView(data, f.documents), nil
+	defer func() { _ = file.Close() }()
+	index = make([]byte, f.documents*documentBytes)
+	data = make([]byte, f.size-int64(len(index)))
+	for _, part := range [][]byte{index, data} {
+		if _, err := io.ReadFull(file, part); err != nil {
+			return nil, nil, fmt.Errorf("read %s: %w", filepath.Base(f.path), err)
+		}
+	}
+	if sum := crc32.Update(crc32.Checksum(index, castagnoli), castagnoli, data); sum != f.sum {
+		return nil, nil, fmt.Errorf("%s is not what was written", filepath.Base(f.path))
+	}
+	return index, data, nil
 }
 
 // errNoFile says that a block's file was removed since the block was looked up.
@@ -248,11 +272,11 @@ func (v *view) encode() []byte {
 	return append(b, v.data...)
 }
 
-// decodeView returns what encode encoded: so many documents. It keeps data.
-func decodeView(data []byte, documents int) (v view) {
-	v.documents = make([]document, documents)
+// decodeView returns what encode encoded. It keeps data.
+func decodeView(index, data []byte) (v view) {
+	v.documents = make([]document, len(index)/documentBytes)
 	for i := range v.documents {
-		b := data[i*documentBytes:]
+		b := index[i*documentBytes:]
 		v.documents[i] = document{
 			seq: binary.LittleEndian.Uint64(b), high: binary.LittleEndian.Uint64(b[8:]),
 			end: binary.LittleEndian.Uint32(b[16:]), heartbeat: b[20] == 1,
@@ -261,6 +285,6 @@ func decodeView(data []byte, documents int) (v view) {
 			v.beats = append(v.beats, i)
 		}
 	}
-	v.data = data[documents*documentBytes:]
+	v.data = data
 	return v
 }
