@@ -76,7 +76,9 @@ func TestBridge_IdleRelationsMeetALostEpoch_I8(t *testing.T) {
 	newBare(t, db, "t", 10)
 	b := startWAL(t, db, broker.URL(), "polled,t(capture=wal)", "BRIDGE_HEARTBEAT_INTERVAL=1m")
 	b.awaitReady()
-	follow(t, testenv.NATSConn(t, broker.URL()), bare("t")).settled() // the first heartbeats come in quick succession
+	for _, rel := range []table{bare("t"), named("polled")} { // the first heartbeats come in quick succession
+		follow(t, testenv.NATSConn(t, broker.URL()), rel).settled()
+	}
 	epochs := func(rel string) int {
 		return strings.Count(b.Stderr(), `"stream":"LOCKSTEP-public-`+rel+`","epoch":`)
 	}
