@@ -308,11 +308,7 @@ func Txid(line []byte) (uint64, bool) {
 	if !ok {
 		return 0, false
 	}
-	n := 0
-	for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
-		n++
-	}
-	txid, err := strconv.ParseUint(string(rest[:n]), 10, 64)
+	txid, err := strconv.ParseUint(string(rest[:digits(rest)]), 10, 64)
 	return txid, err == nil
 }
 
@@ -320,11 +316,7 @@ func Txid(line []byte) (uint64, bool) {
 // is none. It does not decode the rest.
 func Since(line []byte) uint64 {
 	_, rest, _ := bytes.Cut(line, []byte(rowSince)) // before it stands nothing that a user wrote
-	n := 0
-	for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
-		n++
-	}
-	since, _ := strconv.ParseUint(string(rest[:n]), 10, 64)
+	since, _ := strconv.ParseUint(string(rest[:digits(rest)]), 10, 64)
 	return since
 }
 
@@ -369,11 +361,16 @@ func cutNumber(line []byte, name string) (rest []byte, ok bool) {
 	if rest, ok = cutPrefix(line, name); !ok {
 		return line, false
 	}
-	n := 0
-	for n < len(rest) && '0' <= rest[n] && rest[n] <= '9' {
+	n := digits(rest)
+	return rest[n:], n > 0
+}
+
+// digits returns how many decimal digits the text begins with.
+func digits(text []byte) (n int) {
+	for n < len(text) && '0' <= text[n] && text[n] <= '9' {
 		n++
 	}
-	return rest[n:], n > 0
+	return n
 }
 
 func cutPrefix(line []byte, prefix string) (rest []byte, ok bool) {

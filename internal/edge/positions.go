@@ -1,8 +1,8 @@
 package edge
 
-// positionBytes is how much of rows a client gets at most before it is told its position,
-// and one row more. Rows are smaller than that, as a rule, so it is told at least every
-// MiB.
+// positionBytes is after how many bytes of rows a client is told its position. The row
+// that reaches them still comes before. If rows are no larger than that, the client is
+// told its position at least once in each MiB.
 const positionBytes = 512 << 10
 
 // positions decides when a client that asked for that is told its position. A heartbeat

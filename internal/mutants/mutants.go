@@ -426,8 +426,8 @@ var mutants = []mutant{
 	{
 		invariant: "I3", name: "page-longer-than-it-said",
 		file: "internal/replay/reader.go",
-		old:  "end = v.from(r.page.until + 1)",
-		new:  "end = v.from(r.page.until + 2)",
+		old:  "end = v.from(until + 1)",
+		new:  "end = v.from(until + 2)",
 		pkg:  "./internal/replay", test: "TestReplay_Pages",
 	},
 	{

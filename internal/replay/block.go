@@ -149,11 +149,7 @@ func (b *Block) cut(seq uint64) {
 }
 
 // sealed says whether the block no longer grows.
-func (b *Block) sealed() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.marks.last != 0
-}
+func (b *Block) sealed() bool { return b.covers() != 0 }
 
 // size returns how much memory the block takes.
 func (b *Block) size() int {
@@ -199,7 +195,8 @@ func (b *Block) load(d *disk) (v view, read bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.away, b.documents, b.beats, b.data = false, v.documents, v.beats, v.data
-	return view{b, b.marks, b.documents, b.beats, b.data}, true, nil
+	v.Block, v.marks = b, b.marks
+	return v, true, nil
 }
 
 // release leaves the documents to the block's file.

@@ -1,6 +1,8 @@
 package replay
 
 import (
+	"iter"
+	"maps"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -86,15 +88,22 @@ func (c *cache) oldest() *Block {
 	if c.bytes <= c.limit {
 		return nil
 	}
-	var oldest *Block
-	least := uint64(math.MaxUint64)
-	for b := range c.blocks {
-		if used := b.used.Load(); used < least && b.sealed() {
-			oldest, least = b, used
-		}
-	}
+	oldest := leastUsed(maps.Keys(c.blocks), (*Block).sealed)
 	if oldest != nil {
 		c.forget(oldest)
+	}
+	return oldest
+}
+
+// leastUsed returns the block that nobody has looked at for the longest time, of those
+// that may go; nil if none may.
+func leastUsed(blocks iter.Seq[*Block], mayGo func(*Block) bool) *Block {
+	var oldest *Block
+	least := uint64(math.MaxUint64)
+	for b := range blocks {
+		if used := b.used.Load(); used < least && mayGo(b) {
+			oldest, least = b, used
+		}
 	}
 	return oldest
 }

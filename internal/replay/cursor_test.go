@@ -8,9 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"bridge/internal/publish"
 	"bridge/internal/replay"
-	"bridge/internal/stream"
 	"bridge/internal/testenv"
 	"bridge/lockstep"
 )
@@ -158,9 +156,7 @@ func TestReplay_CursorOlderThanTheEpochs(t *testing.T) {
 // TestReplay_CursorOfALog: a log goes on after a cursor as long as it has all that follows.
 func TestReplay_CursorOfALog(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := startWriter(t, url, publish.Options{Log: true, Settings: stream.Settings{MaxBytes: 64 << 10}})
-	w.begin(t)
+	w, url := beginShortLog(t)
 	w.row(t, 0, 1, "first")
 	w.heartbeat(t, 2)
 	w.stored(t, 2)

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,7 +20,7 @@ import (
 
 // disk keeps the blocks that memory has no room for in files of a folder. It loses
 // nothing that matters: what it can't write or read is read from the broker again. One
-// goroutine writes; whoever wants a block reads it.
+// goroutine writes. Each reader of a block reads its file.
 type disk struct {
 	// Static after construction.
 	dir   string
@@ -168,14 +168,7 @@ func (d *disk) oldest(keep *Block) *Block {
 	if d.sum <= d.limit {
 		return nil
 	}
-	var oldest *Block
-	least := uint64(math.MaxUint64)
-	for b := range d.blocks {
-		if used := b.used.Load(); used < least && b != keep {
-			oldest, least = b, used
-		}
-	}
-	return oldest
+	return leastUsed(maps.Keys(d.blocks), func(b *Block) bool { return b != keep })
 }
 
 // drop removes a block's file, if it has one.

@@ -58,6 +58,15 @@ func beginWriter(t testing.TB) (*writer, string) {
 	return w, url
 }
 
+// beginShortLog is beginWriter for a log that keeps 64 KiB.
+func beginShortLog(t *testing.T) (*writer, string) {
+	t.Helper()
+	url := testenv.NATS(t).URL()
+	w := startWriter(t, url, publish.Options{Log: true, Settings: stream.Settings{MaxBytes: 64 << 10}})
+	w.begin(t)
+	return w, url
+}
+
 func startWriter(t testing.TB, url string, opt publish.Options) *writer {
 	t.Helper()
 	opt.Prefix = "lockstep"

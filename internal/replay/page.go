@@ -30,6 +30,15 @@ type page struct {
 	rows int
 }
 
+// end returns the last sequence that a reader with the page, nil for none, returns; 0 if
+// there is no such bound.
+func (p *page) end() uint64 {
+	if p == nil {
+		return 0
+	}
+	return p.until
+}
+
 // Page makes the answer of a finite request one of at most rows rows, and says what it
 // will be. It reads to the page's end and then goes back to its beginning, so that nothing
 // is kept of it. It may be called once, before Next. If the stream has no heartbeat that

@@ -242,8 +242,9 @@ func (r *Reader) take(v view, most int) (Part, error) {
 	}
 	s.open = s.open && v.open
 	end := len(v.documents) // of what the client may get
-	if r.page != nil && r.page.until != 0 {
-		end = v.from(r.page.until + 1)
+	until := r.page.end()
+	if until != 0 {
+		end = v.from(until + 1)
 	}
 	to := min(end, most)
 	beat, _ := slices.BinarySearch(v.beats, n) // the next heartbeat
@@ -286,7 +287,7 @@ loop:
 	case len(v.documents) > 0:
 		s.next = max(s.next, v.documents[len(v.documents)-1].seq+1)
 	}
-	if r.page != nil && r.page.until != 0 && (s.next > r.page.until || to == end && end < len(v.documents)) {
+	if until != 0 && (s.next > until || to == end && end < len(v.documents)) {
 		s.done = true
 	}
 	return p, nil

@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"bridge/internal/follow"
-	"bridge/internal/publish"
 	"bridge/internal/replay"
 	"bridge/internal/stream"
-	"bridge/internal/testenv"
 	"bridge/lockstep"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -190,9 +188,7 @@ func TestReplay_SearchIsExact(t *testing.T) {
 // refuses a since that may be older, and serves a newer one.
 func TestReplay_LogForgets(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := startWriter(t, url, publish.Options{Log: true, Settings: stream.Settings{MaxBytes: 64 << 10}})
-	w.begin(t)
+	w, url := beginShortLog(t)
 	const n = 300
 	for i := range n {
 		w.row(t, i, uint64(i+1), strings.Repeat("z", 1000))
@@ -248,9 +244,7 @@ func TestReplay_LogForgets(t *testing.T) {
 // forgets is cut, not led past what it missed.
 func TestReplay_LogForgetsWhatAReaderNeeds(t *testing.T) {
 	t.Parallel()
-	url := testenv.NATS(t).URL()
-	w := startWriter(t, url, publish.Options{Log: true, Settings: stream.Settings{MaxBytes: 64 << 10}})
-	w.begin(t)
+	w, url := beginShortLog(t)
 	w.row(t, 0, 1, "first")
 	w.heartbeat(t, 2)
 	w.stored(t, 2)
