@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"bridge/internal/dirlock"
+
 	"github.com/rs/zerolog"
 )
 
@@ -23,30 +25,14 @@ func cacheDir(cfg *Config, log zerolog.Logger) (dir string, done func(), err err
 	if err := os.MkdirAll(cfg.CacheDir, 0o700); err != nil {
 		return "", nil, fmt.Errorf("make the folder of HTTPEDGE_CACHE_DIR: %w", err)
 	}
-	unlock, err := lock(cfg.CacheDir)
+	unlock, err := dirlock.Lock(cfg.CacheDir)
+	if errors.Is(err, dirlock.ErrLocked) {
+		err = fmt.Errorf("%w; give each edge a folder of its own", err)
+	}
 	if err != nil {
 		return "", nil, fmt.Errorf("lock the folder of HTTPEDGE_CACHE_DIR, %s: %w", cfg.CacheDir, err)
 	}
 	return blocks(cfg.CacheDir), unlock, nil
-}
-
-// errLocked says that another edge uses a folder.
-var errLocked = errors.New("another edge uses it; give each edge a folder of its own")
-
-// lock makes a folder this process's, until it ends or calls unlock.
-func lock(dir string) (unlock func(), err error) {
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = file.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = errLocked
-		}
-		return nil, err
-	}
-	return func() { _ = file.Close() }, nil
 }
 
 // privatePrefix begins the names of private folders.
@@ -58,7 +44,7 @@ const privatePrefix = "lockstep-httpedge-"
 func privateDir(log zerolog.Logger) (dir string, done func(), err error) {
 	left, _ := filepath.Glob(filepath.Join(os.TempDir(), privatePrefix+"*"))
 	for _, dir := range left {
-		if unlock, err := lock(dir); err == nil { // those of other users can't be locked
+		if unlock, err := dirlock.Lock(dir); err == nil { // those of other users can't be locked
 			_ = os.RemoveAll(dir)
 			unlock()
 		}
@@ -69,7 +55,7 @@ func privateDir(log zerolog.Logger) (dir string, done func(), err error) {
 		return "", func() {}, nil
 	}
 	remove := func() { _ = os.RemoveAll(private) }
-	unlock, err := lock(private)
+	unlock, err := dirlock.Lock(private)
 	switch {
 	case err != nil:
 		remove()

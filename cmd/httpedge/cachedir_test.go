@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"bridge/internal/dirlock"
+
 	"github.com/rs/zerolog"
 )
 
@@ -22,8 +24,8 @@ func TestCacheDir_IsLocked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := cacheDir(cfg, zerolog.Nop()); !errors.Is(err, errLocked) {
-		t.Errorf("a second edge: %v, want errLocked", err)
+	if _, _, err := cacheDir(cfg, zerolog.Nop()); !errors.Is(err, dirlock.ErrLocked) {
+		t.Errorf("a second edge: %v, want ErrLocked", err)
 	}
 	done()
 	again, done, err := cacheDir(cfg, zerolog.Nop())
@@ -52,7 +54,7 @@ func TestCacheDir_PrivateOnesAreSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	unlock, err := lock(used)
+	unlock, err := dirlock.Lock(used)
 	if err != nil {
 		t.Fatal(err)
 	}

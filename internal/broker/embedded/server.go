@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"bridge/internal/broker"
+	"bridge/internal/dirlock"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -46,8 +46,8 @@ type Server struct {
 	log zerolog.Logger
 
 	// Owned by Start and Shutdown.
-	srv  *server.Server
-	lock *os.File
+	srv    *server.Server
+	unlock func()
 }
 
 // New returns a server that is not yet started.
@@ -62,7 +62,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.lock, err = lockDir(s.cfg.Dir); err != nil {
+	if s.unlock, err = lockDir(s.cfg.Dir); err != nil {
 		return err
 	}
 	if err := s.start(ctx, opts); err != nil {
@@ -119,9 +119,9 @@ func (s *Server) Shutdown() {
 		s.srv.Shutdown()
 		s.srv.WaitForShutdown()
 	}
-	if s.lock != nil {
-		s.lock.Close() // closing unlocks
-		s.lock = nil
+	if s.unlock != nil {
+		s.unlock()
+		s.unlock = nil
 	}
 }
 
@@ -158,24 +158,20 @@ func (c Config) serverOptions() (*server.Options, error) {
 	return o, nil
 }
 
-// lockDir makes the directory and locks it for this process. The lock ends with the process, also if it is killed.
-func lockDir(dir string) (*os.File, error) {
+// lockDir makes the directory and locks it for this process.
+func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the embedded nats-server's directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the embedded nats-server's directory: %w", err)
+	unlock, err = dirlock.Lock(dir)
+	if errors.Is(err, dirlock.ErrLocked) {
+		return nil, fmt.Errorf("directory %q is in use by another bridge with an embedded nats-server; stop that one, "+
+			"set BRIDGE_NATS_DIR to another directory, or set NATS_URL to use its server", dir)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("directory %q is in use by another bridge with an embedded nats-server; stop that one, "+
-				"set BRIDGE_NATS_DIR to another directory, or set NATS_URL to use its server", dir)
-		}
+	if err != nil {
 		return nil, fmt.Errorf("lock the embedded nats-server's directory %q: %w", dir, err)
 	}
-	return f, nil
+	return unlock, nil
 }
 
 // checkFree returns an error that says what to do if the address is taken. The server itself would only log that.
