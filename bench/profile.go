@@ -107,7 +107,7 @@ func captureAll(ctx context.Context) error {
 	fromWAL := wal.New(pool, wal.Options{
 		Name: os.Getenv("BRIDGE_NAME"), HeartbeatInterval: 5 * time.Second,
 	}, wal.NewMetrics(nil), log)
-	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: stream.DefaultPrefix, Holder: "bench"})
+	leases, err := publish.NewLeases(js, publish.LeaseOptions{Prefix: stream.DefaultPrefix, Holder: "bench"})
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"bridge/internal/source"
 	"bridge/internal/stream"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 )
@@ -49,7 +48,7 @@ func oneRelation(cfg *Config, args []string) (relation.Spec, error) {
 
 // connectOnce connects to the broker of a running bridge: the one at NATS_URL,
 // or the server embedded in the bridge.
-func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
+func connectOnce(ctx context.Context, cfg *Config) (jetstream.JetStream, error) {
 	bc := cfg.broker()
 	if bc.URL == "" {
 		bc.URL = "nats://" + cfg.NatsListen
@@ -58,13 +57,17 @@ func connectOnce(ctx context.Context, cfg *Config) (*nats.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; is the broker running, or the bridge that embeds it?", err)
 	}
-	return nc, nil
+	js, err := stream.JetStream(nc, cfg.NatsJSDomain)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return js, nil
 }
 
 // found is a relation's stream and the connection to its broker.
 type found struct {
 	follow.Info
-	nc     *nats.Conn
 	js     jetstream.JetStream
 	prefix string
 }
@@ -82,25 +85,21 @@ func findArgument(ctx context.Context, cfg *Config, args []string) (*found, rela
 
 // findStream looks up a relation's stream. The caller closes the connection.
 func findStream(ctx context.Context, cfg *Config, spec relation.Spec) (*found, error) {
-	nc, err := connectOnce(ctx, cfg)
+	js, err := connectOnce(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	f := &found{nc: nc, prefix: cfg.StreamPrefix}
+	f := &found{js: js, prefix: cfg.StreamPrefix}
 	if err := f.look(ctx, spec.Name); err != nil {
-		nc.Close()
+		js.Conn().Close()
 		return nil, err
 	}
 	return f, nil
 }
 
 func (f *found) look(ctx context.Context, rel relation.Name) error {
-	var err error
-	if f.js, err = jetstream.New(f.nc); err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
-	}
 	name := stream.NewLayout(f.prefix, rel.Schema, rel.Table, false).Stream
-	err = f.lookup(ctx, name)
+	err := f.lookup(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		feed := relation.FeedOf(rel)
 		if _, err := f.js.Stream(ctx, stream.NewLayout(f.prefix, feed.Schema, feed.Table, false).Stream); err == nil {
@@ -177,7 +176,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 	if err != nil {
 		return err
 	}
-	defer f.nc.Close()
+	defer f.js.Conn().Close()
 	log, err := program.Logger(stderr, cfg.LogLevel)
 	if err != nil {
 		return fmt.Errorf("%w: LOG_LEVEL: %w", program.ErrUsage, err)
@@ -199,7 +198,7 @@ func adopt(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wr
 		_, err := fmt.Fprintf(stdout, "nothing to adopt: stream %s already belongs to this database\n", f.Layout.Stream)
 		return err
 	}
-	p := publish.New(f.nc, f.js, publish.Options{
+	p := publish.New(f.js.Conn(), f.js, publish.Options{
 		Prefix: cfg.StreamPrefix, Schema: spec.Name.Schema, Table: spec.Name.Table, Log: spec.History == relation.HistoryLog,
 		Settings: stream.Settings{MaxAge: spec.MaxAge, MaxBytes: spec.MaxBytes, Republish: spec.Republish},
 	}, publish.NewMetrics(nil), log)
@@ -219,14 +218,10 @@ func check(ctx context.Context, cfg *Config, warnings, args []string, stdout io.
 	invalid := cfg.invalid()
 	dc := doctor.Config{
 		DatabaseURL: cfg.DatabaseURL, DatabasePasswordFile: cfg.DatabasePasswordFile, Specs: cfg.specs, Prefix: cfg.StreamPrefix, Replicas: cfg.replicas, Name: cfg.Name, MaxLag: cfg.slotMaxLag,
-		Connect: func(ctx context.Context) (*nats.Conn, error) { return connectOnce(ctx, cfg) },
+		Connect: func(ctx context.Context) (jetstream.JetStream, error) { return connectOnce(ctx, cfg) },
 	}
-	dc.Orphans = func(ctx context.Context, nc *nats.Conn, src relation.Source, own []relation.Name) ([]relation.Name, error) {
-		js, err := jetstream.New(nc)
-		if err != nil {
-			return nil, fmt.Errorf("open JetStream: %w", err)
-		}
-		return orphans(ctx, nc, js, cfg.StreamPrefix, src, own)
+	dc.Orphans = func(ctx context.Context, js jetstream.JetStream, src relation.Source, own []relation.Name) ([]relation.Name, error) {
+		return orphans(ctx, js.Conn(), js, cfg.StreamPrefix, src, own)
 	}
 	if cfg.NatsURL == "" {
 		dc.Embedded = &doctor.Embedded{Listen: cfg.NatsListen, Dir: cfg.NatsDir}

@@ -35,6 +35,7 @@ type Config struct {
 	NatsCA               string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
 	NatsCert             string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
 	NatsKey              string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
+	NatsJSDomain         string `envconfig:"NATS_JS_DOMAIN" desc:"JetStream domain that has the streams, if not that of the NATS servers: for a leaf node or an imported account"`
 	PollInterval         string `split_words:"true" default:"100ms" desc:"how often an idle relation is polled"`
 	HeartbeatInterval    string `split_words:"true" default:"5s" desc:"longest time between two heartbeats"`
 	ReconcileInterval    string `split_words:"true" default:"24h" desc:"how often each stream is compared with its relation and repaired; 0: only by bridge reconcile"`
@@ -78,6 +79,9 @@ func (c *Config) invalid() program.Invalid {
 		inv.Broker(c.broker())
 	} else {
 		c.validateEmbedded(&inv)
+	}
+	if err := stream.CheckDomain(c.NatsJSDomain); err != nil {
+		inv.Add("NATS_JS_DOMAIN", err.Error())
 	}
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("BRIDGE_STREAM_PREFIX", err.Error())
@@ -139,6 +143,7 @@ func (c *Config) validateEmbedded(inv *program.Invalid) {
 	}
 	for variable, value := range map[string]string{
 		"NATS_CREDS": c.NatsCreds, "NATS_NKEY": c.NatsNKey, "NATS_CA": c.NatsCA, "NATS_CERT": c.NatsCert, "NATS_KEY": c.NatsKey,
+		"NATS_JS_DOMAIN": c.NatsJSDomain,
 	} {
 		if value != "" {
 			inv.Add(variable, "is only for a server named by NATS_URL, which is empty; set NATS_URL, or remove this")

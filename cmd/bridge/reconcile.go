@@ -149,13 +149,13 @@ func askReconcile(ctx context.Context, cfg *Config, args []string, stdout, stder
 	if err != nil {
 		return err
 	}
-	defer f.nc.Close()
-	inbox := f.nc.NewInbox()
-	sub, err := f.nc.SubscribeSync(inbox)
+	defer f.js.Conn().Close()
+	inbox := f.js.Conn().NewInbox()
+	sub, err := f.js.Conn().SubscribeSync(inbox)
 	if err != nil {
 		return fmt.Errorf("subscribe for answers: %w", err)
 	}
-	if err := f.nc.PublishRequest(f.Layout.Reconcile(), inbox, nil); err != nil {
+	if err := f.js.Conn().PublishRequest(f.Layout.Reconcile(), inbox, nil); err != nil {
 		return fmt.Errorf("ask the bridge: %w", err)
 	}
 	s, err := awaitReconciled(ctx, sub, spec.Name.Quoted(), stderr)

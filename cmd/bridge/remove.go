@@ -19,7 +19,6 @@ import (
 	"bridge/internal/wal"
 
 	"github.com/mattn/go-isatty"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -27,7 +26,6 @@ import (
 type removal struct {
 	cfg    *Config
 	rel    relation.Name
-	nc     *nats.Conn
 	js     jetstream.JetStream
 	layout stream.Layout
 	// info is the stream, nil if there is none.
@@ -79,19 +77,16 @@ func (r *removal) close() {
 	if r.pool != nil {
 		r.pool.Close()
 	}
-	if r.nc != nil {
-		r.nc.Close()
+	if r.js != nil {
+		r.js.Conn().Close()
 	}
 }
 
 // look finds what there is of the relation.
 func (r *removal) look(ctx context.Context) error {
 	var err error
-	if r.nc, err = connectOnce(ctx, r.cfg); err != nil {
+	if r.js, err = connectOnce(ctx, r.cfg); err != nil {
 		return err
-	}
-	if r.js, err = jetstream.New(r.nc); err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
 	}
 	r.layout = stream.NewLayout(r.cfg.StreamPrefix, r.rel.Schema, r.rel.Table, false)
 	var src relation.Source
@@ -160,7 +155,7 @@ func (r *removal) refuse(ctx context.Context) error {
 			return fmt.Errorf("%s is in BRIDGE_TABLES here, so the next start of a bridge would make its stream again; take it out of BRIDGE_TABLES, restart every bridge that has it, then run this again", r.rel.Quoted())
 		}
 	}
-	has, err := whoHas(ctx, r.nc, r.layout)
+	has, err := whoHas(ctx, r.js.Conn(), r.layout)
 	if err != nil {
 		return err
 	}

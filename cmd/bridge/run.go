@@ -78,9 +78,9 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 		return err
 	}
 	defer closeBroker()
-	js, err := jetstream.New(nc)
+	js, err := stream.JetStream(nc, cfg.NatsJSDomain)
 	if err != nil {
-		return fmt.Errorf("open JetStream: %w", err)
+		return err
 	}
 	specs, err := resolve(ctx, cfg, pool, ops, log)
 	if err != nil {
@@ -88,7 +88,7 @@ func capturing(ctx context.Context, cfg *Config, ops *ops, log zerolog.Logger) e
 	}
 	ops.setWaiting("starting")
 	self := holder()
-	leases, err := publish.NewLeases(nc, publish.LeaseOptions{
+	leases, err := publish.NewLeases(js, publish.LeaseOptions{
 		Prefix: cfg.StreamPrefix, Holder: self, Replicas: cfg.replicas, Timing: publishTiming,
 	})
 	if err != nil {

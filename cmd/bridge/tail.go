@@ -20,7 +20,7 @@ func tail(ctx context.Context, cfg *Config, args []string, stdout, stderr io.Wri
 	if err != nil {
 		return err
 	}
-	defer f.nc.Close()
+	defer f.js.Conn().Close()
 	place, said := f.start(), ""
 	for {
 		before := place.Seq
@@ -70,7 +70,7 @@ func (f *found) print(ctx context.Context, place *follow.Place, stdout io.Writer
 	if err != nil {
 		return err
 	}
-	epochs, err := follow.ReadEpochs(ctx, f.nc, f.Layout)
+	epochs, err := follow.ReadEpochs(ctx, f.js, f.Layout)
 	if err != nil {
 		return err
 	}

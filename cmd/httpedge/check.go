@@ -131,7 +131,7 @@ func (c *checked) broker(ctx context.Context, cfg *Config) {
 	if err := broker.CheckServer(nc); err != nil {
 		c.Problems.Fail(report.Broker, "", err.Error(), "upgrade every nats-server of the cluster")
 	}
-	js, err := jetstream.New(nc)
+	js, err := stream.JetStream(nc, cfg.NatsJSDomain)
 	if err != nil {
 		c.Problems.Fail(report.Broker, "", err.Error(), "check the connection's settings")
 		return

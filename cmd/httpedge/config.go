@@ -22,6 +22,7 @@ type Config struct {
 	NatsCA               string `envconfig:"NATS_CA" desc:"file with the CA certificate of the NATS servers"`
 	NatsCert             string `envconfig:"NATS_CERT" desc:"file with the client certificate"`
 	NatsKey              string `envconfig:"NATS_KEY" desc:"file with the key of the client certificate"`
+	NatsJSDomain         string `envconfig:"NATS_JS_DOMAIN" desc:"JetStream domain that has the streams, if not that of the NATS servers: for a leaf node or an imported account"`
 	Listen               string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
 	CacheBytes           string `split_words:"true" default:"64MiB" desc:"memory for what clients read of all relations"`
 	CacheDir             string `split_words:"true" desc:"folder for what does not fit into that memory; by default a private one among the temporary files"`
@@ -55,6 +56,9 @@ func (c *Config) invalid() (inv program.Invalid) {
 	}
 	if err := program.CheckAddress(c.Listen); err != nil {
 		inv.Add("HTTPEDGE_LISTEN", err.Error())
+	}
+	if err := stream.CheckDomain(c.NatsJSDomain); err != nil {
+		inv.Add("NATS_JS_DOMAIN", err.Error())
 	}
 	if err := stream.CheckPrefix(c.StreamPrefix); err != nil {
 		inv.Add("HTTPEDGE_STREAM_PREFIX", err.Error())

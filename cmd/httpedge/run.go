@@ -11,6 +11,7 @@ import (
 	"bridge/internal/broker"
 	"bridge/internal/edge"
 	"bridge/internal/replay"
+	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -87,10 +88,10 @@ func connect(ctx context.Context, cfg *Config, log zerolog.Logger) (jetstream.Je
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(nc)
+	js, err := stream.JetStream(nc, cfg.NatsJSDomain)
 	if err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, err
 	}
 	return js, nil
 }

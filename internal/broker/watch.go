@@ -69,7 +69,11 @@ func Advice(err error) string {
 // to do; else both are empty.
 func JetStream(ctx context.Context, js jetstream.JetStream) (info *jetstream.AccountInfo, what, do string) {
 	info, err := js.AccountInfo(ctx)
+	domain := js.Options().Domain
 	switch {
+	case domain != "" && errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		return nil, fmt.Sprintf("no server answers for the JetStream domain %q", domain),
+			"correct NATS_JS_DOMAIN, or remove it if the server itself has the streams; check that the leaf node, or the import, is there"
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled):
 		return nil, "the server runs without JetStream", "start it with -js, or with jetstream {} in its configuration"
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):

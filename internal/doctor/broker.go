@@ -31,7 +31,7 @@ func (r *run) broker(ctx context.Context) {
 	if r.cfg.Connect == nil {
 		return
 	}
-	nc, err := r.cfg.Connect(ctx)
+	js, err := r.cfg.Connect(ctx)
 	if err != nil {
 		if r.cfg.Embedded != nil {
 			r.embedded(r.cfg.Embedded)
@@ -42,6 +42,7 @@ func (r *run) broker(ctx context.Context) {
 		r.fail(AreaBroker, "NATS_URL", oneLine(err), broker.Advice(err))
 		return
 	}
+	nc := js.Conn()
 	defer nc.Close()
 	if err := broker.CheckServer(nc); err != nil {
 		r.fail(AreaBroker, "", oneLine(err), "upgrade every nats-server of the cluster")
@@ -56,16 +57,13 @@ func (r *run) broker(ctx context.Context) {
 		r.warn(AreaBroker, "", fmt.Sprintf("max_payload is %s: a larger row is replaced by an oversize mark", size(b.MaxPayload)),
 			"set max_payload in the server's configuration to 1MB or more")
 	}
-	r.replicas(b)
-	r.memory(b)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		r.fail(AreaBroker, "", oneLine(err), "check the connection's settings")
-		return
+	if js.Options().Domain == "" { // else it has other servers
+		r.replicas(b)
 	}
+	r.memory(b)
 	if r.account(ctx, js) {
 		r.streams(ctx, js)
-		r.orphans(ctx, nc)
+		r.orphans(ctx, js)
 	}
 }
 
@@ -245,7 +243,7 @@ func (r *run) topic(ctx context.Context, js jetstream.JetStream, rel *Relation) 
 
 // orphans names the streams that nobody writes any more. Without Postgres, or with
 // a wrong BRIDGE_TABLES, it is not known whose a stream is.
-func (r *run) orphans(ctx context.Context, nc *nats.Conn) {
+func (r *run) orphans(ctx context.Context, js jetstream.JetStream) {
 	if r.cfg.Orphans == nil || r.source.SystemID == 0 || r.wrongTables() {
 		return
 	}
@@ -253,7 +251,7 @@ func (r *run) orphans(ctx context.Context, nc *nats.Conn) {
 	for _, rel := range r.Relations {
 		own = append(own, rel.spec.Name)
 	}
-	list, err := r.cfg.Orphans(ctx, nc, r.source, own)
+	list, err := r.cfg.Orphans(ctx, js, r.source, own)
 	if err != nil {
 		r.warn(AreaBroker, "", "whether streams are left over could not be found out: "+oneLine(err), "look at the broker's log")
 	}

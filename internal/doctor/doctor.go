@@ -14,7 +14,7 @@ import (
 	"bridge/internal/relation"
 	"bridge/internal/report"
 
-	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Config is what to check.
@@ -30,11 +30,11 @@ type Config struct {
 	DatabasePasswordFile string
 	Specs                relation.Specs
 	// Connect connects to the broker. If it is nil, the broker is not checked.
-	Connect func(context.Context) (*nats.Conn, error)
+	Connect func(context.Context) (jetstream.JetStream, error)
 	// Orphans returns the relations that have a stream with rows of the source, which
 	// are none of own, and which no running bridge has. If it is nil, that is not
 	// checked.
-	Orphans func(ctx context.Context, nc *nats.Conn, src relation.Source, own []relation.Name) ([]relation.Name, error)
+	Orphans func(ctx context.Context, js jetstream.JetStream, src relation.Source, own []relation.Name) ([]relation.Name, error)
 	// Embedded is set if the bridge runs a server of its own. If Connect fails,
 	// Run checks whether the bridge could start that server.
 	Embedded *Embedded

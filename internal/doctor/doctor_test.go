@@ -50,8 +50,14 @@ func specs(t *testing.T, s string) relation.Specs {
 	return parsed
 }
 
-func connect(url string) func(context.Context) (*nats.Conn, error) {
-	return func(context.Context) (*nats.Conn, error) { return nats.Connect(url) }
+func connect(url string) func(context.Context) (jetstream.JetStream, error) {
+	return func(context.Context) (jetstream.JetStream, error) {
+		nc, err := nats.Connect(url)
+		if err != nil {
+			return nil, err
+		}
+		return jetstream.New(nc)
+	}
 }
 
 func text(t *testing.T, r doctor.Report) string {
@@ -115,10 +121,7 @@ func TestRun_LargestRow(t *testing.T) {
 	url := testenv.Postgres(t)
 	testenv.Exec(t, url, good)
 	s := testenv.NATS(t, func(o *server.Options) { o.MaxPayload = 64 << 20 })
-	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, s.URL())
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOCKSTEP-public-users", MaxMsgSize: 4096}); err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +243,7 @@ func TestRun_Embedded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	refuse := func(context.Context) (*nats.Conn, error) { return nil, nats.ErrNoServers }
+	refuse := func(context.Context) (jetstream.JetStream, error) { return nil, nats.ErrNoServers }
 	r := doctor.Run(t.Context(), doctor.Config{Connect: refuse, Embedded: &doctor.Embedded{Listen: l.Addr().String(), Dir: "/dev/null/nats"}})
 	contains(t, text(t, r), "ERROR BRIDGE_NATS_LISTEN: the embedded server can't listen", "ERROR BRIDGE_NATS_DIR: the embedded server can't keep its files")
 	r = doctor.Run(t.Context(), doctor.Config{Connect: refuse, Embedded: &doctor.Embedded{Listen: "127.0.0.1:0", Dir: filepath.Join(t.TempDir(), "a", "b")}})
@@ -255,10 +258,7 @@ func TestRun_Topics(t *testing.T) {
 	url := testenv.Postgres(t)
 	testenv.Exec(t, url, good, `CREATE TABLE a (LIKE users INCLUDING ALL)`, `CREATE TABLE b (LIKE users INCLUDING ALL)`)
 	s := testenv.NATS(t)
-	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, s.URL())
 	other := stream.Config(stream.NewLayout("other", "public", "t", false), stream.Meta{Schema: "public", Table: "t", Incarnation: "i"}, stream.Settings{})
 	if _, err := js.CreateStream(t.Context(), other); err != nil {
 		t.Fatal(err)
@@ -287,10 +287,7 @@ func TestRun_Streams(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := testenv.NATS(t)
-	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, s.URL())
 	make := func(table string, source capture.Source, log bool, change func(*jetstream.StreamConfig)) {
 		t.Helper()
 		cfg := stream.Config(stream.NewLayout("lockstep", "public", table, log), stream.Meta{Schema: "public", Table: table, Incarnation: "i", Source: source, Log: log}, stream.Settings{})

@@ -83,7 +83,7 @@ func TestHTTPEdge_EveryListedNameServesItsRelation(t *testing.T) {
 		}
 		return string(text)
 	}
-	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: "lockstep", Holder: "test"})
+	leases, err := publish.NewLeases(js, publish.LeaseOptions{Prefix: "lockstep", Holder: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

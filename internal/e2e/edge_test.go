@@ -67,7 +67,7 @@ func writeTable(t *testing.T, url, table string, interval time.Duration, n int) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: "lockstep", Holder: "test"})
+	leases, err := publish.NewLeases(js, publish.LeaseOptions{Prefix: "lockstep", Holder: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func (f *follower) beganDurable() bool {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Second)
 	defer cancel()
-	msg, _, err := stream.Last(ctx, f.js.Conn(), f.layout.Stream, f.layout.Batch())
+	msg, _, err := stream.Last(ctx, f.js, f.layout.Stream, f.layout.Batch())
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func (f *follower) epochs() stream.Epochs {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	msg, _, err := stream.Last(ctx, f.js.Conn(), f.layout.Stream, f.layout.Heartbeat())
+	msg, _, err := stream.Last(ctx, f.js, f.layout.Stream, f.layout.Heartbeat())
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -42,10 +42,7 @@ func TestWAL_MillionRows_I9(t *testing.T) {
 	run(t, conn, "BEGIN", insert(10_000_000), "ROLLBACK", "BEGIN", insert(1000))
 	txid := query[uint64](t, conn, "SELECT txid_current()")
 	run(t, conn, "COMMIT")
-	js, err := jetstream.New(testenv.NATSConn(t, broker.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, broker.URL())
 	layout := bare("t").layout()
 	testenv.Eventually(t, patience, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

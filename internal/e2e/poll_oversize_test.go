@@ -9,8 +9,6 @@ import (
 
 	"bridge/internal/testenv"
 	"bridge/lockstep"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A row of 33 MiB stands among ordinary ones, and max_payload is 64 MB. The file store of nats-server takes no record
@@ -27,10 +25,7 @@ func TestBridge_RowAboveTheFileStoresLimit_I10(t *testing.T) {
 			fmt.Sprintf("UPDATE %s SET v = repeat('x', 20 << 20) WHERE id IN (4, 5, 6, 7)", table))
 	}
 	b := startWAL(t, db, broker.URL(), "polled,t(capture=wal)")
-	js, err := jetstream.New(testenv.NATSConn(t, broker.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, broker.URL())
 	last := func(table string, id int) (lockstep.Message, error) {
 		s, err := js.Stream(t.Context(), "LOCKSTEP-public-"+table)
 		if err != nil {

@@ -11,8 +11,6 @@ import (
 	"bridge/internal/capture"
 	"bridge/internal/stream"
 	"bridge/internal/testenv"
-
-	"github.com/nats-io/nats.go"
 )
 
 // manyWriters creates a table whose n rows were written by n transactions, in the order of their keys.
@@ -166,7 +164,7 @@ func TestBridge_ContinuedBatchShowsWhatWasAnnounced_I5(t *testing.T) {
 		run(t, conn, "SET synchronous_commit = off", fmt.Sprintf("UPDATE t SET v = 'try %d'", try))
 		f.killAt(b, from, rows/10)
 		stored := len(f.messages(stream.KindRow, from+1))
-		limit, lags := announced(t, nc, f)
+		limit, lags := announced(t, f)
 		end := f.caughtUp()
 		b.start()
 		f.converge(conn)
@@ -185,11 +183,11 @@ func TestBridge_ContinuedBatchShowsWhatWasAnnounced_I5(t *testing.T) {
 
 // announced returns the highest position that rows of the announced batch may show, and whether D lags behind the batch's
 // snapshot.
-func announced(t *testing.T, nc *nats.Conn, f *follower) (limit uint64, lags bool) {
+func announced(t *testing.T, f *follower) (limit uint64, lags bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	msg, _, err := stream.Last(ctx, nc, f.layout.Stream, f.layout.Batch())
+	msg, _, err := stream.Last(ctx, f.js, f.layout.Stream, f.layout.Batch())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -150,15 +150,14 @@ func TestBridge_ReconcileBringsBackWhatShrank_I1(t *testing.T) {
 	unstamped(t, conn, "UPDATE t SET v = 'small' WHERE id = 5")
 	reconciled(t, broker.URL(), "t", "10 rows compared: 0 missing, 1 stale, 0 zombies, repaired")
 	// The follower starts only now: for it, the oversize control row, which the row replaces, would be a fault.
-	nc := testenv.NATSConn(t, broker.URL())
+	f := newFollower(t, testenv.NATSConn(t, broker.URL()), named("t"))
 	testenv.Eventually(t, long, func() error {
-		msg, _, err := stream.Last(t.Context(), nc, named("t").layout().Stream, named("t").layout().Rows())
+		msg, _, err := stream.Last(t.Context(), f.js, f.layout.Stream, f.layout.Rows())
 		if err == nil && !strings.Contains(string(msg.Data), "small") {
 			err = fmt.Errorf("the last row is %s", msg.Data)
 		}
 		return err
 	})
-	f := newFollower(t, nc, named("t"))
 	f.repairs = true // the heartbeat from before the repair may still be there
 	f.begin()
 	f.converge(conn)

@@ -18,7 +18,6 @@ import (
 	"bridge/internal/testenv"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A relation is taken out of BRIDGE_TABLES. The log and bridge check name the stream that is left over. bridge remove
@@ -94,10 +93,7 @@ func TestBridge_RemoveTakesARelationAway(t *testing.T) {
 	if _, out, _ := command(t, checked, "check"); strings.Contains(out, "left over") {
 		t.Errorf("bridge check names a stream that is removed:\n%s", out)
 	}
-	js, err := jetstream.New(testenv.NATSConn(t, broker))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, broker)
 	if holder, err := publish.LeaseHolder(t.Context(), js, "lockstep", "LOCKSTEP-public-goes"); holder != "" || err != nil {
 		t.Errorf("the lease is held by %q (%v), want nobody", holder, err)
 	}
@@ -122,10 +118,7 @@ func TestBridge_StreamOfAnotherBridgeIsNotLeftOver(t *testing.T) {
 		b.logged("looked for streams that are left over", `"relations":0`)
 	}
 	// A bridge gives the lease of a relation up that it can't read. Only what BRIDGE_TABLES says still tells that it has it.
-	js, err := jetstream.New(testenv.NATSConn(t, broker))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, broker)
 	testenv.Eventually(t, long, func() error {
 		holder, err := publish.LeaseHolder(t.Context(), js, "lockstep", "LOCKSTEP-public-b")
 		if err == nil && holder != "" {

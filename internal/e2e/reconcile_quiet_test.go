@@ -97,10 +97,10 @@ func TestBridge_ReconcileFindsNothingWhereNothingChanged_I1(t *testing.T) {
 			env := []string{"DATABASE_URL=" + db, "NATS_URL=" + broker.URL(), "BRIDGE_NAME=" + slotOf(db)}
 			b := startBridge(t, db, broker.URL(), strings.Join(tables, ","), "BRIDGE_NAME="+slotOf(db))
 			b.awaitReady()
-			conn, nc := connect(t, db), testenv.NATSConn(t, broker.URL())
+			conn, js := connect(t, db), testenv.JetStream(t, broker.URL())
 			last := func(name string) uint64 {
 				l := named(name).layout()
-				_, seq, err := stream.Last(t.Context(), nc, l.Stream, l.Rows())
+				_, seq, err := stream.Last(t.Context(), js, l.Stream, l.Rows())
 				if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 					t.Fatal(err)
 				}
@@ -155,10 +155,10 @@ func TestBridge_ReconcileAsOftenAsAnEntrySays_I1(t *testing.T) {
 	// By then the rows are known to be durable: polls on new connections don't read them again.
 	b.logged(`"level":"debug"`, "stream compared with the relation", `"table":"totals"`, `"stale":0`)
 	run(t, conn, "DELETE FROM t WHERE id IN (1, 2, 4)")
-	nc, l := testenv.NATSConn(t, broker.URL()), named("totals").layout()
+	js, l := testenv.JetStream(t, broker.URL()), named("totals").layout()
 	for id, want := range map[string]string{"1": `"n":8`, "2": `"n":9`} {
 		testenv.Eventually(t, long, func() error {
-			msg, _, err := stream.Last(t.Context(), nc, l.Stream, strings.Replace(l.Rows(), ">", id, 1))
+			msg, _, err := stream.Last(t.Context(), js, l.Stream, strings.Replace(l.Rows(), ">", id, 1))
 			if err == nil && !strings.Contains(string(msg.Data), want) {
 				err = errors.New("the stream has " + string(msg.Data))
 			}

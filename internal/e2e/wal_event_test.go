@@ -48,10 +48,7 @@ func newDocument(t *testing.T, msg *jetstream.RawStreamMsg) document {
 // stored returns what a relation's stream has on the subjects of its rows, as soon as there are n documents.
 func stored(t *testing.T, nats string, l stream.Layout, n int) []document {
 	t.Helper()
-	js, err := jetstream.New(testenv.NATSConn(t, nats))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, nats)
 	var out []document
 	testenv.Eventually(t, long, func() error {
 		out = nil
@@ -293,10 +290,7 @@ func TestWAL_GapIsSaid_I8(t *testing.T) {
 			run(t, conn, "INSERT INTO t VALUES (2)")
 			stored(t, broker.URL(), logOf("t").layout(), 2)
 			b.Kill()
-			js, err := jetstream.New(testenv.NATSConn(t, broker.URL()))
-			if err != nil {
-				t.Fatal(err)
-			}
+			js := testenv.JetStream(t, broker.URL())
 			run(t, conn, "INSERT INTO t VALUES (3)")
 			c.lose(t, conn, db, js)
 			run(t, conn, "INSERT INTO t VALUES (4)")

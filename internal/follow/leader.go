@@ -49,12 +49,12 @@ type Stored struct {
 type Marks struct{ Fence, Heartbeat *Stored }
 
 // ReadMarks reads the marks of a stream.
-func ReadMarks(ctx context.Context, nc *nats.Conn, l stream.Layout) (Marks, error) {
-	fence, err := Last(ctx, nc, l, l.Fence())
+func ReadMarks(ctx context.Context, js jetstream.JetStream, l stream.Layout) (Marks, error) {
+	fence, err := Last(ctx, js, l, l.Fence())
 	if err != nil {
 		return Marks{}, err
 	}
-	heartbeat, err := Last(ctx, nc, l, l.Heartbeat())
+	heartbeat, err := Last(ctx, js, l, l.Heartbeat())
 	return Marks{fence, heartbeat}, err
 }
 
@@ -71,8 +71,8 @@ func (m Marks) Epochs() (stream.Epochs, error) {
 }
 
 // ReadEpochs reads the stream's list of epochs.
-func ReadEpochs(ctx context.Context, nc *nats.Conn, l stream.Layout) (stream.Epochs, error) {
-	m, err := ReadMarks(ctx, nc, l)
+func ReadEpochs(ctx context.Context, js jetstream.JetStream, l stream.Layout) (stream.Epochs, error) {
+	m, err := ReadMarks(ctx, js, l)
 	if err != nil {
 		return nil, err
 	}
@@ -80,18 +80,18 @@ func ReadEpochs(ctx context.Context, nc *nats.Conn, l stream.Layout) (stream.Epo
 }
 
 // Last returns the newest message of the subject, nil if there is none.
-func Last(ctx context.Context, nc *nats.Conn, l stream.Layout, subject string) (*Stored, error) {
+func Last(ctx context.Context, js jetstream.JetStream, l stream.Layout, subject string) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return stored(stream.Last(ctx, nc, l.Stream, subject))
+	return stored(stream.Last(ctx, js, l.Stream, subject))
 }
 
 // FirstFrom returns the first message of the subject at or after seq, nil if there is
 // none.
-func FirstFrom(ctx context.Context, nc *nats.Conn, l stream.Layout, subject string, seq uint64) (*Stored, error) {
+func FirstFrom(ctx context.Context, js jetstream.JetStream, l stream.Layout, subject string, seq uint64) (*Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	return stored(stream.FirstFrom(ctx, nc, l.Stream, subject, seq))
+	return stored(stream.FirstFrom(ctx, js, l.Stream, subject, seq))
 }
 
 func stored(msg *nats.Msg, seq uint64, err error) (*Stored, error) {
@@ -108,20 +108,20 @@ func stored(msg *nats.Msg, seq uint64, err error) (*Stored, error) {
 const everything = ">"
 
 // Next returns a get for FirstHigh, which asks the stream's leader.
-func Next(nc *nats.Conn, l stream.Layout) func(context.Context, uint64) (*Stored, error) {
-	return func(ctx context.Context, seq uint64) (*Stored, error) { return FirstFrom(ctx, nc, l, everything, seq) }
+func Next(js jetstream.JetStream, l stream.Layout) func(context.Context, uint64) (*Stored, error) {
+	return func(ctx context.Context, seq uint64) (*Stored, error) { return FirstFrom(ctx, js, l, everything, seq) }
 }
 
 // RowAfter returns the first row after seq, nil if there is none. Use it near the end
 // of a stream: it passes control messages one by one in a stream of latest versions,
 // where the broker would walk all subjects to find a row.
-func RowAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, seq uint64) (*Stored, error) {
+func RowAfter(ctx context.Context, js jetstream.JetStream, l stream.Layout, seq uint64) (*Stored, error) {
 	filter := everything
 	if l.Log() {
 		filter = l.Rows()
 	}
 	for {
-		msg, err := FirstFrom(ctx, nc, l, filter, seq+1)
+		msg, err := FirstFrom(ctx, js, l, filter, seq+1)
 		if err != nil || msg == nil || l.KindOf(msg.Subject) == stream.KindRow {
 			return msg, err
 		}
@@ -132,20 +132,20 @@ func RowAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, seq uint64) (
 // End returns the sequence at or after which a heartbeat completes what a reader
 // needs that came when the stream ended at last. That is the last heartbeat's own
 // if no row came after it.
-func End(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64) (uint64, error) {
-	heartbeat, err := Last(ctx, nc, l, l.Heartbeat())
+func End(ctx context.Context, js jetstream.JetStream, l stream.Layout, last uint64) (uint64, error) {
+	heartbeat, err := Last(ctx, js, l, l.Heartbeat())
 	if err != nil {
 		return 0, err
 	}
-	return EndAfter(ctx, nc, l, last, heartbeat)
+	return EndAfter(ctx, js, l, last, heartbeat)
 }
 
 // EndAfter is End for who has read the last heartbeat, nil for none.
-func EndAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64, heartbeat *Stored) (uint64, error) {
+func EndAfter(ctx context.Context, js jetstream.JetStream, l stream.Layout, last uint64, heartbeat *Stored) (uint64, error) {
 	if heartbeat == nil || heartbeat.Seq >= last {
 		return last, nil
 	}
-	row, err := RowAfter(ctx, nc, l, heartbeat.Seq)
+	row, err := RowAfter(ctx, js, l, heartbeat.Seq)
 	if err != nil || row != nil {
 		return last, err
 	}
@@ -153,9 +153,9 @@ func EndAfter(ctx context.Context, nc *nats.Conn, l stream.Layout, last uint64, 
 }
 
 // EndNow returns the function that a Gate of the stream needs.
-func EndNow(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) func(context.Context, uint64) (uint64, error) {
+func EndNow(js jetstream.JetStream, l stream.Layout) func(context.Context, uint64) (uint64, error) {
 	return func(ctx context.Context, seq uint64) (uint64, error) {
-		row, err := RowAfter(ctx, nc, l, seq)
+		row, err := RowAfter(ctx, js, l, seq)
 		if err != nil || row == nil {
 			return seq, err
 		}
@@ -165,7 +165,7 @@ func EndNow(nc *nats.Conn, js jetstream.JetStream, l stream.Layout) func(context
 		if err != nil {
 			return 0, fmt.Errorf("look up stream %s: %w", l.Stream, err)
 		}
-		return End(ctx, nc, l, s.CachedInfo().State.LastSeq)
+		return End(ctx, js, l, s.CachedInfo().State.LastSeq)
 	}
 }
 

@@ -529,6 +529,13 @@ var mutants = []mutant{
 		pkg:  "./internal/replay", test: "TestReplay_StormReadsOnce_I9",
 	},
 	{
+		invariant: "I3", name: "leader-of-the-wrong-domain",
+		file: "internal/stream/read.go",
+		old:  "return \"$JS.\" + domain + \".API.\"",
+		new:  "return jetstream.DefaultAPIPrefix",
+		pkg:  "./internal/e2e", test: "TestDomain_StreamsAreBehindALeafNode_I3",
+	},
+	{
 		invariant: "I10", name: "own-filling-for-everybody",
 		file: "internal/replay/cold.go",
 		old:  "if share && r.ended == nil &&",

@@ -201,7 +201,7 @@ func (p *Publisher) readTail(ctx context.Context) (tail, error) {
 		return tail{}, fmt.Errorf("look up stream %s: %w", p.layout.Stream, err)
 	}
 	t := tail{config: s.CachedInfo().Config, last: s.CachedInfo().State.LastSeq}
-	marks, err := follow.ReadMarks(ctx, p.nc, p.layout)
+	marks, err := follow.ReadMarks(ctx, p.js, p.layout)
 	if err != nil {
 		return tail{}, err
 	}
@@ -252,7 +252,7 @@ const maxForeign = 1000
 // highest of all. There may be no such message, for example after a purge by
 // hand.
 func (p *Publisher) takeEnd(ctx context.Context, t *tail) error {
-	next := follow.Next(p.nc, p.layout)
+	next := follow.Next(p.js, p.layout)
 	for seq := t.last; seq > 0 && seq+maxForeign > t.last; seq-- {
 		end, err := next(ctx, seq)
 		if err != nil || end == nil {
@@ -307,7 +307,7 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	pos := capture.Position{High: t.high, Heartbeat: t.heartbeat}
-	msg, err := follow.Last(ctx, p.nc, p.layout, p.layout.Heartbeat())
+	msg, err := follow.Last(ctx, p.js, p.layout, p.layout.Heartbeat())
 	if err != nil {
 		return capture.Position{}, err
 	}
@@ -317,13 +317,13 @@ func (p *Publisher) position(ctx context.Context, t tail) (capture.Position, err
 	if pos.Loose, err = p.rowsAfter(ctx, t.heartbeats, t.last); err != nil {
 		return capture.Position{}, err
 	}
-	if msg, err = follow.Last(ctx, p.nc, p.layout, p.layout.SchemaSubject()); err != nil {
+	if msg, err = follow.Last(ctx, p.js, p.layout, p.layout.SchemaSubject()); err != nil {
 		return capture.Position{}, err
 	}
 	if msg != nil {
 		pos.Schema = msg.Data
 	}
-	msg, err = follow.Last(ctx, p.nc, p.layout, p.layout.Batch())
+	msg, err = follow.Last(ctx, p.js, p.layout, p.layout.Batch())
 	if err != nil || msg == nil || msg.Seq < t.heartbeats {
 		return pos, err
 	}
@@ -345,7 +345,7 @@ func (p *Publisher) rowsAfter(ctx context.Context, after, last uint64) (bool, er
 	if after >= last {
 		return false, nil
 	}
-	row, err := follow.RowAfter(ctx, p.nc, p.layout, after)
+	row, err := follow.RowAfter(ctx, p.js, p.layout, after)
 	return row != nil && row.Seq <= last, err
 }
 
@@ -357,7 +357,7 @@ func (p *Publisher) lastRow(ctx context.Context, after, last uint64) (*capture.R
 	lo, hi := after, last+1 // the last row is at lo or later, and before hi
 	var found *follow.Stored
 	probe := func(from uint64) (bool, error) {
-		msg, err := follow.FirstFrom(ctx, p.nc, p.layout, p.layout.Rows(), from)
+		msg, err := follow.FirstFrom(ctx, p.js, p.layout, p.layout.Rows(), from)
 		if err != nil {
 			return false, err
 		}

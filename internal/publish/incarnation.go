@@ -22,7 +22,7 @@ func (p *Publisher) ensureStream(ctx context.Context, src capture.Source) (strea
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		meta := p.newMeta("", src, voidBelow(src))
 		set := p.opt.Settings
-		err = withReplicas(p.nc, set.Replicas, func(n int) error {
+		err = withReplicas(p.js, set.Replicas, func(n int) error {
 			set.Replicas = n
 			s, err = p.js.CreateStream(ctx, stream.Config(p.layout, meta, set))
 			return err
@@ -177,7 +177,7 @@ func (p *Publisher) changeConfig(ctx context.Context, set stream.Settings, chang
 	case keepReplicas:
 		set.Replicas = have.Replicas
 	case 0:
-		set.Replicas = max(wantedReplicas(p.nc, 0), have.Replicas)
+		set.Replicas = max(wantedReplicas(p.js, 0), have.Replicas)
 	}
 	changed := change(&meta, have, set)
 	want := stream.Config(p.layout, meta, set)

@@ -289,10 +289,7 @@ func TestIngest_OtherTopicInPlace(t *testing.T) {
 func TestIngest_TopicsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
-	js, err := jetstream.New(testenv.NATSConn(t, url))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, url)
 	other := stream.NewLayout("other", "public", "t", false)
 	if _, err := js.CreateStream(t.Context(), stream.Config(other, stream.Meta{Schema: "public", Table: "t", Incarnation: "i"}, stream.Settings{})); err != nil {
 		t.Fatal(err)
@@ -313,10 +310,7 @@ func TestIngest_TopicsThatAreRefused(t *testing.T) {
 func TestIngest_NoOtherStreamStoresCopies(t *testing.T) {
 	t.Parallel()
 	url := testenv.NATS(t).URL()
-	js, err := jetstream.New(testenv.NATSConn(t, url))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, url)
 	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"events.>"}})
 	if err != nil {
 		t.Fatal(err)

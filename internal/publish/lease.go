@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"bridge/internal/stream"
+
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
@@ -147,7 +149,7 @@ func (l *lease) hold(revision uint64) {
 // message prolongs the lease. It goes to the key's subject itself, because
 // kv.Update would remove the key's time to live.
 func (l *lease) message() *nats.Msg {
-	return &nats.Msg{Subject: "$KV." + l.all.bucket + "." + l.key, Data: []byte(l.all.opt.Holder)}
+	return &nats.Msg{Subject: stream.LeaseSubject(l.all.js, l.all.bucket, l.key), Data: []byte(l.all.opt.Holder)}
 }
 
 func (l *lease) renewal(revision uint64) []jetstream.PublishOpt {

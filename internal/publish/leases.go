@@ -3,13 +3,11 @@ package publish
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
 	"bridge/internal/stream"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 )
@@ -31,7 +29,6 @@ type LeaseOptions struct {
 // quiet relations.
 type Leases struct {
 	// Static after construction.
-	nc     *nats.Conn
 	js     jetstream.JetStream
 	bucket string
 	opt    LeaseOptions
@@ -47,15 +44,15 @@ type Leases struct {
 
 // NewLeases returns the leases of a process. It holds none yet. Run renews those
 // that it takes.
-func NewLeases(nc *nats.Conn, opt LeaseOptions) (*Leases, error) {
+func NewLeases(js jetstream.JetStream, opt LeaseOptions) (*Leases, error) {
 	opt.Timing = opt.Timing.withDefaults()
 	// An acknowledgement that never comes must not stay in the client's memory.
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncTimeout(requestTimeout))
+	js, err := stream.JetStream(js.Conn(), js.Options().Domain, jetstream.WithPublishAsyncTimeout(requestTimeout))
 	if err != nil {
-		return nil, fmt.Errorf("open JetStream: %w", err)
+		return nil, err
 	}
 	return &Leases{
-		nc: nc, js: js, bucket: stream.LeaseBucket(opt.Prefix), opt: opt,
+		js: js, bucket: stream.LeaseBucket(opt.Prefix), opt: opt,
 		turns: make(chan struct{}, maxBeginning), held: make(map[*lease]struct{}),
 	}, nil
 }
@@ -174,7 +171,7 @@ func (a *Leases) make(ctx context.Context) (jetstream.KeyValue, error) {
 	}
 	kv, err := a.js.KeyValue(ctx, a.bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		err = withReplicas(a.nc, a.opt.Replicas, func(n int) error {
+		err = withReplicas(a.js, a.opt.Replicas, func(n int) error {
 			cfg.Replicas = n
 			kv, err = a.js.CreateKeyValue(ctx, cfg)
 			return err
@@ -191,7 +188,7 @@ func (a *Leases) make(ctx context.Context) (jetstream.KeyValue, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Replicas = wantedReplicas(a.nc, a.opt.Replicas); cfg.Replicas <= status.Config().Replicas {
+	if cfg.Replicas = wantedReplicas(a.js, a.opt.Replicas); cfg.Replicas <= status.Config().Replicas {
 		return kv, nil
 	}
 	if raised, err := a.js.UpdateKeyValue(ctx, cfg); err == nil {

@@ -73,7 +73,7 @@ func TestPublish_ManyBeginAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	timing := publish.Timing{LeaseTTL: time.Second, Tick: 200 * time.Millisecond}
-	leases, err := publish.NewLeases(nc, publish.LeaseOptions{Prefix: "lockstep", Holder: "a", Timing: timing})
+	leases, err := publish.NewLeases(js, publish.LeaseOptions{Prefix: "lockstep", Holder: "a", Timing: timing})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,7 +62,7 @@ func startLogging(t *testing.T, url, holder string, opt publish.Options, log zer
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: holder, Replicas: opt.Settings.Replicas, Timing: opt.Timing})
+	opt.Leases, err = publish.NewLeases(js, publish.LeaseOptions{Prefix: opt.Prefix, Holder: holder, Replicas: opt.Settings.Replicas, Timing: opt.Timing})
 	if err != nil {
 		t.Fatal(err)
 	}

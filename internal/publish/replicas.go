@@ -3,7 +3,6 @@ package publish
 import (
 	"errors"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -12,12 +11,13 @@ import (
 const clusterReplicas = 3
 
 // wantedReplicas returns how many replicas to ask for: set, if it is not 0, else
-// clusterReplicas in a cluster and 1 elsewhere.
-func wantedReplicas(nc *nats.Conn, set int) int {
+// clusterReplicas in a cluster and 1 elsewhere. Whether the servers of another JetStream
+// domain are a cluster is not known.
+func wantedReplicas(js jetstream.JetStream, set int) int {
 	switch {
 	case set > 0:
 		return set
-	case nc.ConnectedClusterName() == "":
+	case js.Options().Domain == "" && js.Conn().ConnectedClusterName() == "":
 		return 1
 	}
 	return clusterReplicas
@@ -33,8 +33,8 @@ func tooFewServers(err error) bool {
 
 // withReplicas calls make with the number of replicas to ask for. If set is 0 and
 // the broker has too few servers for that number, it calls make again with 1.
-func withReplicas(nc *nats.Conn, set int, make func(n int) error) error {
-	n := wantedReplicas(nc, set)
+func withReplicas(js jetstream.JetStream, set int, make func(n int) error) error {
+	n := wantedReplicas(js, set)
 	err := make(n)
 	if set == 0 && n > 1 && tooFewServers(err) {
 		return make(1)

@@ -99,7 +99,7 @@ func (p *Publisher) Get(ctx context.Context, key [][]byte) (*capture.StoredRow, 
 	defer end()
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	msg, _, err := stream.Last(ctx, p.nc, p.layout.Stream, string(subject))
+	msg, _, err := stream.Last(ctx, p.js, p.layout.Stream, string(subject))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, nil
 	}

@@ -25,7 +25,7 @@ func (p *Publisher) Suspects(ctx context.Context, txid uint64, page capture.Page
 	}
 	ctx, cancel := p.whileConnected(ctx)
 	defer cancel()
-	from, _, err := follow.FirstHigh(ctx, follow.Next(p.nc, p.layout), txid, max(1, page.From), last+1, 0)
+	from, _, err := follow.FirstHigh(ctx, follow.Next(p.js, p.layout), txid, max(1, page.From), last+1, 0)
 	if err != nil || from > last {
 		return nil, capture.Page{}, orLost(ctx, err)
 	}

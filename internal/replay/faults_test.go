@@ -807,7 +807,7 @@ func TestReplay_GapHoldsHeartbeatsBack(t *testing.T) {
 			<-asked
 			batch(2, 0, keys/2) // and its other half later
 			testenv.Eventually(t, testenv.Patience(), func() error {
-				_, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, fmt.Sprint("lockstep.public.t.row.", keys/2-1))
+				_, _, err := stream.Last(t.Context(), w.js, w.layout.Stream, fmt.Sprint("lockstep.public.t.row.", keys/2-1))
 				if err != nil {
 					return err
 				}

@@ -78,7 +78,7 @@ func startWriter(t testing.TB, url string, opt publish.Options) *writer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt.Leases, err = publish.NewLeases(nc, publish.LeaseOptions{Prefix: opt.Prefix, Holder: "test"})
+	opt.Leases, err = publish.NewLeases(js, publish.LeaseOptions{Prefix: opt.Prefix, Holder: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func (w *writer) heartbeat(t testing.TB, xmin uint64) {
 func (w *writer) stored(t testing.TB, xmin uint64) {
 	t.Helper()
 	testenv.Eventually(t, testenv.Patience(), func() error {
-		msg, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, w.layout.Heartbeat())
+		msg, _, err := stream.Last(t.Context(), w.js, w.layout.Stream, w.layout.Heartbeat())
 		if err != nil {
 			return err
 		}

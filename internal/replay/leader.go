@@ -98,7 +98,7 @@ func (h *Hub) questionParts(ctx context.Context, l stream.Layout) (a answer, err
 	if a.Info, err = h.lookup(ctx, l); err != nil {
 		return a, err
 	}
-	marks, err := follow.ReadMarks(ctx, h.nc, a.Layout)
+	marks, err := follow.ReadMarks(ctx, h.js, a.Layout)
 	if err != nil {
 		return a, err
 	}
@@ -110,6 +110,6 @@ func (h *Hub) questionParts(ctx context.Context, l stream.Layout) (a answer, err
 			return a, err
 		}
 	}
-	a.end, err = follow.EndAfter(ctx, h.nc, a.Layout, a.Last, a.heartbeat)
+	a.end, err = follow.EndAfter(ctx, h.js, a.Layout, a.Last, a.heartbeat)
 	return a, err
 }

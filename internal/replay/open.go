@@ -341,7 +341,7 @@ func (h *Hub) awaitHigh(ctx context.Context, l stream.Layout, since, last uint64
 	t := time.NewTicker(50 * time.Millisecond)
 	defer t.Stop()
 	for {
-		msg, seq, err := stream.Last(ctx, h.nc, l.Stream, l.Heartbeat())
+		msg, seq, err := stream.Last(ctx, h.js, l.Stream, l.Heartbeat())
 		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err
 		}
@@ -397,7 +397,7 @@ type Listed struct {
 func (h *Hub) listed(ctx context.Context, l stream.Layout, meta stream.Meta) (Listed, error) {
 	out := Listed{Schema: meta.Schema, Table: meta.Table, Log: meta.Log, Interval: meta.Heartbeat}
 	for subject, to := range map[string]*[]byte{l.SchemaSubject(): &out.Columns, l.Heartbeat(): &out.Heartbeat} {
-		msg, _, err := stream.Last(ctx, h.nc, l.Stream, subject)
+		msg, _, err := stream.Last(ctx, h.js, l.Stream, subject)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue
 		}

@@ -63,7 +63,7 @@ func newRelation(h *Hub, now *answer, epochs stream.Epochs, from uint64) *relati
 		log: h.log.With().Str("stream", now.Layout.Stream).Logger(), high: now.highest(), floor: now.Meta.Floor,
 	}
 	r.bytes = h.metrics.cacheBytes.WithLabelValues(r.name())
-	r.gate = follow.NewGate(from, follow.EndNow(h.nc, h.js, r.info.Layout))
+	r.gate = follow.NewGate(from, follow.EndNow(h.js, r.info.Layout))
 	r.place = follow.NewPlace(r.info, from-1, epochs)
 	r.promised, r.promisedEpochs = follow.NewPlace(r.info, now.Last, epochs), epochs
 	r.begin(from)

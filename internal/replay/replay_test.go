@@ -92,7 +92,7 @@ func TestReplay_SnapshotCompletedOnce(t *testing.T) {
 	w.stored(t, 6)
 	h := newHub(t, url, replay.Options{})
 	testenv.Eventually(t, testenv.Patience(), func() error {
-		_, _, err := stream.Last(t.Context(), w.nc, w.layout.Stream, "lockstep.public.t.row.2")
+		_, _, err := stream.Last(t.Context(), w.js, w.layout.Stream, "lockstep.public.t.row.2")
 		return err
 	})
 	first := open(t, h, request(0))

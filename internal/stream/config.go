@@ -2,8 +2,6 @@ package stream
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -12,7 +10,6 @@ import (
 	"bridge/internal/capture"
 	"bridge/internal/topic"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -153,64 +150,4 @@ func List(ctx context.Context, js jetstream.JetStream, prefix string) ([]Relatio
 		}
 	}
 	return found, nil
-}
-
-// Last returns the newest message of the subject, which may have wildcards. It asks
-// the stream's leader, because a replica that lags may answer a direct get. It
-// returns jetstream.ErrMsgNotFound if there is no message.
-func Last(ctx context.Context, nc *nats.Conn, streamName, subject string) (*nats.Msg, uint64, error) {
-	req, err := json.Marshal(map[string]string{"last_by_subj": subject})
-	if err != nil {
-		return nil, 0, fmt.Errorf("encode get of %s: %w", subject, err)
-	}
-	return leaderGet(ctx, nc, streamName, req)
-}
-
-// FirstFrom returns the first message of the subject at or after seq, as the
-// stream's leader has it. It returns jetstream.ErrMsgNotFound if there is none.
-func FirstFrom(ctx context.Context, nc *nats.Conn, streamName, subject string, seq uint64) (*nats.Msg, uint64, error) {
-	req, err := json.Marshal(struct {
-		Seq  uint64 `json:"seq"`
-		Next string `json:"next_by_subj"`
-	}{seq, subject})
-	if err != nil {
-		return nil, 0, fmt.Errorf("encode get of %s: %w", subject, err)
-	}
-	return leaderGet(ctx, nc, streamName, req)
-}
-
-func leaderGet(ctx context.Context, nc *nats.Conn, streamName string, req []byte) (*nats.Msg, uint64, error) {
-	resp, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+streamName, req)
-	if err != nil {
-		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, err)
-	}
-	var body struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message *struct {
-			Subject string `json:"subject"`
-			Seq     uint64 `json:"seq"`
-			Header  []byte `json:"hdrs"`
-			Data    []byte `json:"data"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(resp.Data, &body); err != nil {
-		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, err)
-	}
-	switch {
-	case body.Error != nil && body.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, 0, jetstream.ErrMsgNotFound
-	case body.Error != nil && body.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound:
-		return nil, 0, jetstream.ErrStreamNotFound
-	case body.Error != nil:
-		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, body.Error)
-	case body.Message == nil:
-		return nil, 0, fmt.Errorf("get message of stream %s: %w", streamName, errors.New("the answer has no message"))
-	}
-	msg := &nats.Msg{Subject: body.Message.Subject, Data: body.Message.Data, Header: nats.Header{}}
-	if len(body.Message.Header) > 0 {
-		if msg.Header, err = nats.DecodeHeadersMsg(body.Message.Header); err != nil {
-			return nil, 0, fmt.Errorf("parse headers of message %d of stream %s: %w", body.Message.Seq, streamName, err)
-		}
-	}
-	return msg, body.Message.Seq, nil
 }

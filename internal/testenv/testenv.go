@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Patience is how long a test waits for something that must come, where users are promised no time: one minute, and two
@@ -102,6 +103,16 @@ func NATSConn(t testing.TB, url string, opts ...nats.Option) *nats.Conn {
 	}
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+// JetStream is NATSConn, and returns the JetStream of the connection.
+func JetStream(t testing.TB, url string, opts ...nats.Option) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(NATSConn(t, url, opts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
 }
 
 // Main is a package's TestMain. It runs the tests, and then fails if goroutines of this module are left. It checks this

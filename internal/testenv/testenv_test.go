@@ -158,10 +158,7 @@ func TestNATSProcess_KeepsItsStreamsWhenKilled(t *testing.T) {
 	store(t, s.URL(), 1)
 	s.Kill()
 	s.Start()
-	js, err := jetstream.New(testenv.NATSConn(t, s.URL()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := testenv.JetStream(t, s.URL())
 	if _, err := js.Stream(t.Context(), "S"); err != nil {
 		t.Errorf("stream after the restart: %v", err)
 	}
