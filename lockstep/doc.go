@@ -57,6 +57,9 @@
 //
 // The keep-alive is a chunk of the two bytes CR LF. Clients skip it.
 //
+// A server MAY also speak HTTP/2. Then there are no chunks: the body has the same
+// documents, one a line, and keep-alives as empty lines. Frames may end anywhere.
+//
 // The header Lockstep-Incarnation names the life of the stream, and Lockstep-Floor is
 // the oldest since that it can honour. Both are of the time of the request.
 //
@@ -209,7 +212,7 @@
 // a cut: the server drains, the client is too slow, or there is an error. The
 // connection then closes between two chunks, without the final chunk, and the
 // client asks again. A body that ends without the final chunk is a cut, never an
-// end.
+// end. By HTTP/2 a cut is a reset of the stream, which may come within a document.
 //
 // # Refusals
 //

@@ -10,3 +10,6 @@ const (
 	DrainPause   = drainPause
 	FewClients   = fewClients
 )
+
+// NewForm returns a form.
+func NewForm(flat, chunked bool) Form { return form{flat, chunked} }

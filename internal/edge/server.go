@@ -37,6 +37,9 @@ const (
 	// maxHeaderBytes is the limit of a request's head; net/http allows 4096
 	// bytes more than it is told.
 	maxHeaderBytes = 16<<10 - 4096
+	// pingAfter is the silence after which a client with HTTP/2 is asked whether it is there,
+	// pingTimeout how long it may take to answer.
+	pingAfter, pingTimeout = 10 * time.Second, 10 * time.Second
 	// drainTimeout bounds the wait for requests that are being answered.
 	drainTimeout = 4 * time.Second
 )
@@ -103,6 +106,7 @@ func New(src Source, opt Options, m *Metrics, log zerolog.Logger) *Server {
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler: s, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeaderBytes,
+		Protocols: protocols(), HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		// What net/http says of malformed requests is clients' noise.
 		ErrorLog: stdlog.New(io.Discard, "", 0),
 	}
@@ -128,6 +132,15 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("stop: %w", err)
 	}
 	return ctx.Err()
+}
+
+// protocols returns what clients may speak: HTTP/2 also without TLS, if they know that the
+// server does (RFC 9113, section 3.3).
+func protocols() *http.Protocols {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	return &p
 }
 
 // beginDrain ends all streams.

@@ -50,12 +50,6 @@ func (h header) write(w http.ResponseWriter) {
 	}
 }
 
-const (
-	// keepAlive is the chunk of CR LF that existing clients skip.
-	keepAlive  = "2\r\n\r\n\r\n"
-	finalChunk = "0\r\n\r\n"
-)
-
 // Reasons why streams end.
 const (
 	reasonEnd    = "end"    // a finite request got all
@@ -93,6 +87,9 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		defer s.places.leave(remote)
 		s.pump(c, req, remote)
 	})
+	if stream, ok := c.wire.(*http2); ok {
+		stream.serve(r.Context())
+	}
 }
 
 // open returns the client to which the stream is to be written. If it has answered the
@@ -116,8 +113,8 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, req Request) *clie
 	return c
 }
 
-// begin takes the connection over from net/http for the stream. It returns no client if
-// the headers are the whole answer.
+// begin makes the response one that the stream is written to. It returns no client if the
+// headers are the whole answer.
 func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Request, req Request, st Stream) (*client, error) {
 	var page Page
 	h := headerOf(st, noStore)
@@ -134,32 +131,35 @@ func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Reque
 			w.WriteHeader(http.StatusNotModified)
 			return nil, nil
 		}
-		w.Header().Set("Transfer-Encoding", "chunked")
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Transfer-Encoding", "chunked")
+		}
 		w.WriteHeader(http.StatusOK)
 		return nil, nil
 	}
-	// What the client sent after its request is not heard.
-	conn, _, err := http.NewResponseController(w).Hijack()
+	c := &client{
+		s: s, stream: st, form: form{flat: req.Flat, chunked: r.ProtoMajor == 1}, pageEnd: page.Next, positions: positions{every: req.Positions},
+		batch: &s.batches[s.served.Add(1)%drainBatches],
+	}
+	if r.ProtoMajor == 2 {
+		h.write(w)
+		c.wire = newHTTP2(w)
+		return c, nil
+	}
+	conn, err := takeOver(w)
 	if err != nil {
 		return nil, err
 	}
-	// Those of the request end here: from now on each write has its own.
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		_ = conn.Close()
-		return nil, nil
-	}
-	return &client{
-		s: s, conn: conn, stream: st, form: formOf(req), head: h.head(), pageEnd: page.Next, positions: positions{every: req.Positions},
-		batch: &s.batches[s.served.Add(1)%drainBatches],
-	}, nil
+	c.wire, c.head = conn, h.head()
+	return c, nil
 }
 
 // pump writes the stream to the client until one of them ends.
 func (s *Server) pump(c *client, req Request, remote string) {
 	defer c.stream.Close()
-	defer func() { look(c.conn); _ = c.conn.Close() }()
+	defer func() { _ = c.wire.Close() }()
 	// A write that is under way when the server stops ends soon, too.
-	hurry := context.AfterFunc(c.batch.done, func() { _ = c.conn.SetWriteDeadline(time.Now().Add(drainWrite)) })
+	hurry := context.AfterFunc(c.batch.done, func() { _ = c.wire.SetWriteDeadline(time.Now().Add(drainWrite)) })
 	defer hurry()
 	s.metrics.clients.Inc()
 	defer s.metrics.clients.Dec()
@@ -178,13 +178,13 @@ func (s *Server) pump(c *client, req Request, remote string) {
 type client struct {
 	// Static after construction: pageEnd is where the next page begins, nil if there is none.
 	s       *Server
-	conn    net.Conn
+	wire    wire
 	stream  Stream
 	batch   *batch
-	form    Form
+	form    form
 	pageEnd *lockstep.Cursor
 
-	// head is nil once it is sent.
+	// head is nil once it is sent, or where net/http has sent it.
 	head []byte
 
 	positions   positions
@@ -205,22 +205,22 @@ func (c *client) run() (reason string, err error) {
 		}
 		sent, err := c.next(c.batch.done, wait)
 		if !sent && err == nil {
-			seen := look(c.conn)
+			seen := c.wire.look()
 			if seen == peerGone {
 				return reasonClient, nil
 			}
 			doubtful = false
 			if time.Since(lastWrite) >= c.s.opt.KeepAlive {
-				sent, err = true, c.write([]byte(keepAlive))
+				sent, err = true, c.write(c.form.frame(nil, keepAlive))
 				doubtful = seen == peerSilent
 			}
 		}
 		if errors.Is(err, io.EOF) {
 			var last []byte
 			if c.pageEnd != nil && c.positions.wanted() {
-				last = appendChunk(nil, lockstep.AppendPosition(nil, *c.pageEnd))
+				last = c.form.frame(nil, lockstep.AppendPosition(nil, *c.pageEnd))
 			}
-			if err := c.write(append(last, finalChunk...)); err != nil {
+			if err := c.finish(c.form.end(last)); err != nil {
 				return c.why(err)
 			}
 			return reasonEnd, nil
@@ -267,7 +267,7 @@ func (c *client) send(p Part) (rest []byte, all bool, err error) {
 	next := c.positions
 	n, due := next.scan(p, begin, ends, len(ends))
 	if p.Completed() {
-		if err := c.write(appendChunk(nil, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))); err != nil {
+		if err := c.write(c.form.frame(nil, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))); err != nil {
 			return nil, false, err
 		}
 	}
@@ -294,7 +294,7 @@ func (c *client) send(p Part) (rest []byte, all bool, err error) {
 	}
 	c.positions = next
 	if due {
-		rest = appendChunk(rest, lockstep.AppendPosition(nil, p.Position(n)))
+		rest = c.form.frame(rest, lockstep.AppendPosition(nil, p.Position(n)))
 	}
 	if all = n == len(ends); all && rest == nil {
 		c.count(p.Rows())
@@ -357,23 +357,34 @@ func (c *client) write(b []byte) error {
 	return nil
 }
 
+// finish writes b, and ends the response as one that is whole.
+func (c *client) finish(b []byte) error {
+	if err := c.write(b); err != nil {
+		return err
+	}
+	if err := c.wire.SetWriteDeadline(time.Now().Add(c.s.opt.WriteTimeout)); err != nil {
+		return err
+	}
+	return c.wire.finish()
+}
+
 // writeSome writes b with one deadline, which is at most whileDraining after
 // the server began to stop.
 func (c *client) writeSome(b []byte, patience, whileDraining time.Duration) (int, error) {
 	deadline := time.Now().Add(patience)
-	if err := c.conn.SetWriteDeadline(deadline); err != nil {
+	if err := c.wire.SetWriteDeadline(deadline); err != nil {
 		return 0, err
 	}
 	// Looked at after the deadline was set: where the server stops only now,
 	// pump's own, shorter one comes later.
 	if c.batch.ends() {
 		if by := c.batch.begun.Add(whileDraining); by.Before(deadline) {
-			if err := c.conn.SetWriteDeadline(by); err != nil {
+			if err := c.wire.SetWriteDeadline(by); err != nil {
 				return 0, err
 			}
 		}
 	}
-	n, err := c.conn.Write(b)
+	n, err := c.wire.Write(b)
 	c.bytes += int64(n)
 	c.s.metrics.bytes.Add(float64(n))
 	return n, err

@@ -439,9 +439,9 @@ var mutants = []mutant{
 	},
 	{
 		invariant: "I11", name: "final-chunk-destroyed-by-what-is-not-heard",
-		file: "internal/edge/stream.go",
-		old:  "defer func() { look(c.conn); _ = c.conn.Close() }()",
-		new:  "defer func() { _ = c.conn.Close() }()",
+		file: "internal/edge/wire.go",
+		old:  "look(c.Conn) // what was not read",
+		new:  "// what was not read",
 		pkg:  "./internal/edge", test: "TestServer_FinalChunkSurvivesWhatIsNotHeard",
 	},
 	{
@@ -520,6 +520,20 @@ var mutants = []mutant{
 		old:  "case n == 0 || c.batch.ends():",
 		new:  "default:",
 		pkg:  "./internal/edge", test: "TestServer_SlowClientIsNotCut",
+	},
+	{
+		invariant: "I3", name: "cut-of-http2-looks-whole",
+		file: "internal/edge/http2.go",
+		old:  "if !s.whole && !s.returned {",
+		new:  "if s.whole && !s.returned {",
+		pkg:  "./internal/edge", test: "TestServer_HTTP2_CutIsReset_I3",
+	},
+	{
+		invariant: "I10", name: "http2-write-waits-for-ever",
+		file: "internal/edge/http2.go",
+		old:  "return nil, os.ErrDeadlineExceeded",
+		new:  "_ = os.ErrDeadlineExceeded",
+		pkg:  "./internal/edge", test: "TestServer_HTTP2_StalledClientIsCutAlone_I10",
 	},
 	{
 		invariant: "I9", name: "search-not-shared",

@@ -25,8 +25,10 @@ type Client struct {
 	// tokens, if not nil, returns a token to resume from, or nil.
 	tokens func(*rand.Rand) *Token
 
-	// exact is set for a client that resumes by cursor, and reads finite answers page by page.
+	// exact is set for a client that resumes by cursor, reads finite answers page by page, and asks by HTTP/2 every other
+	// time. dials counts its requests, and is owned by Run.
 	exact bool
+	dials int
 
 	// since is that of the last document, cursor that of the last heartbeat or position. Owned by Run.
 	since  uint64
@@ -136,7 +138,8 @@ func (c *Client) connection(ctx context.Context) {
 // dial asks for the relation. A since of 0 is no position: what the client holds may be of an earlier incarnation.
 func (c *Client) dial(addr string, opt Options) (*Stream, error) {
 	if opt.Exact = c.exact; opt.Exact {
-		opt.Cursor = c.cursor
+		opt.Cursor, opt.HTTP2 = c.cursor, c.dials%2 == 1
+		c.dials++
 	}
 	if c.since == 0 && opt.Cursor == "" {
 		c.empty()

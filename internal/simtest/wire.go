@@ -3,24 +3,29 @@ package simtest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"bridge/lockstep"
 )
 
-// Stream is one response. It is parsed without an HTTP library, and accepts only what the protocol allows.
+// Stream is one response. It accepts only what the protocol allows, and is parsed without an HTTP library, but for HTTP/2.
 type Stream struct {
-	conn  net.Conn
+	conn *limited
+	// in has what the connection brings; or the body, if bare is set: then documents are not chunks.
 	in    *bufio.Reader
-	limit *io.LimitedReader
+	bare  bool
 	quiet time.Duration
 	// more says that another page follows this answer.
 	more bool
@@ -52,6 +57,8 @@ var (
 // Options of a request.
 type Options struct {
 	Finite bool
+	// HTTP2 asks by HTTP/2.
+	HTTP2 bool
 	// Exact asks for what comes after Cursor, which may be empty, and for many positions.
 	Exact  bool
 	Cursor string
@@ -71,7 +78,9 @@ func Dial(addr, relation string, since uint64, opt Options) (*Stream, error) {
 	}
 	s := NewStream(conn, opt)
 	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	if _, err = io.WriteString(conn, "GET /"+relation+opt.query(since)+" HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err == nil {
+	if opt.HTTP2 {
+		err = s.ask(addr, "/"+relation+opt.query(since))
+	} else if _, err = io.WriteString(conn, "GET /"+relation+opt.query(since)+" HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err == nil {
 		err = s.head()
 	}
 	if err != nil {
@@ -108,14 +117,12 @@ func (s *Stream) More() bool { return s.more }
 
 // NewStream reads an answer from a connection.
 func NewStream(conn net.Conn, opt Options) *Stream {
-	s := &Stream{conn: conn, quiet: opt.Quiet, limit: &io.LimitedReader{R: conn, N: 1 << 62}}
+	s := &Stream{conn: &limited{Conn: conn}, quiet: opt.Quiet}
+	s.conn.left.Store(cmp.Or(opt.Bytes, 1<<62))
 	if s.quiet == 0 {
 		s.quiet = 20 * time.Second
 	}
-	if opt.Bytes > 0 {
-		s.limit.N = opt.Bytes
-	}
-	s.in = bufio.NewReader(s.limit)
+	s.in = bufio.NewReader(s.conn)
 	return s
 }
 
@@ -123,7 +130,7 @@ func NewStream(conn net.Conn, opt Options) *Stream {
 func (s *Stream) Close() { _ = s.conn.Close() }
 
 // Spent says whether Options.Bytes was reached.
-func (s *Stream) Spent() bool { return s.limit.N <= 0 }
+func (s *Stream) Spent() bool { return s.conn.left.Load() <= 0 }
 
 func (s *Stream) line() (string, error) {
 	b, err := s.in.ReadSlice('\n')
@@ -168,6 +175,49 @@ func (s *Stream) head() error {
 	return nil
 }
 
+// ask asks by HTTP/2, and reads the head of the answer.
+func (s *Stream) ask(addr, target string) error {
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := http.Transport{Protocols: &protocols, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return s.conn, nil
+	}}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+addr+target, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	s.in, s.bare = bufio.NewReader(resp.Body), true
+	if resp.StatusCode != http.StatusOK {
+		return s.refused(resp.StatusCode, resp.Header.Get("Content-Length"))
+	}
+	if te := resp.Header.Get("Transfer-Encoding"); te != "" {
+		return odd("Transfer-Encoding is %q, want none", te)
+	}
+	s.more = strings.HasSuffix(resp.Header.Get("Link"), `rel="next"`)
+	return nil
+}
+
+// limited is a connection of which only so many bytes are read: left more.
+type limited struct {
+	net.Conn
+	left atomic.Int64
+}
+
+func (l *limited) Read(b []byte) (int, error) {
+	left := l.left.Load()
+	if left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := l.Conn.Read(b[:min(int64(len(b)), left)])
+	l.left.Add(-int64(n))
+	return n, err
+}
+
 func (s *Stream) refusal(status string, header map[string]string) error {
 	parts := strings.SplitN(status, " ", 3)
 	if len(parts) != 3 || parts[0] != "HTTP/1.1" {
@@ -177,9 +227,14 @@ func (s *Stream) refusal(status string, header map[string]string) error {
 	if err != nil {
 		return odd("not a status line: %q", status)
 	}
-	n, err := strconv.Atoi(header["content-length"])
+	return s.refused(code, header["content-length"])
+}
+
+// refused reads the body of an answer that is not a stream.
+func (s *Stream) refused(code int, length string) error {
+	n, err := strconv.Atoi(length)
 	if err != nil || n > 64<<10 {
-		return odd("status %d with Content-Length %q", code, header["content-length"])
+		return odd("status %d with Content-Length %q", code, length)
 	}
 	body := make([]byte, n)
 	if _, err := io.ReadFull(s.in, body); err != nil {
@@ -200,8 +255,12 @@ const maxChunk = 16 << 20
 // Next returns the next document, and skips keep-alives. At the final chunk it returns io.EOF. If the stream ends
 // without one, the error wraps ErrCut or ErrTorn. If the server breaks the protocol, the error is an *OddError.
 func (s *Stream) Next() (lockstep.Message, error) {
+	read := s.chunk
+	if s.bare {
+		read = s.bareLine
+	}
 	for {
-		chunk, err := s.chunk()
+		chunk, err := read()
 		if err != nil {
 			return lockstep.Message{}, err
 		}
@@ -251,6 +310,21 @@ func (s *Stream) chunk() ([]byte, error) {
 		return nil, io.EOF
 	}
 	return b[:n], nil
+}
+
+// bareLine reads one line of a body that has no chunks.
+func (s *Stream) bareLine() ([]byte, error) {
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
+	line, err := s.in.ReadBytes('\n')
+	switch {
+	case err == nil:
+		return line, nil
+	case len(line) > 0:
+		return nil, torn(err)
+	case errors.Is(err, io.EOF):
+		return nil, io.EOF
+	}
+	return nil, fmt.Errorf("%w: %w", ErrCut, err)
 }
 
 func torn(err error) error {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -80,5 +82,42 @@ func TestStream_HoldsTheServerToTheLetter_I11(t *testing.T) {
 	}
 	if n, err := readAll(t, chunked(aRow)+"0\r\n\r\n"); n != 1 || !errors.Is(err, io.EOF) || errors.Is(err, simtest.ErrCut) {
 		t.Errorf("final chunk: got %d documents and %v", n, err)
+	}
+}
+
+// By HTTP/2, too, a client gets whole documents, and knows an end from a cut (I11).
+func TestStream_HTTP2_I11(t *testing.T) {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("a request by %s", r.Proto)
+		}
+		cut := r.URL.Query().Get("cursor")
+		_, _ = io.WriteString(w, aRow+"\r\n"+aBeat)
+		if cut == "within" {
+			_, _ = io.WriteString(w, aRow[:20])
+		}
+		_ = http.NewResponseController(w).Flush()
+		if cut != "" {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	srv.Config.Protocols = &p
+	srv.Start()
+	defer srv.Close()
+	for cut, want := range map[string]error{"": io.EOF, "between": simtest.ErrCut, "within": simtest.ErrTorn} {
+		s, err := simtest.Dial(srv.Listener.Addr().String(), "t", 0, simtest.Options{HTTP2: true, Exact: true, Cursor: cut})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for ; err == nil; n++ {
+			_, err = s.Next()
+		}
+		s.Close()
+		if n != 3 || !errors.Is(err, want) || cut == "" && errors.Is(err, simtest.ErrCut) {
+			t.Errorf("cut %q: %d documents and %v, want 2 and %v", cut, n-1, err, want)
+		}
 	}
 }
