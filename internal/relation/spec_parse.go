@@ -42,10 +42,10 @@ func parseSpecs(s string, configured Specs) (Specs, error) {
 		return Specs{}, errors.New("not valid UTF-8 text")
 	}
 	entries := splitEntries(s)
-	if last := entries[len(entries)-1]; len(entries) > 1 && strings.TrimSpace(last.text) == "" {
+	if last := entries[len(entries)-1]; len(entries) > 1 && blank(last.text) {
 		entries = entries[:len(entries)-1] // a comma after the last entry is allowed
 	}
-	if len(entries) == 1 && strings.TrimSpace(s) == "" {
+	if len(entries) == 1 && blank(s) {
 		return Specs{}, errors.New("names no relation: list some, such as users,orders, or * for every table of schema public that qualifies")
 	}
 	seen := make(map[Name]int)
@@ -286,7 +286,7 @@ func (p *specParser) value(name string, at int, spec *Spec) bool {
 	} else {
 		p.pos = len(p.text)
 	}
-	v := strings.TrimSpace(p.text[start:p.pos])
+	v := strings.Trim(p.text[start:p.pos], whiteSpace)
 	var err error
 	switch name {
 	case "history":
@@ -388,8 +388,14 @@ func (p *specParser) skipValue() bool {
 	return true
 }
 
+// whiteSpace is what may stand between two words. Other spaces of Unicode may be in a name,
+// as in SQL.
+const whiteSpace = " \t\r\n"
+
+func blank(s string) bool { return strings.Trim(s, whiteSpace) == "" }
+
 func (p *specParser) space() {
-	for p.pos < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.pos]) >= 0 {
+	for p.pos < len(p.text) && strings.IndexByte(whiteSpace, p.text[p.pos]) >= 0 {
 		p.pos++
 	}
 }

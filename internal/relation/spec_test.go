@@ -187,7 +187,7 @@ func FuzzParseSpecs(f *testing.F) {
 		"users,public.domains_lockstep(key=name),audit(history=log;max_age=24h),lines(key=order_id+pos)",
 		`*,-"A",s."b""c"(txid="T";deleted=d;tombstones=1d3h5m;capture=wal;actions=insert+delete)`,
 		"users(capture=wal;events=true;republish=x.{schema}_{table}.{key}),b(republish=off)",
-		"a(history=log;max_bytes=10KiB)", "v(key=id;reconcile=10s),w(key=id;reconcile=1d1h)", `a("key"=b)`, "a(((", `"`, "*,*", "-", "a(key=b;", "É.é",
+		"a(history=log;max_bytes=10KiB)", "v(key=id;reconcile=10s),w(key=id;reconcile=1d1h)", `a("key"=b)`, "a(((", "\u3000,", `"`, "*,*", "-", "a(key=b;", "É.é",
 	} {
 		f.Add(s)
 	}
