@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module, one after another, each for the given time (20s).
+# Runs every fuzz target of the module, one after another, each for the given time (20s). It goes on after a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 time=${1:-20s}
 found=0
+failed=
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -22,11 +23,15 @@ while IFS=: read -r file line; do
 	name=$(sed -E 's/^func (Fuzz[A-Za-z0-9_]*).*/\1/' <<<"$line")
 	dir=$(dirname "$file")
 	echo "fuzz $name in $dir for $time"
-	fuzz "$name" "$dir"
+	fuzz "$name" "$dir" || failed+=" $name"
 	found=$((found + 1))
 done < <(grep -rE --include='*_test.go' --exclude-dir=.git --exclude-dir=.build --exclude-dir=.cache '^func Fuzz[A-Za-z0-9_]*\(' .)
 if [ "$found" = 0 ]; then
 	echo "this script found no fuzz target, but there are some: fix the script" >&2
+	exit 1
+fi
+if [ -n "$failed" ]; then
+	echo "these of $found fuzz targets failed:$failed" >&2
 	exit 1
 fi
 echo "$found fuzz targets passed"
