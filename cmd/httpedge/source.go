@@ -60,11 +60,6 @@ func (s reader) Next(ctx context.Context, wait time.Duration) (edge.Part, error)
 	return p, err
 }
 
-// Return implements edge.Stream.
-func (s reader) Return(p edge.Part, n int) (rows int, err error) {
-	return s.Reader.Return(p.(replay.Part), n)
-}
-
 // Page implements edge.Stream.
 func (s reader) Page(ctx context.Context, rows int) (edge.Page, error) {
 	p, err := s.Reader.Page(ctx, rows)

@@ -92,7 +92,7 @@ func (f *feed) Next(ctx context.Context, wait time.Duration) (edge.Part, error) 
 	}
 }
 
-func (f *feed) Return(_ edge.Part, n int) (int, error) { return n, nil }
+func (f *feed) Return(n int) (int, error) { return n, nil }
 
 func (f *feed) Close() { close(f.closed) }
 
@@ -136,7 +136,7 @@ func newFlood(size, n int) *flood {
 
 func (f *flood) Next(context.Context, time.Duration) (edge.Part, error) { return f.docs, nil }
 
-func (f *flood) Return(_ edge.Part, n int) (int, error) { return n, nil }
+func (f *flood) Return(n int) (int, error) { return n, nil }
 
 func (f *flood) Close() {}
 

@@ -187,4 +187,3 @@ func TestServer_HTTP2_Head(t *testing.T) {
 		}
 	}
 }
-

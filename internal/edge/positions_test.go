@@ -19,8 +19,9 @@ import (
 // track is a stream of some documents, in parts of four, and then the end. A document without text is a heartbeat.
 type track struct {
 	docs []string
-	next int
-	page edge.Page
+	// last is where the last part begins, next where the next one does.
+	last, next int
+	page       edge.Page
 	// returned counts parts that were given back.
 	returned atomic.Int64
 }
@@ -33,16 +34,17 @@ func (s *track) Page(context.Context, int) (edge.Page, error) { return s.page, n
 
 func (s *track) Next(context.Context, time.Duration) (edge.Part, error) {
 	from := s.next
+	s.last = from
 	if s.next = min(len(s.docs), from+4); s.next == len(s.docs) {
 		return stretch{s.docs[from:], from}, io.EOF
 	}
 	return stretch{s.docs[from:s.next], from}, nil
 }
 
-func (s *track) Return(p edge.Part, n int) (int, error) {
-	s.next = p.(stretch).from + n
+func (s *track) Return(n int) (int, error) {
+	s.next = s.last + n
 	s.returned.Add(1)
-	return stretch{p.(stretch).docs[:n], 0}.Rows(), nil
+	return stretch{s.docs[s.last:s.next], 0}.Rows(), nil
 }
 
 // stretch is a part of a track, from a document on.

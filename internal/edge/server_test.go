@@ -329,8 +329,8 @@ func (n *numbered) Next(context.Context, time.Duration) (edge.Part, error) {
 	return p, nil
 }
 
-func (n *numbered) Return(p edge.Part, kept int) (int, error) {
-	n.next -= p.Rows() - kept
+func (n *numbered) Return(kept int) (int, error) {
+	n.next -= partOfNumbered - kept
 	n.returned <- kept
 	return kept, nil
 }

@@ -66,7 +66,7 @@ type Stream interface {
 	// Return gives the last part back but for its first n documents, and returns how many
 	// of these are rows. The rest comes again. From then on the stream holds nothing of
 	// the part.
-	Return(p Part, n int) (rows int, err error)
+	Return(n int) (rows int, err error)
 	Close()
 }
 

@@ -70,8 +70,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 		s.refuse(w, r, refusal)
 		return
 	}
-	remote := r.RemoteAddr
-	if refusal := s.places.take(remote); refusal != nil {
+	if refusal := s.places.take(r.RemoteAddr); refusal != nil {
 		s.refuse(w, r, refusal)
 		return
 	}
@@ -79,14 +78,11 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, name string, sin
 	defer s.streams.Done()
 	c := s.open(w, r, req)
 	if c == nil {
-		s.places.leave(remote)
+		s.places.leave(r.RemoteAddr)
 		return
 	}
 	// A goroutine that keeps nothing of net/http's serves the client.
-	s.streams.Go(func() {
-		defer s.places.leave(remote)
-		s.pump(c, req, remote)
-	})
+	s.streams.Go(c.serve)
 	if stream, ok := c.wire.(*http2); ok {
 		stream.serve(r.Context())
 	}
@@ -138,7 +134,7 @@ func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Reque
 		return nil, nil
 	}
 	c := &client{
-		s: s, stream: st, form: form{flat: req.Flat, chunked: r.ProtoMajor == 1}, pageEnd: page.Next, positions: positions{every: req.Positions},
+		s: s, remote: r.RemoteAddr, table: lockstep.RelationName(req.Schema, req.Table), since: req.Since, stream: st, form: form{flat: req.Flat, chunked: r.ProtoMajor == 1}, pageEnd: page.Next, positions: positions{every: req.Positions},
 		batch: &s.batches[s.served.Add(1)%drainBatches],
 	}
 	if r.ProtoMajor == 2 {
@@ -154,8 +150,10 @@ func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	return c, nil
 }
 
-// pump writes the stream to the client until one of them ends.
-func (s *Server) pump(c *client, req Request, remote string) {
+// serve writes the stream to the client until one of them ends.
+func (c *client) serve() {
+	s := c.s
+	defer s.places.leave(c.remote)
 	defer c.stream.Close()
 	defer func() { _ = c.wire.Close() }()
 	// A write that is under way when the server stops ends soon, too.
@@ -165,9 +163,14 @@ func (s *Server) pump(c *client, req Request, remote string) {
 	defer s.metrics.clients.Dec()
 	begun := time.Now()
 	reason, err := c.run()
-	s.metrics.ends.WithLabelValues(reason).Inc()
-	e := s.log.Info().Str("remote", remote).Str("table", lockstep.RelationName(req.Schema, req.Table)).Uint64("since", req.Since).
-		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", time.Since(begun).Round(time.Millisecond)).Str("reason", reason)
+	c.left(time.Since(begun), reason, err)
+}
+
+// left takes note of how the client's stream ended.
+func (c *client) left(after time.Duration, reason string, err error) {
+	c.s.metrics.ends.WithLabelValues(reason).Inc()
+	e := c.s.log.Info().Str("remote", c.remote).Str("table", c.table).Uint64("since", c.since).
+		Int64("rows", c.rows).Int64("bytes", c.bytes).Dur("dur", after.Round(time.Millisecond)).Str("reason", reason)
 	if err != nil {
 		e = e.Err(err)
 	}
@@ -176,8 +179,12 @@ func (s *Server) pump(c *client, req Request, remote string) {
 
 // client is one connection that a stream is written to.
 type client struct {
-	// Static after construction: pageEnd is where the next page begins, nil if there is none.
+	// Static after construction: what it asked for, as the log names it, and where the next
+	// page begins, nil if there is none.
 	s       *Server
+	remote  string
+	table   string
+	since   uint64
 	wire    wire
 	stream  Stream
 	batch   *batch
@@ -300,7 +307,7 @@ func (c *client) send(p Part) (rest []byte, all bool, err error) {
 		c.count(p.Rows())
 		return nil, true, nil
 	}
-	rows, err := c.stream.Return(p, n)
+	rows, err := c.stream.Return(n)
 	c.count(rows)
 	return rest, all, err
 }
@@ -376,7 +383,7 @@ func (c *client) writeSome(b []byte, patience, whileDraining time.Duration) (int
 		return 0, err
 	}
 	// Looked at after the deadline was set: where the server stops only now,
-	// pump's own, shorter one comes later.
+	// serve's own, shorter one comes later.
 	if c.batch.ends() {
 		if by := c.batch.begun.Add(whileDraining); by.Before(deadline) {
 			if err := c.wire.SetWriteDeadline(by); err != nil {

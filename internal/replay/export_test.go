@@ -72,8 +72,8 @@ func Take(tb TestBlock, tc TestClient) (got []uint64, after TestClient, err erro
 		last = tb.Documents[len(tb.Documents)-1]
 	}
 	for first := true; first || last >= r.at.next; first = false {
-		v, _ := b.view()
-		p, err := r.take(v, math.MaxInt)
+		r.part.view, _ = b.view()
+		p, err := &r.part, r.take(math.MaxInt)
 		if err != nil {
 			return got, TestClient{}, err
 		}

@@ -320,14 +320,14 @@ func TestReplay_WhatIsGivenBackComesAgain_I3(t *testing.T) {
 			if part.Empty() {
 				return errors.New("not all came")
 			}
-			n := keep(len(all))
+			n, complete := keep(len(all)), part.Completed()
 			if n < len(all) {
-				rows, err := r.Return(part, n)
+				rows, err := r.Return(n)
 				if beats := n - rows; err != nil || beats < 0 || beats > 1 {
 					t.Errorf("of %d documents that were kept %d are rows; %v", n, rows, err)
 				}
 			}
-			if n > 0 && part.Completed() {
+			if n > 0 && complete {
 				completed++
 			}
 			for _, doc := range all[:n] {

@@ -228,7 +228,7 @@ type plain struct{}
 func (plain) Append(dst, doc []byte) ([]byte, error) { return append(dst, doc...), nil }
 
 // documents returns what is in a part.
-func documents(t *testing.T, p replay.Part) [][]byte {
+func documents(t *testing.T, p *replay.Part) [][]byte {
 	t.Helper()
 	if p.Empty() {
 		return nil
@@ -250,7 +250,7 @@ func documents(t *testing.T, p replay.Part) [][]byte {
 }
 
 // take applies one answer of Next.
-func (c *client) take(t *testing.T, p replay.Part) {
+func (c *client) take(t *testing.T, p *replay.Part) {
 	t.Helper()
 	if p.Completed() {
 		if c.completed++; c.completed > 1 || len(c.heartbeats) > 0 {

@@ -67,14 +67,14 @@ func (r *Reader) Page(ctx context.Context, rows int) (Page, error) {
 		default:
 			continue
 		}
-		r.at, r.lastData = begin, time.Now()
+		r.at, r.lastData, r.part = begin, time.Now(), Part{}
 		return out, nil
 	}
 }
 
 // firstRows returns how many documents there are up to and with the nth row: all of them
 // if there are no more rows.
-func (p Part) firstRows(n int) int {
+func (p *Part) firstRows(n int) int {
 	if p.rows < n {
 		return p.to - p.from
 	}

@@ -31,6 +31,8 @@ type Reader struct {
 	lastData time.Time
 	// wanted is what it waits for, nil for nothing.
 	wanted *want
+	// part is what Next returns. While the reader waits, it is empty: it holds no block.
+	part Part
 }
 
 // state is how far a client is.
@@ -47,7 +49,8 @@ type state struct {
 	completed, done bool
 }
 
-// Part is what a client gets next: documents of one block.
+// Part is what a client gets next: documents of one block. It is the reader's, until that
+// is asked for more.
 type Part struct {
 	view     view
 	from, to int
@@ -59,23 +62,23 @@ type Part struct {
 }
 
 // Empty says that there are no documents.
-func (p Part) Empty() bool { return p.to == 0 }
+func (p *Part) Empty() bool { return p.to == 0 }
 
 // Rows returns how many of the documents are rows.
-func (p Part) Rows() int { return p.rows }
+func (p *Part) Rows() int { return p.rows }
 
 // Completed says that with the first document, a heartbeat, the client has the whole
 // state for the first time.
-func (p Part) Completed() bool { return p.first }
+func (p *Part) Completed() bool { return p.first }
 
 // Row says whether the nth document, counted from 0, is a row.
-func (p Part) Row(n int) bool {
+func (p *Part) Row(n int) bool {
 	_, beat := slices.BinarySearch(p.view.beats, p.from+n)
 	return !beat
 }
 
 // Position returns the place of a client that got the first n documents, at least one.
-func (p Part) Position(n int) lockstep.Cursor {
+func (p *Part) Position(n int) lockstep.Cursor {
 	i := p.from + n - 1
 	c := lockstep.Cursor{
 		Incarnation: p.view.relation.info.Meta.Incarnation, Epoch: p.view.epoch, Seq: p.view.documents[i].seq,
@@ -89,7 +92,7 @@ func (p Part) Position(n int) lockstep.Cursor {
 
 // Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
 // where each document ends. All stay as they are.
-func (p Part) Render(f Form) (data []byte, begin int, ends []uint32, err error) {
+func (p *Part) Render(f Form) (data []byte, begin int, ends []uint32, err error) {
 	r, grew, err := p.view.render(f, p.to)
 	if err != nil {
 		return nil, 0, nil, err
@@ -122,35 +125,38 @@ func (r *Reader) Close() {
 // Next returns what comes next. It waits for up to wait, and returns an empty Part if
 // nothing came. At the end of a finite request it returns io.EOF, with the last
 // documents. Every other error cuts the stream; the client comes back.
-func (r *Reader) Next(ctx context.Context, wait time.Duration) (Part, error) {
+func (r *Reader) Next(ctx context.Context, wait time.Duration) (*Part, error) {
 	deadline := time.Now().Add(wait)
 	for {
+		r.part = Part{}
 		if r.at.done {
-			return Part{}, io.EOF
+			return &r.part, io.EOF
 		}
 		left := r.patience()
 		if left < 0 {
-			return Part{}, ErrIncomplete
+			return &r.part, ErrIncomplete
 		}
-		p, changed, err := r.step()
-		if err != nil {
-			return Part{}, err
-		}
-		if r.page != nil {
-			if r.page.rows -= p.rows; r.page.rows < 0 {
-				return Part{}, errPageGrew
+		changed, err := r.step()
+		if err == nil && r.page != nil {
+			if r.page.rows -= r.part.rows; r.page.rows < 0 {
+				err = errPageGrew
 			}
 		}
-		if !p.Empty() {
+		switch {
+		case err != nil:
+			r.part = Part{}
+			return &r.part, err
+		case !r.part.Empty():
 			r.lastData = time.Now()
 			if r.at.done {
 				err = io.EOF
 			}
-			return p, err
+			return &r.part, err
 		}
+		r.part = Part{}
 		if changed == nil {
 			if err := ctx.Err(); err != nil {
-				return Part{}, err
+				return &r.part, err
 			}
 			continue
 		}
@@ -158,12 +164,12 @@ func (r *Reader) Next(ctx context.Context, wait time.Duration) (Part, error) {
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return Part{}, ctx.Err()
+			return &r.part, ctx.Err()
 		case <-changed:
 			t.Stop()
 		case <-t.C:
 			if !time.Now().Before(deadline) {
-				return Part{}, nil
+				return &r.part, nil
 			}
 		}
 	}
@@ -182,58 +188,56 @@ func (r *Reader) patience() time.Duration {
 	return time.Until(since.Add(r.incomplete))
 }
 
-// step returns what is there now, if anything, or else a channel to wait on, or nil if
-// the reader got further without.
-func (r *Reader) step() (Part, <-chan struct{}, error) {
+// step makes what is there now the reader's part. If there is nothing, it returns a
+// channel to wait on, or nil if the reader got further without.
+func (r *Reader) step() (<-chan struct{}, error) {
 	b, changed, err := r.relation.at(r.at.next)
 	if err != nil {
-		return Part{}, nil, err
+		return nil, err
 	}
 	if w := r.wanted; w != nil {
 		if b == nil && changed == nil && !isClosed(w.done) {
-			return Part{}, w.done, nil
+			return w.done, nil
 		}
 		r.wanted = nil
 		r.relation.unwant(w)
 		if w.err != nil {
-			return Part{}, nil, w.err
+			return nil, w.err
 		}
 		if w.block != nil && (w.through || b == nil) {
 			b, changed = w.block, nil
 		}
 	}
 	if changed != nil {
-		return Part{}, changed, nil
+		return changed, nil
 	}
 	if b == nil {
 		// What came after its request was in the tail's blocks: it fell behind.
 		r.wanted = r.relation.want(r.at.next, r.at.next > r.end)
-		return Part{}, r.wanted.done, nil
+		return r.wanted.done, nil
 	}
 	r.hub.cache.use(b)
-	v, err := r.hub.load(b)
-	if err != nil {
-		return Part{}, nil, nil // it is read from the broker again
+	if r.part.view, err = r.hub.load(b); err != nil {
+		return nil, nil // it is read from the broker again
 	}
 	if b.cold && b.read.CompareAndSwap(false, true) {
 		r.relation.demand()
 	}
 	r.hub.metrics.cacheReads.Inc()
-	p, err := r.take(v, math.MaxInt)
-	return p, nil, err
+	return nil, r.take(math.MaxInt)
 }
 
-// take returns what the client gets of a block, or of its first most documents, and
-// moves the client's state past that. TestModel_Blocks_I2 has the rules.
-func (r *Reader) take(v view, most int) (Part, error) {
-	s := &r.at
-	p := Part{view: v, before: *s}
+// take makes the part what the client gets of the block in it, or of its first most
+// documents, and moves the client's state past that. TestModel_Blocks_I2 has the rules.
+func (r *Reader) take(most int) error {
+	s, p, v := &r.at, &r.part, &r.part.view
+	p.before, p.from, p.to, p.rows, p.first = *s, 0, 0, 0, false
 	n := v.from(s.next)
 	if s.seek > 0 {
 		n = max(n, v.fromHigh(s.seek))
 	}
 	if s.holds = min(s.holds, v.highFrom(n)); v.floorAfter > s.holds {
-		return Part{}, fmt.Errorf("%w: deletes from %d on are no longer in it", follow.ErrReset, s.holds)
+		return fmt.Errorf("%w: deletes from %d on are no longer in it", follow.ErrReset, s.holds)
 	}
 	p.holds = s.holds
 	s.hold = max(s.hold, v.until)
@@ -290,16 +294,18 @@ loop:
 	if until != 0 && (s.next > until || to == end && end < len(v.documents)) {
 		s.done = true
 	}
-	return p, nil
+	return nil
 }
 
-// Return gives a part back but for its first n documents, and returns how many of these
-// are rows. The rest comes again. The reader holds nothing of the part from then on.
-func (r *Reader) Return(p Part, n int) (rows int, err error) {
-	r.at = p.before
-	kept, err := r.take(p.view, p.from+n)
-	if r.page != nil {
-		r.page.rows += p.rows - kept.rows
+// Return gives the last part back but for its first n documents, and returns how many of
+// these are rows. The rest comes again. The reader holds nothing of the part from then on.
+func (r *Reader) Return(n int) (rows int, err error) {
+	all := r.part.rows
+	r.at = r.part.before
+	err = r.take(r.part.from + n)
+	if rows = r.part.rows; r.page != nil {
+		r.page.rows += all - rows
 	}
-	return kept.rows, err
+	r.part = Part{}
+	return rows, err
 }
