@@ -54,7 +54,7 @@ bench: deps ## measure speed and memory of bridge and edge (bench/main.go says h
 	$(GO) run ./bench
 
 bench-edge: deps ## measure the edge beside nginx (install nginx for that)
-	$(GO) run ./bench -only=12,13
+	$(GO) run ./bench -only=12,13,14,15,16
 
 stack-test: ## start the docker-compose stack, kill each of its processes, and see it heal
 	scripts/stack/test.sh Single

@@ -85,8 +85,7 @@ func benchEdgeIdle(t testing.TB, w *world) section {
 
 // idleClient connects, and returns when a heartbeat has come. It goes on reading.
 func idleClient(t testing.TB, address string, n int) net.Conn {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+n%100))}, Timeout: 30 * time.Second}
-	c, err := d.Dial("tcp", address)
+	c, err := dialFrom(address, n)
 	if err != nil {
 		t.Errorf("client %d: %v", n, err)
 		return nil

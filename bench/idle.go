@@ -17,10 +17,7 @@ const (
 
 // benchIdle is item 5.
 func benchIdle(t testing.TB, w *world) section {
-	length := idleSeconds * time.Second
-	if w.opt.seconds > 0 {
-		length = time.Duration(w.opt.seconds) * time.Second
-	}
+	length := time.Duration(w.seconds(idleSeconds)) * time.Second
 	s := section{
 		title:  fmt.Sprintf("Idle: %d quiet relations for %s, with the default settings", idleRelations, length),
 		header: []string{"", "CPU, % of one core"},

@@ -232,10 +232,7 @@ func (target liveTarget) judge(s *section, name string, p50, p99 series) {
 
 // liveCount returns how many transactions a run has, including its warm-up.
 func (w *world) liveCount(rate int) int {
-	length := time.Duration(liveSeconds) * time.Second
-	if w.opt.seconds > 0 {
-		length = time.Duration(w.opt.seconds) * time.Second
-	}
+	length := time.Duration(w.seconds(liveSeconds)) * time.Second
 	return int((length+liveWarmUp).Seconds()*float64(rate)) / liveWriters * liveWriters
 }
 

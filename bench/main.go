@@ -64,6 +64,9 @@ func items() []item {
 		{11, benchEvents},
 		{12, benchEdge},
 		{13, benchEdgeIdle},
+		{14, benchStorm},
+		{15, benchEdgeLive},
+		{16, benchStalled},
 	}
 }
 
@@ -76,6 +79,8 @@ func main() {
 			os.Exit(exitCode(runReader(os.Args[2:])))
 		case bareCommand:
 			os.Exit(exitCode(runBare(os.Args[2:])))
+		case loopCommand:
+			os.Exit(exitCode(runLoop(os.Args[2:])))
 		case profiledCommand:
 			os.Exit(exitCode(runProfiled(os.Args[2:])))
 		}
@@ -84,7 +89,7 @@ func main() {
 	flag.StringVar(&opt.only, "only", "", "items to run, such as 1,3 (default all)")
 	flag.IntVar(&opt.runs, "runs", 5, "runs of each item; the report shows their median")
 	flag.IntVar(&opt.rows, "rows", fullRows, "rows of the large tables")
-	flag.IntVar(&opt.seconds, "seconds", 0, "length of each run of items 2, 5 and 7 (default 20, 30 and 20)")
+	flag.IntVar(&opt.seconds, "seconds", 0, "length of each run of items 2, 5, 7, 15 and 16 (default 20, 30, 20, 10 and 10)")
 	flag.StringVar(&opt.out, "out", "", "file to write (default bench/RESULTS.md if all items run in full, else none)")
 	flag.StringVar(&opt.date, "date", time.Now().UTC().Format(time.DateOnly), "date in the report")
 	flag.StringVar(&opt.profile, "profile", "", "folder for profiles of the bridge")

@@ -27,10 +27,7 @@ const (
 
 // benchMany is item 9.
 func benchMany(t testing.TB, w *world) section {
-	length := idleSeconds * time.Second
-	if w.opt.seconds > 0 {
-		length = time.Duration(w.opt.seconds) * time.Second
-	}
+	length := time.Duration(w.seconds(idleSeconds)) * time.Second
 	s := section{
 		title: fmt.Sprintf("Many: %d quiet relations for %s, with the default settings", manyRelations, length),
 		header: []string{

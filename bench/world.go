@@ -158,6 +158,14 @@ func (w *world) drop(t testing.TB, dsn string) {
 	testenv.Exec(t, w.pg.URL("postgres"), "DROP DATABASE "+strings.TrimPrefix(u.Path, "/")+" WITH (FORCE)")
 }
 
+// seconds returns how long a run takes that takes so many unless a flag says otherwise.
+func (w *world) seconds(usual int) int {
+	if w.opt.seconds > 0 {
+		return w.opt.seconds
+	}
+	return usual
+}
+
 // settle writes to disk everything that earlier runs have not yet written.
 func (w *world) settle(t testing.TB) {
 	t.Helper()
