@@ -49,24 +49,37 @@ func privateDir(log zerolog.Logger) (dir string, done func(), err error) {
 			unlock()
 		}
 	}
-	private, err := os.MkdirTemp("", privatePrefix)
+	private, unlock, err := newPrivate()
 	if err != nil {
 		log.Info().Err(err).Msg("no cache on disk: there is no place for it; set HTTPEDGE_CACHE_DIR to have one")
 		return "", func() {}, nil
 	}
-	remove := func() { _ = os.RemoveAll(private) }
-	unlock, err := dirlock.Lock(private)
-	switch {
-	case err != nil:
-		remove()
-		return "", nil, fmt.Errorf("lock the folder for the cache on disk, %s: %w", private, err)
-	case inMemory(private):
+	remove := func() { _ = os.RemoveAll(private); unlock() }
+	if inMemory(private) {
 		log.Info().Str("dir", private).Msg("no cache on disk: the folder for temporary files is in memory; set HTTPEDGE_CACHE_DIR to have one")
 		remove()
-		unlock()
 		return "", func() {}, nil
 	}
-	return blocks(private), func() { remove(); unlock() }, nil
+	return blocks(private), remove, nil
+}
+
+// newPrivate makes a folder and locks it. An edge that starts at the same moment may take
+// it for one that was left, and remove it before it is locked: then another is made.
+func newPrivate() (dir string, unlock func(), err error) {
+	for range 10 {
+		if dir, err = os.MkdirTemp("", privatePrefix); err != nil {
+			return "", nil, err
+		}
+		if unlock, err = dirlock.Lock(dir); err != nil {
+			_ = os.RemoveAll(dir)
+			continue
+		}
+		if _, err = os.Stat(dir); err == nil {
+			return dir, unlock, nil
+		}
+		unlock()
+	}
+	return "", nil, err
 }
 
 // blocks returns an empty folder in dir.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"bridge/internal/dirlock"
@@ -68,4 +69,32 @@ func TestCacheDir_PrivateOnesAreSwept(t *testing.T) {
 	if err != nil || len(got) != 2 {
 		t.Errorf("there are %v, %v; want the folder in use and the other one", got, err)
 	}
+}
+
+// TestPrivateDir_EdgesThatStartTogether: none removes the folder of another, or keeps it from starting.
+func TestPrivateDir_EdgesThatStartTogether(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			dir, unlock, err := newPrivate()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unlock()
+			for range 10 {
+				_, done, err := privateDir(zerolog.Nop())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				done()
+				if _, err := os.Stat(dir); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
