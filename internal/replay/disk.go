@@ -36,15 +36,15 @@ type disk struct {
 	blocks map[*Block]*blockFile
 	sum    int64
 	names  uint64
-	// failed is when something failed last.
-	failed time.Time
+	// failed is when a write failed last, and said when a failure was last said.
+	failed, said time.Time
 }
 
 const (
 	// diskQueue bounds the blocks that wait to be written.
 	diskQueue = 8
-	// diskRest is how long nothing is written after a failure, which is said once in that
-	// time.
+	// diskRest is how long nothing is written after a write that failed. Failures are said
+	// once in that time.
 	diskRest = time.Minute
 )
 
@@ -123,7 +123,10 @@ func (d *disk) write(b *Block) bool {
 	}
 	if err != nil {
 		_ = os.Remove(f.path)
-		d.fail(err)
+		d.fail(err, "the cache on disk can't be written; what is not in memory is read from the broker, and the disk is tried again in a minute")
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.failed = time.Now()
 		return false
 	}
 	d.mu.Lock()
@@ -140,13 +143,15 @@ func (d *disk) write(b *Block) bool {
 }
 
 // fail says that something failed, once in a while.
-func (d *disk) fail(err error) {
+func (d *disk) fail(err error, what string) {
 	d.mu.Lock()
-	again := time.Since(d.failed) < diskRest
-	d.failed = time.Now()
+	again := time.Since(d.said) < diskRest
+	if !again {
+		d.said = time.Now()
+	}
 	d.mu.Unlock()
 	if !again {
-		d.log.Warn().Err(err).Msg("the cache on disk failed; what is not in memory is read from the broker, and the disk is tried again in a minute")
+		d.log.Warn().Err(err).Msg(what)
 	}
 }
 
@@ -204,7 +209,7 @@ func (d *disk) read(b *Block) (view, error) {
 	if removed {
 		return view{}, errNoFile
 	}
-	d.fail(err)
+	d.fail(err, "a file of the cache on disk was removed or damaged; what it had is read from the broker again")
 	return view{}, err
 }
 

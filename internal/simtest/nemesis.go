@@ -2,6 +2,9 @@ package simtest
 
 import (
 	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -117,6 +120,35 @@ func (s *Sim) storm(ctx context.Context, short func()) {
 	s.killNATS("in a storm", short)
 	sleep(ctx, 500*time.Millisecond)
 	s.Note("the storm is over")
+}
+
+// damage breaks the folder of an edge's cache on disk now and then, until ctx ends: it cuts files, changes a byte of them,
+// or removes all. The edge must read what it had from the broker again.
+func (s *Sim) damage(ctx context.Context) {
+	rnd := rand.New(rand.NewPCG(s.cfg.Seed, 2))
+	for ctx.Err() == nil {
+		sleep(ctx, time.Duration(500+rnd.IntN(2000))*time.Millisecond)
+		if rnd.IntN(4) == 0 {
+			_ = os.RemoveAll(s.CacheDir)
+			s.Note("the cache of edge 0 is removed")
+			continue
+		}
+		files, _ := filepath.Glob(filepath.Join(s.CacheDir, "blocks", "*"))
+		for _, file := range files {
+			switch info, err := os.Stat(file); {
+			case err != nil || info.Size() == 0 || rnd.IntN(3) > 0:
+			case rnd.IntN(2) == 0:
+				_ = os.Truncate(file, rnd.Int64N(info.Size()))
+				s.damaged++
+			default:
+				if f, err := os.OpenFile(file, os.O_WRONLY, 0); err == nil {
+					_, _ = f.WriteAt([]byte{byte(rnd.IntN(256))}, rnd.Int64N(info.Size()))
+					_ = f.Close()
+					s.damaged++
+				}
+			}
+		}
+	}
 }
 
 // killBridges kills one bridge or several.

@@ -92,6 +92,7 @@ func (s *Sim) Report() (string, error) {
 	for _, k := range slices.Sorted(maps.Keys(kinds)) {
 		fmt.Fprintf(&b, "%8d  commits: %s\n", kinds[k], k)
 	}
+	fmt.Fprintf(&b, "%8d  files of a cache damaged\n", s.damaged)
 	for _, fault := range slices.Sorted(maps.Keys(s.done)) {
 		if s.cfg.Capture == WAL && slices.Contains(walFaults(), fault) {
 			continue // they are among the minimums

@@ -43,6 +43,7 @@ type Sim struct {
 	bar     time.Duration
 
 	kills, done map[string]int // done counts all faults
+	damaged     int            // files of a cache on disk; owned by damage while that runs
 	pauses      int
 	copied      string // the place of a copy of the broker's files
 	slowest     time.Duration
@@ -119,6 +120,7 @@ func (s *Sim) Run(ctx context.Context) error {
 	defer writers.Wait()
 	defer stop()
 	writers.Go(func() { s.writers.Run(writing) })
+	writers.Go(func() { s.damage(writing) })
 	s.torment(ctx)
 	stop()
 	writers.Wait()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -87,6 +88,8 @@ type World struct {
 	Edges   []*Proc
 	// Addrs are the edges' addresses. An edge that starts again has the same address.
 	Addrs []string
+	// CacheDir is where the first edge has its cache on disk.
+	CacheDir string
 	// BridgeEnv is the environment of every bridge.
 	BridgeEnv []string
 	// Beats knows the heartbeats' snapshots.
@@ -132,7 +135,8 @@ func (w *World) StartAll() {
 		w.Bridges[i] = w.newProc(fmt.Sprintf("bridge %d", i), "./cmd/bridge", w.BridgeEnv)
 	}
 	// The clients of one edge fall out of its small cache, to disk; those of the other don't.
-	cache := [][]string{{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_DIR=" + w.T.TempDir()}, {"HTTPEDGE_CACHE_BYTES=67108864"}}
+	w.CacheDir = filepath.Join(w.T.TempDir(), "cache")
+	cache := [][]string{{"HTTPEDGE_CACHE_BYTES=1048576", "HTTPEDGE_CACHE_DIR=" + w.CacheDir}, {"HTTPEDGE_CACHE_BYTES=67108864"}}
 	for i := range w.Edges {
 		port, err := testenv.FreePort()
 		if err != nil {
