@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -118,6 +119,44 @@ func TestWAL_SlotIsNeverAheadOfTheStream_I7(t *testing.T) {
 		return nil
 	})
 	b.running()
+}
+
+// The broker stands still. The bridge receives what is written meanwhile, and the slot waits until the broker has it.
+func TestWAL_SlotWaitsForTheBroker_I7(t *testing.T) {
+	needServers(t)
+	db, broker := testenv.Postgres(t), testenv.NATSProcess(t)
+	newBare(t, db, "t", 10)
+	conn := connect(t, db)
+	startWAL(t, db, broker.URL(), "t(capture=wal)")
+	f := follow(t, testenv.NATSConn(t, broker.URL()), bare("t"))
+	f.converge(conn)
+	broker.Pause()
+	stored := uint64(query[int64](t, conn, "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8"))
+	run(t, conn, "UPDATE t SET v = 'while the broker stood still'")
+	end, wait := query[string](t, conn, "SELECT pg_current_wal_lsn()::text"), time.Time{}
+	testenv.Eventually(t, long, func() error {
+		var sent bool
+		var reply, now time.Time
+		if err := conn.QueryRow(t.Context(), `SELECT r.sent_lsn >= $1::text::pg_lsn, coalesce(r.reply_time, 'epoch'), clock_timestamp()
+			FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE s.database = current_database()`, end).Scan(&sent, &reply, &now); err != nil {
+			return err
+		}
+		if !sent {
+			return errors.New("the bridge has not received it")
+		}
+		if wait.IsZero() {
+			wait = now
+		}
+		if !reply.After(wait) {
+			return errors.New("the bridge has not answered since")
+		}
+		return nil
+	})
+	if at := confirmed(t, conn, db); at > stored {
+		t.Errorf("the slot is at %d, and the stream had only what was before %d", at, stored)
+	}
+	broker.Resume()
+	f.converge(conn)
 }
 
 // Postgres is restarted and killed, its walsender is terminated, the broker and the bridge are killed. After each of these

@@ -848,7 +848,7 @@ var mutants = []mutant{
 		file: "internal/wal/session.go",
 		old:  "at = min(at, stored)",
 		new:  "at = max(at, stored)",
-		pkg:  "./internal/e2e", test: "TestWAL_EndedInTheMiddleOfATransaction_I7|TestWAL_SlotIsNeverAheadOfTheStream_I7",
+		pkg:  "./internal/e2e", test: "TestWAL_SlotWaitsForTheBroker_I7",
 	},
 	{
 		invariant: "I7", name: "gap-passed-over",
@@ -1049,8 +1049,8 @@ var mutants = []mutant{
 	{
 		invariant: "I3", name: "given-back-and-lost",
 		file: "internal/replay/reader.go",
-		old:  "\tr.at = p.before\n",
-		new:  "\t_ = p.before\n",
+		old:  "\tr.at = r.part.before\n",
+		new:  "\t_ = r.part.before\n",
 		pkg:  "./internal/replay", test: "TestReplay_WhatIsGivenBackComesAgain_I3",
 	},
 	{

@@ -163,13 +163,25 @@ func (h *Hub) awaitShown(ctx context.Context, req Request) error {
 	ctx, cancel := context.WithTimeout(ctx, req.ShownWithin)
 	defer cancel()
 	l := stream.NewLayout(h.opt.Prefix, req.Schema, req.Table, false)
+	err := h.awaitHeartbeat(ctx, l, func(now *answer) (bool, error) {
+		return stream.Shows(now.heartbeat.Header, now.heartbeat.Data, req.Shown)
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w: transaction %d", ErrNotShown, req.Shown)
+	}
+	return err
+}
+
+// awaitHeartbeat waits until the relation's last heartbeat is enough. All who wait share
+// the questions. It returns an error if there is no such relation, or ctx ends.
+func (h *Hub) awaitHeartbeat(ctx context.Context, l stream.Layout, enough func(*answer) (bool, error)) error {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
 		now, err := h.ask(ctx, l)
 		if err == nil && now.heartbeat != nil {
-			var shown bool
-			if shown, err = stream.Shows(now.heartbeat.Header, now.heartbeat.Data, req.Shown); shown {
+			var yes bool
+			if yes, err = enough(now); yes {
 				return nil
 			}
 		}
@@ -178,7 +190,7 @@ func (h *Hub) awaitShown(ctx context.Context, req Request) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: transaction %d", ErrNotShown, req.Shown)
+			return ctx.Err()
 		case <-t.C:
 		}
 	}
@@ -338,29 +350,18 @@ func (h *Hub) expired(ctx context.Context, s jetstream.Stream, since, first uint
 // heartbeat behind the stream's end: nil where the source came that far by
 // then (the broker had lost a tail), else ErrSinceAhead.
 func (h *Hub) awaitHigh(ctx context.Context, l stream.Layout, since, last uint64) error {
-	t := time.NewTicker(50 * time.Millisecond)
-	defer t.Stop()
-	for {
-		msg, seq, err := stream.Last(ctx, h.js, l.Stream, l.Heartbeat())
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return err
-		}
-		if err == nil && seq > last {
-			high, err := stream.High(msg.Header)
-			if err != nil {
-				return err
-			}
-			if high < since {
-				return ErrSinceAhead
-			}
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("no heartbeat came: %w", ctx.Err())
-		case <-t.C:
-		}
+	var high uint64
+	err := h.awaitHeartbeat(ctx, l, func(now *answer) (bool, error) {
+		high = now.high
+		return now.heartbeat.Seq > last, nil
+	})
+	if err != nil {
+		return fmt.Errorf("no heartbeat came: %w", err)
 	}
+	if high < since {
+		return ErrSinceAhead
+	}
+	return nil
 }
 
 // List returns the relations that the broker has streams of.
