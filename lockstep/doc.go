@@ -60,6 +60,11 @@
 // A server MAY also speak HTTP/2. Then there are no chunks: the body has the same
 // documents, one a line, and keep-alives as empty lines. Frames may end anywhere.
 //
+// A server MAY code the body with gzip or zstd, for a client that asks for that by name
+// in Accept-Encoding. Content-Encoding then names the coding. Each HTTP chunk is then the
+// beginning or the end of the coding, or holds one or more whole documents. A client can
+// decode these once it has the chunk.
+//
 // The header Lockstep-Incarnation names the life of the stream, and Lockstep-Floor is
 // the oldest since that it can honour. Both are of the time of the request.
 //

@@ -1,55 +1,94 @@
 package edge
 
 import (
+	"iter"
 	"strconv"
 
 	"bridge/lockstep"
 )
 
-// Form makes what a client gets of a document: see replay.Form.
+// Form makes what a client gets of documents: see replay.Form.
 type Form = interface {
-	Append(dst, doc []byte) ([]byte, error)
+	Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error)
+	Together() int
 }
 
-// form is the dialect of a response, and how its documents are delimited.
+// form is the dialect of a response, how it is coded, and how its documents are delimited.
 type form struct {
 	// flat says that documents are in the flat dialect, not as they are.
 	flat bool
-	// chunked says that each document is one HTTP chunk, as existing clients want it. HTTP/2
-	// needs no such frames.
+	// chunked says that each document, or each piece of a coding, is one HTTP chunk, as
+	// existing clients want it. HTTP/2 needs no such frames.
 	chunked bool
+	// coding is nil for none.
+	coding coding
 }
 
-// Append implements Form.
-func (f form) Append(dst, doc []byte) ([]byte, error) {
-	if f.flat {
-		flat, err := lockstep.AppendFlat(nil, doc)
-		if err != nil {
-			return dst, err
+// Together implements replay.Form.
+func (f form) Together() int {
+	if f.coding == nil {
+		return 0
+	}
+	return pieceBytes
+}
+
+// Append implements replay.Form.
+func (f form) Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error) {
+	var piece []byte
+	for doc := range docs {
+		if f.flat {
+			flat, err := lockstep.AppendFlat(nil, doc)
+			if err != nil {
+				return dst, err
+			}
+			doc = flat
 		}
-		doc = flat
+		if f.coding == nil {
+			dst = f.chunk(dst, doc)
+		} else {
+			piece = append(piece, doc...)
+		}
 	}
-	return f.frame(dst, doc), nil
+	if f.coding != nil {
+		dst = f.frame(dst, piece)
+	}
+	return dst, nil
 }
 
-// frame appends what is whole for the client: a document, a position, or a keep-alive.
-func (f form) frame(dst, doc []byte) []byte {
-	if !f.chunked {
-		return append(dst, doc...)
+// frame appends what is whole for the client: documents, a position, or a keep-alive.
+func (f form) frame(dst, docs []byte) []byte {
+	if f.coding != nil {
+		docs = f.coding.piece(docs)
 	}
-	return appendChunk(dst, doc)
+	return f.chunk(dst, docs)
 }
 
-// appendChunk frames a document as one HTTP chunk (RFC 9112, section 7.1).
-func appendChunk(dst, doc []byte) []byte {
-	dst = strconv.AppendUint(dst, uint64(len(doc)), 16)
+// chunk appends b, as one HTTP chunk where those are wanted (RFC 9112, section 7.1). A
+// chunk of nothing would end the response.
+func (f form) chunk(dst, b []byte) []byte {
+	if !f.chunked || len(b) == 0 {
+		return append(dst, b...)
+	}
+	dst = strconv.AppendUint(dst, uint64(len(b)), 16)
 	dst = append(dst, '\r', '\n')
-	dst = append(dst, doc...)
+	dst = append(dst, b...)
 	return append(dst, '\r', '\n')
 }
 
-// end appends what ends a response that is whole.
-func (f form) end(dst []byte) []byte {
+// begin appends what comes before all documents.
+func (f form) begin(dst []byte) []byte {
+	if f.coding == nil {
+		return dst
+	}
+	return f.chunk(dst, f.coding.begin())
+}
+
+// end appends what ends a response that is whole. Without the coding, the response has
+// the sum.
+func (f form) end(dst []byte, s sum) []byte {
+	if f.coding != nil {
+		dst = f.chunk(dst, f.coding.end(s))
+	}
 	if !f.chunked {
 		return dst
 	}

@@ -2,6 +2,7 @@ package edge_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"bridge/internal/edge"
@@ -22,7 +23,7 @@ func TestForms(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for chunked, want := range map[bool]string{true: string(frame([]byte(tt.want))), false: tt.want} {
-				got, err := edge.NewForm(tt.flat, chunked).Append([]byte("before"), row)
+				got, err := edge.NewForm(tt.flat, chunked).Append([]byte("before"), slices.Values([][]byte{row}))
 				if want = "before" + want; err != nil || string(got) != want {
 					t.Errorf("chunked %v: got %q, %v, want %q", chunked, got, err, want)
 				}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,17 +101,27 @@ func (f *feed) Close() { close(f.closed) }
 type part [][]byte
 
 func (p part) Render(f edge.Form) (data []byte, begin int, ends []uint32, err error) {
-	data = []byte("of another part")
+	return render([]byte("of another part"), p, f)
+}
+
+// render appends documents in the form, to what is there. If the form puts documents together, these become one piece.
+func render(data []byte, docs [][]byte, f edge.Form) (_ []byte, begin int, ends []uint32, err error) {
 	begin = len(data)
-	for _, doc := range p {
-		if data, err = f.Append(data, doc); err != nil {
+	most := 1
+	if f.Together() > 0 {
+		most = len(docs)
+	}
+	for piece := range slices.Chunk(docs, most) {
+		if data, err = f.Append(data, slices.Values(piece)); err != nil {
 			return nil, 0, nil, err
 		}
-		ends = append(ends, uint32(len(data)))
+		ends = append(ends, slices.Repeat([]uint32{uint32(len(data))}, len(piece))...)
 	}
 	return data, begin, ends, nil
 }
 
+func (p part) Len() int        { return len(p) }
+func (p part) Size(n int) int  { return len(p[n]) }
 func (p part) Row(int) bool    { return true }
 func (p part) Rows() int       { return len(p) }
 func (p part) Completed() bool { return false }

@@ -19,7 +19,7 @@ func over2(t *testing.T, buffer int) *http.Client {
 	t.Helper()
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
-	tr := &http.Transport{Protocols: &p, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: buffer}}
+	tr := &http.Transport{Protocols: &p, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: buffer}, DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }

@@ -11,12 +11,12 @@ import (
 // what it is, but for rows that have a newer version by now.
 const pageCache = "public, max-age=60"
 
-// header returns the headers of a page's response.
-func (p Page) header(st Stream, req Request) header {
+// header returns the headers of a page's response in the coding.
+func (p Page) header(st Stream, req Request, c coding) header {
 	if p.Next == nil {
-		return append(headerOf(st, noStore), [2]string{"Vary", pageVary})
+		return append(headerOf(st, noStore, c), [2]string{"Vary", pageVary})
 	}
-	h := append(headerOf(st, pageCache), [2]string{"Vary", pageVary}, [2]string{"ETag", p.etag(req)})
+	h := append(headerOf(st, pageCache, c), [2]string{"Vary", pageVary}, [2]string{"ETag", p.etag(req)})
 	// Relative to the request, whatever proxies have made of its path.
 	next := fmt.Sprintf("?cursor=%s&follow=0&limit=%d", p.Next, req.Limit)
 	if req.Positions > 0 && req.Positions < math.MaxInt {
@@ -28,9 +28,9 @@ func (p Page) header(st Stream, req Request) header {
 	return append(h, [2]string{"Link", "<" + next + `>; rel="next"`})
 }
 
-// pageVary names the request headers on which a page may depend: the form, and whether a
-// browser may show it to its page.
-const pageVary = "Accept, Origin"
+// pageVary names the request headers on which a page may depend: the form, how it is coded,
+// and whether a browser may show it to its page.
+const pageVary = "Accept, Accept-Encoding, Origin"
 
 // known says whether the client has the page already.
 func (p Page) known(r *http.Request, req Request) bool {

@@ -17,25 +17,24 @@ type positions struct {
 // wanted says whether the client wants to be told, and was sent rows since it was.
 func (q *positions) wanted() bool { return q.every > 0 && q.rows > 0 }
 
-// scan goes over the first most documents of a part, which end at ends in what begins at
-// begin. It returns after how many the client is to be told its position, and due; or all,
-// and not due.
-func (q *positions) scan(p Part, begin int, ends []uint32, most int) (n int, due bool) {
+// scan goes over the documents of a part that have the ends. It returns after how many the
+// client is to be told its position, and due; or all, and not due. Documents with the same
+// end are one piece: no position comes between them.
+func (q *positions) scan(p Part, ends []uint32) (n int, due bool) {
 	if q.every == 0 {
-		return most, false
+		return len(ends), false
 	}
-	for i := range most {
-		size := int(ends[i]) - begin
-		begin = int(ends[i])
+	for i := range ends {
 		if !p.Row(i) {
 			q.rows, q.bytes = 0, 0
 			continue
 		}
-		q.rows, q.bytes = q.rows+1, q.bytes+size
-		if q.rows >= q.every || q.bytes >= positionBytes {
+		q.rows, q.bytes = q.rows+1, q.bytes+p.Size(i)
+		between := i == len(ends)-1 || ends[i] != ends[i+1]
+		if between && (q.rows >= q.every || q.bytes >= positionBytes) {
 			q.rows, q.bytes = 0, 0
 			return i + 1, true
 		}
 	}
-	return most, false
+	return len(ends), false
 }

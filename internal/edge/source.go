@@ -81,9 +81,14 @@ type Page struct {
 
 // Part is a run of whole documents.
 type Part interface {
-	// Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
-	// where each document ends. All stay as they are.
+	// Render returns the first documents in the form, at least one: data[begin:ends[len(ends)-1]].
+	// ends has where each document ends, or the piece that it is in. All stay as they are.
+	// A form without pieces gets all documents.
 	Render(f Form) (data []byte, begin int, ends []uint32, err error)
+	// Len returns how many documents there are.
+	Len() int
+	// Size returns how many bytes the nth document has as it is.
+	Size(n int) int
 	// Row says whether the nth document, counted from 0, is a row, and not a heartbeat.
 	Row(n int) bool
 	// Position returns the place of a client that got the first n documents, at least one.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -19,15 +20,19 @@ import (
 // header is a response's headers but for those of the connection, in their order.
 type header [][2]string
 
-// headerOf returns the headers of a stream's response.
-func headerOf(st Stream, cache string) header {
-	return header{
+// headerOf returns the headers of a stream's response in the coding.
+func headerOf(st Stream, cache string, c coding) header {
+	h := header{
 		{"Content-Type", "application/json"},
 		{"Cache-Control", cache},
 		{"X-Accel-Buffering", "no"},
 		{"Lockstep-Incarnation", st.Incarnation()},
 		{"Lockstep-Floor", strconv.FormatUint(st.Floor(), 10)},
 	}
+	if c != nil {
+		h = append(h, [2]string{"Content-Encoding", c.name()})
+	}
+	return h
 }
 
 // noStore is the Cache-Control of an answer that is another one the next time.
@@ -112,14 +117,18 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, req Request) *clie
 // begin makes the response one that the stream is written to. It returns no client if the
 // headers are the whole answer.
 func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Request, req Request, st Stream) (*client, error) {
+	coding := accepted(r.Header.Values("Accept-Encoding"))
+	if req.Positions > 0 && req.Positions < math.MaxInt {
+		coding = nil // a position may be due in the middle of a piece
+	}
 	var page Page
-	h := headerOf(st, noStore)
+	h := headerOf(st, noStore, coding)
 	if req.Limit > 0 {
 		var err error
 		if page, err = st.Page(ctx, req.Limit); err != nil {
 			return nil, err
 		}
-		h = page.header(st, req)
+		h = page.header(st, req, coding)
 	}
 	if known := page.known(r, req); known || r.Method == http.MethodHead {
 		h.write(w)
@@ -134,19 +143,22 @@ func (s *Server) begin(ctx context.Context, w http.ResponseWriter, r *http.Reque
 		return nil, nil
 	}
 	c := &client{
-		s: s, remote: r.RemoteAddr, table: lockstep.RelationName(req.Schema, req.Table), since: req.Since, stream: st, form: form{flat: req.Flat, chunked: r.ProtoMajor == 1}, pageEnd: page.Next, positions: positions{every: req.Positions},
+		s: s, remote: r.RemoteAddr, table: lockstep.RelationName(req.Schema, req.Table), since: req.Since, stream: st, form: form{flat: req.Flat, chunked: r.ProtoMajor == 1, coding: coding}, pageEnd: page.Next, positions: positions{every: req.Positions},
 		batch: &s.batches[s.served.Add(1)%drainBatches],
+	}
+	if coding != nil && coding.summed() && !req.Follow {
+		c.sum = &sum{}
 	}
 	if r.ProtoMajor == 2 {
 		h.write(w)
-		c.wire = newHTTP2(w)
+		c.wire, c.head = newHTTP2(w), c.form.begin(nil)
 		return c, nil
 	}
 	conn, err := takeOver(w)
 	if err != nil {
 		return nil, err
 	}
-	c.wire, c.head = conn, h.head()
+	c.wire, c.head = conn, c.form.begin(h.head())
 	return c, nil
 }
 
@@ -191,8 +203,10 @@ type client struct {
 	form    form
 	pageEnd *lockstep.Cursor
 
-	// head is nil once it is sent, or where net/http has sent it.
+	// head is what comes before all documents, nil once it is sent.
 	head []byte
+	// sum is that of what was sent, nil if nobody needs it.
+	sum *sum
 
 	positions   positions
 	rows, bytes int64
@@ -218,16 +232,20 @@ func (c *client) run() (reason string, err error) {
 			}
 			doubtful = false
 			if time.Since(lastWrite) >= c.s.opt.KeepAlive {
-				sent, err = true, c.write(c.form.frame(nil, keepAlive))
+				sent, err = true, c.write(c.frame(nil, keepAlive))
 				doubtful = seen == peerSilent
 			}
 		}
 		if errors.Is(err, io.EOF) {
 			var last []byte
 			if c.pageEnd != nil && c.positions.wanted() {
-				last = c.form.frame(nil, lockstep.AppendPosition(nil, *c.pageEnd))
+				last = c.frame(nil, lockstep.AppendPosition(nil, *c.pageEnd))
 			}
-			if err := c.finish(c.form.end(last)); err != nil {
+			var s sum
+			if c.sum != nil {
+				s = *c.sum
+			}
+			if err := c.finish(c.form.end(last, s)); err != nil {
 				return c.why(err)
 			}
 			return reasonEnd, nil
@@ -272,9 +290,9 @@ func (c *client) send(p Part) (rest []byte, all bool, err error) {
 		return nil, false, err
 	}
 	next := c.positions
-	n, due := next.scan(p, begin, ends, len(ends))
+	n, due := next.scan(p, ends)
 	if p.Completed() {
-		if err := c.write(c.form.frame(nil, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))); err != nil {
+		if err := c.write(c.frame(nil, lockstep.AppendSnapshotCompleted(nil, time.Now().Unix()))); err != nil {
 			return nil, false, err
 		}
 	}
@@ -290,26 +308,50 @@ func (c *client) send(p Part) (rest []byte, all bool, err error) {
 		within := sort.Search(n, func(i int) bool { return int(ends[i])-begin > sent })
 		between := within == 0 && sent == 0 || within > 0 && int(ends[within-1])-begin == sent
 		if !between || !c.batch.ends() {
-			within++
-			rest = bytes.Clone(data[sent : int(ends[within-1])-begin])
+			piece := ends[within]
+			within = sort.Search(n, func(i int) bool { return ends[i] > piece })
+			rest = bytes.Clone(data[sent : int(piece)-begin])
 		}
 		if within < n {
 			next = c.positions
-			n, due = next.scan(p, begin, ends, within)
+			n, due = next.scan(p, ends[:within])
 		}
 		break
 	}
 	c.positions = next
-	if due {
-		rest = c.form.frame(rest, lockstep.AppendPosition(nil, p.Position(n)))
+	if err := c.add(p, n); err != nil {
+		return nil, false, err
 	}
-	if all = n == len(ends); all && rest == nil {
+	if due {
+		rest = c.frame(rest, lockstep.AppendPosition(nil, p.Position(n)))
+	}
+	if all = n == p.Len(); all && rest == nil {
 		c.count(p.Rows())
 		return nil, true, nil
 	}
 	rows, err := c.stream.Return(n)
 	c.count(rows)
 	return rest, all, err
+}
+
+// frame appends what is no document of a part.
+func (c *client) frame(dst, b []byte) []byte {
+	if c.sum != nil {
+		c.sum.add(b)
+	}
+	return c.form.frame(dst, b)
+}
+
+// add takes note of the first n documents of a part for the sum.
+func (c *client) add(p Part, n int) error {
+	if c.sum == nil || n == 0 {
+		return nil
+	}
+	data, begin, ends, err := p.Render(form{flat: c.form.flat})
+	if err == nil {
+		c.sum.add(data[begin:ends[n-1]])
+	}
+	return err
 }
 
 func (c *client) count(rows int) {

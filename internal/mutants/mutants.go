@@ -447,7 +447,7 @@ var mutants = []mutant{
 	{
 		invariant: "I3", name: "positions-of-a-stalled-client",
 		file: "internal/edge/stream.go",
-		old:  "n, due = next.scan(p, begin, ends, within)",
+		old:  "n, due = next.scan(p, ends[:within])",
 		new:  "n = within",
 		pkg:  "./internal/edge", test: "TestServer_PositionsOfAStalledClient",
 	},
@@ -503,7 +503,7 @@ var mutants = []mutant{
 	{
 		invariant: "I11", name: "rest-of-a-chunk-not-sent",
 		file: "internal/edge/stream.go",
-		old:  "rest = bytes.Clone(data[sent : int(ends[within-1])-begin])",
+		old:  "rest = bytes.Clone(data[sent : int(piece)-begin])",
 		new:  "rest = bytes.Clone(data[sent:sent])",
 		pkg:  "./internal/edge", test: "TestServer_StalledClientIsKeptNothing",
 	},
@@ -527,6 +527,34 @@ var mutants = []mutant{
 		old:  "if !s.whole && !s.returned {",
 		new:  "if s.whole && !s.returned {",
 		pkg:  "./internal/edge", test: "TestServer_HTTP2_CutIsReset_I3",
+	},
+	{
+		invariant: "I3", name: "begins-within-a-piece-and-skips-it",
+		file: "internal/replay/reader.go",
+		old:  "if r.within(p.from) {",
+		new:  "if false && r.within(p.from) {",
+		pkg:  "./internal/replay", test: "TestPart_Pieces_I3",
+	},
+	{
+		invariant: "I3", name: "ends-within-a-piece-and-takes-it",
+		file: "internal/replay/reader.go",
+		old:  "if r.within(to) {",
+		new:  "if false && r.within(to) {",
+		pkg:  "./internal/replay", test: "TestPart_Pieces_I3",
+	},
+	{
+		invariant: "I11", name: "coded-row-waits-for-the-next",
+		file: "internal/edge/coding.go",
+		old:  "_ = w.Flush()",
+		new:  "_ = w",
+		pkg:  "./internal/edge", test: "TestServer_CodedRowsAreNotHeldBack",
+	},
+	{
+		invariant: "I11", name: "stalled-within-a-piece-and-cut-there",
+		file: "internal/edge/stream.go",
+		old:  "within = sort.Search(n, func(i int) bool { return ends[i] > piece })",
+		new:  "within++",
+		pkg:  "./internal/edge", test: "TestServer_CodedForAStalledClient",
 	},
 	{
 		invariant: "I10", name: "http2-write-waits-for-ever",

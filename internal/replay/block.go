@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"iter"
 	"slices"
 	"sort"
 	"sync"
@@ -246,21 +247,44 @@ func (v *view) highFrom(n int) uint64 {
 	return max(v.highBefore, v.documents[n-1].high)
 }
 
-// Form makes what clients get of a document. Its values are comparable.
+// Form makes what clients get of documents. Its values are comparable.
 type Form = interface {
-	// Append appends the document doc in this form. doc ends with a newline.
-	Append(dst, doc []byte) ([]byte, error)
+	// Append appends one piece: documents in this form. A client can use a piece only as a
+	// whole. Each document ends with a newline.
+	Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error)
+	// Together is about how many bytes of documents a piece has, 0 if each document is a
+	// piece of its own.
+	Together() int
 }
 
 // rendering is a block in one form.
 type rendering struct {
 	data []byte
-	// ends has where each document ends in data. There may be fewer than the block has.
+	// ends has where each document's piece ends in data. There may be fewer than the block has.
 	ends []uint32
 }
 
-// render returns the first n documents of the view in the form, and whether it had to
-// make some of that. The bytes stay as they are.
+// within says whether the documents before i and i are in one piece.
+func (r rendering) within(i int) bool {
+	return i > 0 && i < len(r.ends) && r.ends[i-1] == r.ends[i]
+}
+
+// next returns the first document after i that begins a piece.
+func (r rendering) next(i int) int {
+	for i++; r.within(i); i++ {
+	}
+	return i
+}
+
+// previous returns the last document up to i that begins a piece.
+func (r rendering) previous(i int) int {
+	for ; r.within(i); i-- {
+	}
+	return i
+}
+
+// render returns at least the first n documents of the view in the form, and whether it
+// had to make some of that. The bytes stay as they are.
 func (v *view) render(f Form, n int) (_ rendering, grew bool, err error) {
 	b := v.Block
 	b.mu.Lock()
@@ -268,7 +292,7 @@ func (v *view) render(f Form, n int) (_ rendering, grew bool, err error) {
 	r := b.renderings[f]
 	if r == nil {
 		r = &rendering{}
-		if b.marks.last != 0 { // all of it in one go
+		if b.marks.last != 0 && f.Together() == 0 { // all of it in one go
 			r.data = make([]byte, 0, len(v.data)+around*len(v.documents))
 			r.ends = make([]uint32, 0, len(v.documents))
 		}
@@ -279,13 +303,37 @@ func (v *view) render(f Form, n int) (_ rendering, grew bool, err error) {
 			b.renderings[f] = r
 		}
 	}
+	piece := run{view: v}
+	docs := piece.each // one for all pieces
 	for ; len(r.ends) < n; grew = true {
-		if r.data, err = f.Append(r.data, v.document(len(r.ends))); err != nil {
+		piece.from = len(r.ends)
+		piece.to = v.piece(piece.from, f.Together())
+		if r.data, err = f.Append(r.data, docs); err != nil {
 			return rendering{}, grew, err
 		}
-		r.ends = append(r.ends, uint32(len(r.data)))
+		for range piece.to - piece.from {
+			r.ends = append(r.ends, uint32(len(r.data)))
+		}
 	}
-	return rendering{data: r.data, ends: r.ends[:n]}, grew, nil
+	return *r, grew, nil
+}
+
+// run is the documents [from, to) of a view.
+type run struct {
+	view     *view
+	from, to int
+}
+
+func (r *run) each(yield func([]byte) bool) {
+	for i := r.from; i < r.to && yield(r.view.document(i)); i++ {
+	}
+}
+
+// piece returns where a piece of about so many bytes ends that begins with the document.
+func (v *view) piece(from, bytes int) (to int) {
+	for to = from + 1; to < len(v.documents) && int(v.documents[to].end-v.documents[from].end) < bytes; to++ {
+	}
+	return to
 }
 
 // around is about how many bytes a form adds to a document.

@@ -90,3 +90,32 @@ func KeepsPromise(promised uint64, known stream.Epochs, seq uint64, list stream.
 	r := &relation{promised: follow.NewPlace(stream.Relation{}, promised, known), promisedEpochs: known}
 	return r.keepsPromise(follow.Message{Seq: seq, Header: nats.Header{stream.EpochsHeader: {list.String()}}})
 }
+
+// Rendered returns the documents [from, to) of a block in the form, as a client gets them part by part, and calls check with
+// each of these. Others got the block's documents when it had as many as at says.
+func Rendered(docs []string, at []int, from, to int, f Form, check func(data string, ends []uint32)) error {
+	b := &Block{relation: &relation{hub: &Hub{cache: newCache(math.MaxInt)}}}
+	for i, doc := range docs {
+		b.append(uint64(i+1), 0, false, []byte(doc))
+		if slices.Contains(at, i+1) {
+			v, _ := b.view()
+			if _, _, err := v.render(f, i+1); err != nil {
+				return err
+			}
+		}
+	}
+	for from < to {
+		v, _ := b.view()
+		data, begin, ends, err := (&Part{view: v, from: from, to: to}).Render(f)
+		if err != nil {
+			return err
+		}
+		relative := make([]uint32, len(ends))
+		for i, end := range ends {
+			relative[i] = end - uint32(begin)
+		}
+		check(string(data[begin:ends[len(ends)-1]]), relative)
+		from += len(ends)
+	}
+	return nil
+}

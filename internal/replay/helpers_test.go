@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"sync"
@@ -225,7 +226,14 @@ func after(c lockstep.Cursor) replay.Request {
 // plain is the form of documents as they are.
 type plain struct{}
 
-func (plain) Append(dst, doc []byte) ([]byte, error) { return append(dst, doc...), nil }
+func (plain) Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error) {
+	for doc := range docs {
+		dst = append(dst, doc...)
+	}
+	return dst, nil
+}
+
+func (plain) Together() int { return 0 }
 
 // documents returns what is in a part.
 func documents(t *testing.T, p *replay.Part) [][]byte {

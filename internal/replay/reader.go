@@ -90,8 +90,16 @@ func (p *Part) Position(n int) lockstep.Cursor {
 	return c
 }
 
-// Render returns the documents in the form: data[begin:ends[len(ends)-1]]. ends has
-// where each document ends. All stay as they are.
+// Len returns how many documents there are.
+func (p *Part) Len() int { return p.to - p.from }
+
+// Size returns how many bytes the nth document, counted from 0, has as it is.
+func (p *Part) Size(n int) int { return len(p.view.document(p.from + n)) }
+
+// Render returns the first documents in the form, at least one: data[begin:ends[len(ends)-1]].
+// ends has where each document's piece ends. All stay as they are. If the part begins or
+// ends within a piece, what it has of that is rendered for it alone, and is all that is
+// returned, or is left out.
 func (p *Part) Render(f Form) (data []byte, begin int, ends []uint32, err error) {
 	r, grew, err := p.view.render(f, p.to)
 	if err != nil {
@@ -102,10 +110,25 @@ func (p *Part) Render(f Form) (data []byte, begin int, ends []uint32, err error)
 		cache.grew(p.view.Block)
 		cache.trim()
 	}
+	to := p.to
+	if r.within(p.from) {
+		return p.alone(f, min(to, r.next(p.from)))
+	}
+	if r.within(to) {
+		if to = r.previous(to); to <= p.from {
+			return p.alone(f, p.to)
+		}
+	}
 	if p.from > 0 {
 		begin = int(r.ends[p.from-1])
 	}
-	return r.data, begin, r.ends[p.from:], nil
+	return r.data, begin, r.ends[p.from:to], nil
+}
+
+// alone renders the documents before to as a piece that nobody else gets.
+func (p *Part) alone(f Form, to int) (data []byte, begin int, ends []uint32, err error) {
+	data, err = f.Append(nil, (&run{&p.view, p.from, to}).each)
+	return data, 0, slices.Repeat([]uint32{uint32(len(data))}, to-p.from), err
 }
 
 // Incarnation returns the stream's incarnation, and Floor its floor when the client came.

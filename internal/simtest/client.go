@@ -26,7 +26,7 @@ type Client struct {
 	tokens func(*rand.Rand) *Token
 
 	// exact is set for a client that resumes by cursor, reads finite answers page by page, and asks by HTTP/2 every other
-	// time. dials counts its requests, and is owned by Run.
+	// time, and for each coding in turn. dials counts its requests, and is owned by Run.
 	exact bool
 	dials int
 
@@ -139,6 +139,7 @@ func (c *Client) connection(ctx context.Context) {
 func (c *Client) dial(addr string, opt Options) (*Stream, error) {
 	if opt.Exact = c.exact; opt.Exact {
 		opt.Cursor, opt.HTTP2 = c.cursor, c.dials%2 == 1
+		opt.Coding = []string{"", "gzip", "zstd"}[c.dials/2%3]
 		c.dials++
 	}
 	if c.since == 0 && opt.Cursor == "" {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,14 +19,16 @@ import (
 	"time"
 
 	"bridge/lockstep"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Stream is one response. It accepts only what the protocol allows, and is parsed without an HTTP library, but for HTTP/2.
 type Stream struct {
 	conn *limited
-	// in has what the connection brings; or the body, if bare is set: then documents are not chunks.
-	in    *bufio.Reader
-	bare  bool
+	in   *bufio.Reader
+	// lines is the body, decoded, where documents are not chunks.
+	lines *bufio.Reader
 	quiet time.Duration
 	// more says that another page follows this answer.
 	more bool
@@ -57,9 +60,10 @@ var (
 // Options of a request.
 type Options struct {
 	Finite bool
-	// HTTP2 asks by HTTP/2.
-	HTTP2 bool
-	// Exact asks for what comes after Cursor, which may be empty, and for many positions.
+	// HTTP2 asks by HTTP/2, Coding for gzip or zstd, "" for neither.
+	HTTP2  bool
+	Coding string
+	// Exact asks for what comes after Cursor, which may be empty, and without Coding for many positions.
 	Exact  bool
 	Cursor string
 	// Limit is the size of a page, 0 for all.
@@ -79,9 +83,9 @@ func Dial(addr, relation string, since uint64, opt Options) (*Stream, error) {
 	s := NewStream(conn, opt)
 	_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
 	if opt.HTTP2 {
-		err = s.ask(addr, "/"+relation+opt.query(since))
-	} else if _, err = io.WriteString(conn, "GET /"+relation+opt.query(since)+" HTTP/1.1\r\nHost: "+addr+"\r\n\r\n"); err == nil {
-		err = s.head()
+		err = s.ask(addr, "/"+relation+opt.query(since), opt.Coding)
+	} else {
+		err = s.ask1(addr, "/"+relation+opt.query(since), opt.Coding)
 	}
 	if err != nil {
 		s.Close()
@@ -101,7 +105,9 @@ func (o Options) query(since uint64) string {
 	}
 	if o.Exact {
 		q.Set("cursor", o.Cursor)
-		q.Set("positions", "7")
+		if o.Coding == "" {
+			q.Set("positions", "7")
+		}
 	}
 	if o.Limit > 0 {
 		q.Set("limit", strconv.Itoa(o.Limit))
@@ -143,63 +149,140 @@ func (s *Stream) line() (string, error) {
 	return string(b[:len(b)-2]), nil
 }
 
-// head reads the status line and the headers.
-func (s *Stream) head() error {
+// ask1 asks by HTTP/1.1, and reads the head of the answer.
+func (s *Stream) ask1(addr, target, coding string) error {
+	request := "GET " + target + " HTTP/1.1\r\nHost: " + addr + "\r\n"
+	if coding != "" {
+		request += "Accept-Encoding: " + coding + "\r\n"
+	}
+	if _, err := io.WriteString(s.conn, request+"\r\n"); err != nil {
+		return err
+	}
+	got, err := s.head()
+	if err != nil || got == "" && coding == "" {
+		return err
+	}
+	return s.decode(&chunks{of: s}, got, coding)
+}
+
+// decode makes the stream one of the lines in a body in the coding got, which must be the one that was asked for.
+func (s *Stream) decode(body io.Reader, got, want string) error {
+	if got != want {
+		return odd("Content-Encoding is %q, want %q", got, want)
+	}
+	body = known{body}
+	switch want {
+	case "gzip":
+		r, err := gzip.NewReader(body)
+		if err != nil {
+			return err
+		}
+		r.Multistream(false) // as browsers do
+		body = r
+	case "zstd":
+		r, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return err
+		}
+		body = r
+	}
+	s.lines = bufio.NewReader(body)
+	return nil
+}
+
+// chunks is the body of a chunked answer.
+type chunks struct {
+	of   *Stream
+	rest []byte
+}
+
+func (c *chunks) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 {
+		chunk, err := c.of.chunk()
+		if err != nil {
+			return 0, err
+		}
+		c.rest = chunk
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// known is a body whose errors nobody takes for its end: the decoder of zstd takes io.ErrUnexpectedEOF for that.
+type known struct{ io.Reader }
+
+func (k known) Read(p []byte) (int, error) {
+	n, err := k.Reader.Read(p)
+	switch {
+	case errors.Is(err, ErrTorn):
+		err = fmt.Errorf("%w: %v", ErrTorn, err)
+	case err != nil && err != io.EOF:
+		err = fmt.Errorf("%w: %v", ErrCut, err)
+	}
+	return n, err
+}
+
+// head reads the status line and the headers, and returns the coding.
+func (s *Stream) head() (coding string, err error) {
 	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
 	status, err := s.line()
 	if err != nil {
-		return err
+		return "", err
 	}
 	header := map[string]string{}
 	for {
 		l, err := s.line()
 		if err != nil {
-			return err
+			return "", err
 		}
 		if l == "" {
 			break
 		}
 		name, value, ok := strings.Cut(l, ": ")
 		if !ok {
-			return odd("not a header: %q", l)
+			return "", odd("not a header: %q", l)
 		}
 		header[strings.ToLower(name)] = value
 	}
 	if status != "HTTP/1.1 200 OK" {
-		return s.refusal(status, header)
+		return "", s.refusal(status, header)
 	}
 	s.more = strings.HasSuffix(header["link"], `rel="next"`)
 	if header["transfer-encoding"] != "chunked" {
-		return odd("Transfer-Encoding is %q, want chunked", header["transfer-encoding"])
+		return "", odd("Transfer-Encoding is %q, want chunked", header["transfer-encoding"])
 	}
-	return nil
+	return header["content-encoding"], nil
 }
 
 // ask asks by HTTP/2, and reads the head of the answer.
-func (s *Stream) ask(addr, target string) error {
+func (s *Stream) ask(addr, target, coding string) error {
 	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	transport := http.Transport{Protocols: &protocols, DialContext: func(context.Context, string, string) (net.Conn, error) {
+	transport := http.Transport{Protocols: &protocols, DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return s.conn, nil
 	}}
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+addr+target, nil)
 	if err != nil {
 		return err
 	}
+	if coding != "" {
+		req.Header.Set("Accept-Encoding", coding)
+	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return err
 	}
-	s.in, s.bare = bufio.NewReader(resp.Body), true
 	if resp.StatusCode != http.StatusOK {
+		s.in = bufio.NewReader(resp.Body)
 		return s.refused(resp.StatusCode, resp.Header.Get("Content-Length"))
 	}
 	if te := resp.Header.Get("Transfer-Encoding"); te != "" {
 		return odd("Transfer-Encoding is %q, want none", te)
 	}
 	s.more = strings.HasSuffix(resp.Header.Get("Link"), `rel="next"`)
-	return nil
+	return s.decode(resp.Body, resp.Header.Get("Content-Encoding"), coding)
 }
 
 // limited is a connection of which only so many bytes are read: left more.
@@ -256,7 +339,7 @@ const maxChunk = 16 << 20
 // without one, the error wraps ErrCut or ErrTorn. If the server breaks the protocol, the error is an *OddError.
 func (s *Stream) Next() (lockstep.Message, error) {
 	read := s.chunk
-	if s.bare {
+	if s.lines != nil {
 		read = s.bareLine
 	}
 	for {
@@ -315,7 +398,7 @@ func (s *Stream) chunk() ([]byte, error) {
 // bareLine reads one line of a body that has no chunks.
 func (s *Stream) bareLine() ([]byte, error) {
 	_ = s.conn.SetReadDeadline(time.Now().Add(s.quiet))
-	line, err := s.in.ReadBytes('\n')
+	line, err := s.lines.ReadBytes('\n')
 	switch {
 	case err == nil:
 		return line, nil

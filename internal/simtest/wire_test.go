@@ -1,6 +1,8 @@
 package simtest_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +13,8 @@ import (
 	"testing"
 
 	"bridge/internal/simtest"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 func chunked(docs ...string) string {
@@ -118,6 +122,49 @@ func TestStream_HTTP2_I11(t *testing.T) {
 		s.Close()
 		if n != 3 || !errors.Is(err, want) || cut == "" && errors.Is(err, simtest.ErrCut) {
 			t.Errorf("cut %q: %d documents and %v, want 2 and %v", cut, n-1, err, want)
+		}
+	}
+}
+
+// In a coding, too, a client gets whole documents, and knows an end from a cut (I11).
+func TestStream_Coded_I11(t *testing.T) {
+	code := map[string]func(string) []byte{
+		"gzip": func(text string) []byte {
+			var b bytes.Buffer
+			w := gzip.NewWriter(&b)
+			_, _ = io.WriteString(w, text)
+			_ = w.Flush()
+			return b.Bytes()
+		},
+		"zstd": func(text string) []byte {
+			w, _ := zstd.NewWriter(nil)
+			return w.EncodeAll([]byte(text), nil)
+		},
+	}
+	for coding, code := range code {
+		for within, want := range map[string]error{"": simtest.ErrCut, aRow[:20]: simtest.ErrTorn} {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Accept-Encoding"); got != coding || r.URL.Query().Has("positions") {
+					t.Errorf("a request for %s with the coding %q", r.URL, got)
+				}
+				w.Header().Set("Content-Encoding", coding)
+				_, _ = w.Write(code(aRow + "\r\n" + aBeat + within))
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}))
+			s, err := simtest.Dial(srv.Listener.Addr().String(), "t", 0, simtest.Options{Coding: coding, Exact: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			for ; err == nil; n++ {
+				_, err = s.Next()
+			}
+			s.Close()
+			srv.Close()
+			if n != 3 || !errors.Is(err, want) {
+				t.Errorf("%s, cut after %q: %d documents and %v, want 2 and %v", coding, within, n-1, err, want)
+			}
 		}
 	}
 }
