@@ -279,6 +279,12 @@ func TestWAL_GapIsSaid_I8(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 1},
+		"stream and slot lost": {func(t *testing.T, conn *pgx.Conn, db string, js jetstream.JetStream) {
+			dropSlot(t, conn, db)
+			if err := js.DeleteStream(t.Context(), logOf("t").layout().Stream); err != nil {
+				t.Fatal(err)
+			}
+		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1516,6 +1516,13 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestPrograms_RecommendedPathLogsNoWarning",
 	},
 	{
+		invariant: "I8", name: "loss-of-stream-and-slot-unsaid",
+		file: "internal/wal/relation.go",
+		old:  "lost = cmp.Or(lost, reason) // also",
+		new:  "_ = reason // also",
+		pkg:  "./internal/e2e", test: "TestWAL_GapIsSaid_I8",
+	},
+	{
 		invariant: "I10", name: "null-key-published",
 		file: "internal/poller/rows.go",
 		old:  "if b.s.form.Keyless(values) {",

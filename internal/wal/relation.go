@@ -280,9 +280,7 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		if reason == "" {
 			return pos, lost, nil
 		}
-		if reason != noStream || !b.first {
-			lost = cmp.Or(lost, reason)
-		}
+		lost = cmp.Or(lost, reason) // also at what looks like a first start: nobody can tell it from the loss of all
 		// Who was shown xmax itself, by a heartbeat, misses nothing of what had
 		// begun by then; and the first heartbeat may show it again.
 		if err := r.sink.Restart(ctx, reason, b.xmax-1); err != nil {
