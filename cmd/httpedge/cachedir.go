@@ -14,7 +14,7 @@ import (
 
 // cacheDir returns the folder for the cache on disk, empty for none, and what ends its
 // use. A folder that was named is made if it does not exist. It must be this edge's alone,
-// and what an edge left there is removed. Without a name it is a new one.
+// and what an earlier edge left there stays. Without a name it is a new one.
 func cacheDir(cfg *Config, log zerolog.Logger) (dir string, done func(), err error) {
 	if cfg.cacheDiskBytes == 0 {
 		return "", func() {}, nil
@@ -82,10 +82,9 @@ func newPrivate() (dir string, unlock func(), err error) {
 	return "", nil, err
 }
 
-// blocks returns an empty folder in dir.
+// blocks returns the folder in dir that has nothing but the cache.
 func blocks(dir string) string {
 	dir = filepath.Join(dir, "blocks")
-	_ = os.RemoveAll(dir)
 	_ = os.Mkdir(dir, 0o700) // if it can't be made, the cache says so when it writes
 	return dir
 }

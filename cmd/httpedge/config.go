@@ -25,7 +25,7 @@ type Config struct {
 	NatsJSDomain         string `envconfig:"NATS_JS_DOMAIN" desc:"JetStream domain that has the streams, if not that of the NATS servers: for a leaf node or an imported account"`
 	Listen               string `default:"127.0.0.1:8080" desc:"address for clients, and for /healthz, /readyz and /metrics"`
 	CacheBytes           string `split_words:"true" default:"64MiB" desc:"memory for what clients read of all relations"`
-	CacheDir             string `split_words:"true" desc:"folder for what does not fit into that memory; by default a private one among the temporary files"`
+	CacheDir             string `split_words:"true" desc:"folder for what does not fit into that memory, also after a restart; by default a private one among the temporary files"`
 	CacheDiskBytes       string `split_words:"true" default:"4GiB" desc:"most bytes of the files there; 0: no cache on disk"`
 	MaxClients           string `split_words:"true" default:"auto" desc:"most clients at a time; auto: as many as the limit of open files allows"`
 	MaxClientsPerAddress string `split_words:"true" default:"0" desc:"most clients at a time from one address; 0: no limit"`

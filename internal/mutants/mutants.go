@@ -474,9 +474,9 @@ var mutants = []mutant{
 	},
 	{
 		invariant: "I8", name: "damaged-file-served",
-		file: "internal/replay/disk.go",
-		old:  "sum != f.sum {",
-		new:  "sum == f.sum+1 {",
+		file: "internal/replay/disk_file.go",
+		old:  "sum != f.head.Sum {",
+		new:  "sum == f.head.Sum+1 {",
 		pkg:  "./internal/replay", test: "TestDisk_BadFolderIsRepaired_I8",
 	},
 	{
@@ -527,6 +527,27 @@ var mutants = []mutant{
 		old:  "if !s.whole && !s.returned {",
 		new:  "if s.whole && !s.returned {",
 		pkg:  "./internal/edge", test: "TestServer_HTTP2_CutIsReset_I3",
+	},
+	{
+		invariant: "I8", name: "lost-block-taken-up",
+		file: "internal/replay/disk.go",
+		old:  "epochs.Holds(h.Epoch, max(h.Last, h.Until, h.End), now.Last)",
+		new:  "epochs.Holds(h.Epoch, h.Last, now.Last)",
+		pkg:  "./internal/replay", test: "TestDisk_WhatTheStreamNoLongerHasIsNotTakenUp_I8",
+	},
+	{
+		invariant: "I8", name: "void-block-taken-up",
+		file: "internal/replay/disk.go",
+		old:  "h.HighBefore >= now.Meta.Floor &&",
+		new:  "true &&",
+		pkg:  "./internal/replay", test: "TestDisk_WhatTheStreamNoLongerHasIsNotTakenUp_I8",
+	},
+	{
+		invariant: "I9", name: "folder-of-before-not-taken-up",
+		file: "internal/replay/disk.go",
+		old:  "\tif d.keep {\n\t\td.find()",
+		new:  "\tif false {\n\t\td.find()",
+		pkg:  "./internal/replay", test: "TestDisk_IsTakenUp_I9",
 	},
 	{
 		invariant: "I3", name: "begins-within-a-piece-and-skips-it",

@@ -1,18 +1,19 @@
 package replay
 
 import (
+	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"hash/crc32"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"bridge/internal/stream"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
@@ -22,9 +23,10 @@ import (
 // nothing that matters: what it can't write or read is read from the broker again. One
 // goroutine writes. Each reader of a block reads its file.
 type disk struct {
-	// Static after construction.
+	// Static after construction. keep says that the files outlive the hub.
 	dir   string
 	limit int64
+	keep  bool
 	log   zerolog.Logger
 	bytes prometheus.Gauge
 	// queue are the blocks to be written. They are in memory, and the cache no longer
@@ -48,22 +50,20 @@ const (
 	diskRest = time.Minute
 )
 
-// blockFile is where a block is on disk.
-type blockFile struct {
-	path string
-	// size is the file's, documents how many it has, and sum its checksum (CRC-32C).
-	size      int64
-	documents int
-	sum       uint32
-}
-
 // newDisk returns the disk cache in a folder of the edge's own, nil if it may have no
-// bytes.
-func newDisk(dir string, limit int64, bytes prometheus.Gauge, log zerolog.Logger) *disk {
-	if dir == "" || limit <= 0 {
+// bytes. If the files are to be kept, it finds those of an earlier hub.
+func newDisk(opt Options, bytes prometheus.Gauge, log zerolog.Logger) *disk {
+	if opt.CacheDir == "" || opt.CacheDiskBytes <= 0 {
 		return nil
 	}
-	return &disk{dir: dir, limit: limit, bytes: bytes, log: log, queue: make(chan *Block, diskQueue), blocks: make(map[*Block]*blockFile)}
+	d := &disk{
+		dir: opt.CacheDir, limit: opt.CacheDiskBytes, keep: opt.CacheKept, bytes: bytes, log: log,
+		queue: make(chan *Block, diskQueue), blocks: make(map[*Block]*blockFile),
+	}
+	if d.keep {
+		d.find()
+	}
+	return d
 }
 
 // take takes a block that the cache has no room for, and says whether it does. If so, the
@@ -91,9 +91,11 @@ func (d *disk) take(b *Block) bool {
 	}
 }
 
-// run writes blocks until ctx ends, and then removes its files.
+// run writes blocks until ctx ends, and then removes its files, if they are not kept.
 func (d *disk) run(ctx context.Context) {
-	defer d.removeAll()
+	if !d.keep {
+		defer d.removeAll()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -110,11 +112,10 @@ func (d *disk) run(ctx context.Context) {
 func (d *disk) write(b *Block) bool {
 	d.mu.Lock()
 	d.names++
-	f := &blockFile{path: filepath.Join(d.dir, strconv.FormatUint(d.names, 10)+blockSuffix)}
+	path := filepath.Join(d.dir, strconv.FormatUint(d.names, 10)+blockSuffix)
 	d.mu.Unlock()
 	v, _ := b.view()
-	data := v.encode()
-	f.size, f.documents, f.sum = int64(len(data)), len(v.documents), crc32.Checksum(data, castagnoli)
+	f, data := newBlockFile(path, &v)
 	err := os.WriteFile(f.path, data, 0o600)
 	if errors.Is(err, os.ErrNotExist) { // somebody removed the folder
 		if err = os.MkdirAll(d.dir, 0o700); err == nil {
@@ -163,7 +164,11 @@ func (d *disk) trim(keep *Block) {
 		if b == nil {
 			return
 		}
-		b.relation.remove(b)
+		if d.idle(b) {
+			d.drop(b)
+		} else {
+			b.relation.remove(b)
+		}
 	}
 }
 
@@ -213,26 +218,6 @@ func (d *disk) read(b *Block) (view, error) {
 	return view{}, err
 }
 
-// read returns what is in the file: what says where the documents are, and their text.
-func (f *blockFile) read() (index, data []byte, err error) {
-	file, err := os.Open(f.path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = file.Close() }()
-	index = make([]byte, f.documents*documentBytes)
-	data = make([]byte, f.size-int64(len(index)))
-	for _, part := range [][]byte{index, data} {
-		if _, err := io.ReadFull(file, part); err != nil {
-			return nil, nil, fmt.Errorf("read %s: %w", filepath.Base(f.path), err)
-		}
-	}
-	if sum := crc32.Update(crc32.Checksum(index, castagnoli), castagnoli, data); sum != f.sum {
-		return nil, nil, fmt.Errorf("%s is not what was written", filepath.Base(f.path))
-	}
-	return index, data, nil
-}
-
 // errNoFile says that a block's file was removed since the block was looked up.
 var errNoFile = errors.New("the block is no longer on disk")
 
@@ -245,44 +230,96 @@ func (d *disk) removeAll() {
 	}
 }
 
-// blockSuffix ends the names of the files.
-const blockSuffix = ".block"
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// documentBytes is what a document takes in a file besides its text: sequence, High, end,
-// and whether it is a heartbeat.
-const documentBytes = 8 + 8 + 4 + 1
-
-// encode returns the documents as a file has them.
-func (v *view) encode() []byte {
-	b := make([]byte, 0, len(v.documents)*documentBytes+len(v.data))
-	for _, d := range v.documents {
-		b = binary.LittleEndian.AppendUint64(b, d.seq)
-		b = binary.LittleEndian.AppendUint64(b, d.high)
-		b = binary.LittleEndian.AppendUint32(b, d.end)
-		beat := byte(0)
-		if d.heartbeat {
-			beat = 1
+// find takes note of the files that an earlier hub left, and removes those that nobody can
+// use.
+func (d *disk) find() {
+	names, _ := filepath.Glob(filepath.Join(d.dir, "*"+blockSuffix))
+	for _, name := range names {
+		number, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), blockSuffix), 10, 64)
+		if err != nil {
+			continue // it is not one of ours
 		}
-		b = append(b, beat)
+		d.names = max(d.names, number)
+		f, err := findBlockFile(name)
+		if err != nil { // of an edge that was killed, or of another version
+			_ = os.Remove(name)
+			continue
+		}
+		d.blocks[f.block(nil)] = f
+		d.sum += f.size
 	}
-	return append(b, v.data...)
+	d.bytes.Set(float64(d.sum))
+	d.trim(nil)
+	if len(d.blocks) > 0 {
+		d.log.Info().Str("dir", d.dir).Int("blocks", len(d.blocks)).Int64("bytes", d.sum).Msg("the cache on disk has blocks of an earlier run")
+	}
 }
 
-// decodeView returns what encode encoded. It keeps data.
-func decodeView(index, data []byte) (v view) {
-	v.documents = make([]document, len(index)/documentBytes)
-	for i := range v.documents {
-		b := index[i*documentBytes:]
-		v.documents[i] = document{
-			seq: binary.LittleEndian.Uint64(b), high: binary.LittleEndian.Uint64(b[8:]),
-			end: binary.LittleEndian.Uint32(b[16:]), heartbeat: b[20] == 1,
-		}
-		if v.documents[i].heartbeat {
-			v.beats = append(v.beats, i)
+// leave takes note that a block's relation is no longer served. The block's file stays
+// for when it is again.
+func (d *disk) leave(b *Block) {
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	f := d.blocks[b]
+	if f != nil {
+		f.idle = true
+	}
+	d.mu.Unlock()
+	if f != nil {
+		b.release()
+	}
+}
+
+// idle says whether the block's relation is no longer served.
+func (d *disk) idle(b *Block) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.blocks[b]
+	return f == nil || f.idle
+}
+
+// takeUp returns the blocks of a relation that begins to be served, in the order of the
+// stream: those that are on disk, end before the sequence, and are held by the stream, of
+// which now and epochs are known. The others' files are removed.
+func (d *disk) takeUp(r *relation, now *answer, epochs stream.Epochs, before uint64) (blocks []*Block) {
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	var found []*Block
+	for b, f := range d.blocks {
+		if f.idle && f.head.Stream == r.info.Layout.Stream {
+			found = append(found, b)
 		}
 	}
-	v.data = data
-	return v
+	slices.SortFunc(found, func(a, b *Block) int { return cmp.Compare(a.first, b.first) })
+	next := uint64(0)
+	var void []*Block
+	for _, old := range found {
+		f := d.blocks[old]
+		if f.head.First < next || f.head.Last >= before || !f.head.held(now, epochs) {
+			void = append(void, old)
+			continue
+		}
+		b := f.block(r)
+		b.used.Store(old.used.Load())
+		delete(d.blocks, old)
+		d.blocks[b], f.idle = f, false
+		blocks, next = append(blocks, b), f.head.Last+1
+	}
+	d.mu.Unlock()
+	for _, b := range void {
+		d.drop(b)
+	}
+	return blocks
+}
+
+// held says whether the block is one of the stream as it is now: the rules of
+// relation.forgetVoid and relation.keepsPromise. The stream must hold what the block has,
+// and the ends that its clients are told to wait for.
+func (h *blockHead) held(now *answer, epochs stream.Epochs) bool {
+	return h.Incarnation == now.Meta.Incarnation && h.HighBefore >= now.Meta.Floor &&
+		epochs.Holds(h.Epoch, max(h.Last, h.Until, h.End), now.Last)
 }

@@ -9,6 +9,7 @@ import (
 	"bridge/internal/stream"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // BlockBytes adds up what the blocks of all relations take.
@@ -118,4 +119,26 @@ func Rendered(docs []string, at []int, from, to int, f Form, check func(data str
 		from += len(ends)
 	}
 	return nil
+}
+
+// BlockSuffix ends the names of files on disk.
+const BlockSuffix = blockSuffix
+
+// TestFile is what a test says of a block on disk.
+type TestFile struct {
+	Incarnation, Epoch                  string
+	First, Last, HighBefore, Until, End uint64
+}
+
+// TakenUp says whether the block is taken up when its stream has the incarnation and the epochs, ends at last, has the floor, and
+// is read from the sequence on.
+func (f TestFile) TakenUp(incarnation string, epochs stream.Epochs, last, floor, from uint64) bool {
+	file := &blockFile{idle: true, head: blockHead{
+		Incarnation: f.Incarnation, Epoch: f.Epoch, First: f.First, Last: f.Last, HighBefore: f.HighBefore, Until: f.Until, End: f.End,
+	}}
+	d := &disk{blocks: map[*Block]*blockFile{file.block(nil): file}, bytes: prometheus.NewGauge(prometheus.GaugeOpts{})}
+	now := &answer{}
+	now.Meta.Incarnation, now.Meta.Floor, now.Last = incarnation, floor, last
+	taken := d.takeUp(&relation{}, now, epochs, from)
+	return len(taken) == 1 && taken[0].first == f.First && taken[0].covers() == f.Last
 }

@@ -166,6 +166,13 @@ func newHub(t *testing.T, url string, opt replay.Options) *replay.Hub {
 
 func hubWith(t *testing.T, url string, opt replay.Options, reg prometheus.Registerer) *replay.Hub {
 	t.Helper()
+	h, stop := startHub(t, url, opt, reg)
+	t.Cleanup(stop)
+	return h
+}
+
+func startHub(t *testing.T, url string, opt replay.Options, reg prometheus.Registerer) (h *replay.Hub, stop func()) {
+	t.Helper()
 	nc := testenv.NATSConn(t, url, nats.ReconnectBufSize(-1))
 	js, err := jetstream.New(nc)
 	if err != nil {
@@ -176,15 +183,14 @@ func hubWith(t *testing.T, url string, opt replay.Options, reg prometheus.Regist
 			t.Fatal(err)
 		}
 	}
-	h := replay.NewHub(js, opt, replay.NewMetrics(reg), logger(t))
+	h = replay.NewHub(js, opt, replay.NewMetrics(reg), logger(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = h.Run(ctx)
 	}()
-	t.Cleanup(func() { cancel(); <-done })
-	return h
+	return h, func() { cancel(); <-done }
 }
 
 // client reads a relation as HTTP clients do, and keeps its state.

@@ -24,9 +24,11 @@ type Options struct {
 	// CacheBytes bounds the memory of the blocks of all relations; 64 MiB.
 	CacheBytes int
 	// CacheDir is a folder for blocks that are not in memory, empty for none. It is for this
-	// hub alone. CacheDiskBytes bounds the files there; 4 GiB.
+	// hub alone. CacheDiskBytes bounds the files there; 4 GiB. CacheKept says that the files
+	// stay when the hub ends, and that those of an earlier hub are taken up.
 	CacheDir       string
 	CacheDiskBytes int64
+	CacheKept      bool
 	// ColdReaders bounds the readers of what is in no block, of all relations; 8.
 	ColdReaders int
 	// IdleTime is how long a relation that nobody reads is still read; 1 min.
@@ -84,7 +86,7 @@ func NewHub(js jetstream.JetStream, opt Options, m *Metrics, log zerolog.Logger)
 	opt.CacheDiskBytes = orDefault(opt.CacheDiskBytes, 4<<30)
 	log = log.With().Str("component", "replay").Logger()
 	return &Hub{
-		disk: newDisk(opt.CacheDir, opt.CacheDiskBytes, m.diskBytes, log),
+		disk: newDisk(opt, m.diskBytes, log),
 		nc:   js.Conn(), js: js, opt: opt, metrics: m, log: log,
 		cache: newCache(opt.CacheBytes), reading: make(chan struct{}, opt.ColdReaders), lost: make(chan struct{}),
 		relations: make(map[string]*relation), setBack: make(map[string]follow.Place), questions: make(map[string]*question),
@@ -187,6 +189,7 @@ func (h *Hub) stopWhenIdle(ctx context.Context, r *relation, stop func()) {
 		r.mu.Unlock()
 		if idle {
 			h.forget(r)
+			r.end(errIdle) // so that the next one may take its blocks up
 		}
 		h.mu.Unlock()
 		if idle {
@@ -195,6 +198,9 @@ func (h *Hub) stopWhenIdle(ctx context.Context, r *relation, stop func()) {
 		}
 	}
 }
+
+// errIdle ends a relation that nobody reads.
+var errIdle = errors.New("nobody reads the relation")
 
 // forget has the next request begin with a new relation. The caller holds mu.
 func (h *Hub) forget(r *relation) {

@@ -66,6 +66,7 @@ func newRelation(h *Hub, now *answer, epochs stream.Epochs, from uint64) *relati
 	r.gate = follow.NewGate(from, follow.EndNow(h.js, r.info.Layout))
 	r.place = follow.NewPlace(r.info, from-1, epochs)
 	r.promised, r.promisedEpochs = follow.NewPlace(r.info, now.Last, epochs), epochs
+	r.blocks = h.disk.takeUp(r, now, epochs, from)
 	r.begin(from)
 	return r
 }
@@ -114,7 +115,8 @@ func (r *relation) run(ctx context.Context) {
 	}
 }
 
-// end cuts every client, and forgets the blocks.
+// end cuts every client, and forgets the blocks. Those on disk stay there, if the stream
+// is still the same.
 func (r *relation) end(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,7 +125,12 @@ func (r *relation) end(err error) {
 	}
 	r.ended = err
 	for _, b := range r.blocks {
-		r.hub.drop(b)
+		r.hub.cache.drop(b)
+		if errors.Is(err, follow.ErrReset) {
+			r.hub.disk.drop(b)
+		} else {
+			r.hub.disk.leave(b)
+		}
 	}
 	r.hub.metrics.cacheBytes.DeleteLabelValues(r.name())
 	for _, w := range r.wants {
