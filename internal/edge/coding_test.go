@@ -2,6 +2,7 @@ package edge_test
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,6 +156,25 @@ func TestServer_CodedRowsAreNotHeldBack(t *testing.T) {
 				t.Errorf("at a cut: got %q, %v, want an error", rest, err)
 			}
 		})
+	}
+}
+
+// TestForm_PiecesStandAlone_I3: a client that begins later can decode a piece without those before, also where these are alike.
+func TestForm_PiecesStandAlone_I3(t *testing.T) {
+	docs := [][]byte{[]byte(strings.Repeat("{\"a\":\"one and the same\"}\n", 100))}
+	gzipHead := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}
+	for coding, head := range map[string][]byte{"gzip": gzipHead, "zstd": nil} {
+		form := edge.NewCoded(coding)
+		for range 20 {
+			piece, err := form.Append(head[:len(head):len(head)], slices.Values(docs))
+			if err != nil || len(piece) > len(docs[0])/10 {
+				t.Fatalf("%s: %d bytes, %v", coding, len(piece), err)
+			}
+			got := make([]byte, len(docs[0]))
+			if _, err := io.ReadFull(decoded(t, bytes.NewReader(piece), coding), got); err != nil || !bytes.Equal(got, docs[0]) {
+				t.Fatalf("%s: got %d bytes, %v", coding, len(got), err)
+			}
+		}
 	}
 }
 

@@ -14,6 +14,9 @@ const (
 // NewForm returns a form without coding.
 func NewForm(flat, chunked bool) Form { return form{flat: flat, chunked: chunked} }
 
+// NewCoded returns a form for HTTP/2 in the coding that the value of Accept-Encoding asks for.
+func NewCoded(value string) Form { return form{coding: accepted([]string{value})} }
+
 // Accepted returns the name of the coding that the values of Accept-Encoding ask for, "" for none.
 func Accepted(values ...string) string {
 	if c := accepted(values); c != nil {
