@@ -31,13 +31,13 @@ func (c Capture) relations() [2]string {
 	return [2]string{Accounts, OrdersFeed}
 }
 
-// Tables returns BRIDGE_TABLES. A view needs its key there. One relation in three keeps every change, if it is read from
-// the WAL.
+// Tables returns BRIDGE_TABLES. A view needs its key there. Orders that were deleted are soon removed from their stream. One
+// relation in three keeps every change, if it is read from the WAL.
 func (c Capture) Tables() string {
 	if c == WAL {
-		return Accounts + "(capture=wal)," + Orders + "(capture=wal)," + Notes + "(capture=wal;history=log;max_age=1d)"
+		return Accounts + "(capture=wal)," + Orders + "(capture=wal;tombstones=3s)," + Notes + "(capture=wal;history=log;max_age=1d)"
 	}
-	return Accounts + "," + OrdersFeed + "(key=shop+no)"
+	return Accounts + "," + OrdersFeed + "(key=shop+no;tombstones=3s)"
 }
 
 // slot is the name of the replication slot, by the default of BRIDGE_NAME.

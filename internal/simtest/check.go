@@ -171,6 +171,9 @@ func (c *checker) refused(e *Event) {
 		if e.Since == 0 && strings.Contains(e.Text, "cursor_gone") {
 			return // a cursor from the first load, and the stream no longer has it: there is no since in it
 		}
+		if e.Status == 410 && c.truth.Tidied && c.truth.deletedFrom(e.Since) {
+			return
+		}
 		if !c.truth.WAL {
 			c.fail("I3", "since %d was refused with %d, although no crash takes a position back: %s", e.Since, e.Status, e.Text)
 		} else if !within(c.truth.Losses, 0, e.At) {

@@ -130,7 +130,7 @@ func (c *checker) finished(e *Event, era int) {
 	}
 	for key, ch := range c.truth.byKey {
 		held, holds := c.state[key]
-		if want := ch.required(sn, era); held.Ver < want && !(holds && held.bare() && !c.truth.WAL) && !c.gone(e, key, want) {
+		if want := ch.required(sn, era); held.Ver < want && !(holds && held.bare() && !c.truth.WAL) && !c.gone(e, key, want) && !c.tidied(e, key, want) {
 			c.fail("I2", "at the heartbeat with since %d row %s has version %d, want at least %d, as in its snapshot %s", e.Since, key, held.Ver, want, sn)
 		}
 	}
@@ -156,7 +156,7 @@ func (c *checker) whole(e *Event) {
 		siblings[0].stamp = c.truth.stamp
 		for _, s := range siblings {
 			other := c.state[s.Key]
-			if _, lost := c.truth.lost(other.Op); other.Ver < s.Ver && !lost && !c.gone(e, s.Key, s.Ver) {
+			if _, lost := c.truth.lost(other.Op); other.Ver < s.Ver && !lost && !c.gone(e, s.Key, s.Ver) && !c.tidied(e, s.Key, s.Ver) {
 				c.fail("I2", "only a part of transaction %d is there: row %s has its version %d, row %s has version %d, want at least %d", held.Txid, key, held.Ver, s.Key, other.Ver, s.Ver)
 			}
 		}

@@ -157,6 +157,47 @@ func TestCheck_FindsWhatIsWrong(t *testing.T) {
 	}
 }
 
+// Where old deleted rows are removed from a stream, a state may lack them, and a since from before may be refused. Who holds an
+// older version must still be told of the deletion.
+func TestCheck_RemovedDeletes(t *testing.T) {
+	emptied := simtest.Event{Kind: simtest.Emptied}
+	refused := func(since uint64, status int) simtest.Event {
+		return simtest.Event{Kind: simtest.Refused, Since: since, Status: status}
+	}
+	after := func(more ...simtest.Event) history { // a load after transaction 14, without row c
+		return append(moved(emptied, connected(0), row("a", 4, 6, 13, 15, 36), row("b", 4, 7, 13, 15, 64)), more...)
+	}
+	for _, c := range []struct {
+		name, tidied, kept string // what is found with and without
+		h                  history
+	}{
+		{"a deleted row is missing", "", "row c has version 0, want at least 2", after(completed(), beat(15, 1002, "e2", 40))},
+		{
+			"a row is there that was deleted", "row c has version 1, want at least 2", "row c has version 1, want at least 2",
+			after(row("c", 1, 8, 14, 15, 0), completed(), beat(15, 1002, "e2", 40)),
+		},
+		{"a row that was not deleted is missing", "row b has version 0, want at least 4", "row b has version 0, want at least 4", moved(
+			emptied, connected(0), row("a", 4, 6, 13, 15, 36), completed(), beat(15, 1002, "e2", 40),
+		)},
+		{"a since before a deletion is refused", "", "I3: since 13 was refused with 410", moved(refused(13, 410))},
+		{"a since that is too high is refused", "I3: since 13 was refused with 409", "I3: since 13 was refused with 409", moved(refused(13, 409))},
+		{"a since after all deletions is refused", "I3: since 15 was refused with 410", "I3: since 15 was refused with 410", moved(refused(15, 410))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for tidied, want := range map[bool]string{true: c.tidied, false: c.kept} {
+				tr := truth()
+				tr.Tidied = tidied
+				found := checkTruth(tr, c.h)
+				if want != "" {
+					mustFind(t, found, want)
+				} else if len(found) > 0 {
+					t.Errorf("removed %v: found %v", tidied, found)
+				}
+			}
+		})
+	}
+}
+
 // A heartbeat's since may be below the xmin of its snapshot. What had ended at the snapshot must be there all the same
 // (issue 14, number 11).
 func TestCheck_HeartbeatAtItsSnapshot(t *testing.T) {
@@ -213,6 +254,10 @@ func check(h history) []simtest.Violation { return checkWith(nil, h) }
 func checkWith(beats *simtest.Beats, h history) []simtest.Violation {
 	t := truth()
 	t.Beats = beats
+	return checkTruth(t, h)
+}
+
+func checkTruth(t *simtest.Truth, h history) []simtest.Violation {
 	t.EdgeKills, t.Losses = []time.Duration{51 * time.Second}, []time.Duration{60 * time.Second}
 	l := simtest.NewLog("c", simtest.Accounts)
 	for _, e := range h {

@@ -55,6 +55,28 @@ func (c *checker) gone(e *Event, key string, ver int64) bool {
 	return c.truth.WAL && (!holds || held.Deleted) && c.truth.goneSince(key, ver, e.Timestamp)
 }
 
+// tidied says whether a key that the state does not have may have had this version or a later one, because its deletion was
+// removed from the stream: see gone. Who holds an older version of it must have been told of the deletion.
+func (c *checker) tidied(e *Event, key string, ver int64) bool {
+	_, holds := c.state[key]
+	return c.truth.Tidied && !holds && c.truth.goneSince(key, ver, e.Timestamp)
+}
+
+// deletedFrom says whether some transaction from this one on deleted a row. Only then can the floor of a stream be above it.
+func (t *Truth) deletedFrom(txid uint64) bool {
+	for _, ch := range t.byKey {
+		for _, v := range slices.Backward(ch.versions) { // by txid
+			if v.Txid < txid {
+				break
+			}
+			if v.Gone || v.Deleted {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // goneSince says whether this version of the key, or a later one, is a deletion that was written at the time at or
 // before it. at is 0 for any time.
 func (t *Truth) goneSince(key string, ver, at int64) bool {

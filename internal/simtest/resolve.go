@@ -90,7 +90,7 @@ func (w *Writers) Truth(ctx context.Context, relation string) (*Truth, error) {
 		return nil, err
 	}
 	defer conn.Close(ctx)
-	t := &Truth{Relation: relation, WAL: w.Capture == WAL, Lost: map[int64]int{}}
+	t := &Truth{Relation: relation, WAL: w.Capture == WAL, Tidied: relation != Accounts, Lost: map[int64]int{}}
 	if relation == Accounts {
 		sum := int64(Sum)
 		t.Sum = &sum

@@ -36,8 +36,8 @@ type FinalRow struct {
 // Truth is what is known about a relation when the run is over.
 type Truth struct {
 	Relation string
-	// WAL says that the relation was captured from the WAL.
-	WAL bool
+	// WAL says that the relation was captured from the WAL, and Tidied that old deleted rows were removed from its stream.
+	WAL, Tidied bool
 	// Sum is the sum of the balances at any time; nil for a relation without balances.
 	Sum *int64
 	// Lost has the statements of transactions that were committed asynchronously and that a crash undid, with the era in
