@@ -174,6 +174,9 @@ func (f *follower) take(msg jetstream.Msg) {
 			f.truncated++
 			break
 		}
+		if m.Control != nil && m.Control.Type == lockstep.Gap {
+			break
+		}
 		if err != nil || m.Row == nil {
 			fault("not a row: %s (%v)", msg.Data(), err)
 			return

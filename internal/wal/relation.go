@@ -233,6 +233,10 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 // a stream that was lost, or removed with the slot, would not learn of deletes.
 const noStream = "there was no stream, but the publication had the relation already"
 
+// logBegins is what a log says at what looks like a first start. Nobody can tell that from
+// the loss of stream and slot.
+const logBegins = "the stream begins here; if there was an earlier one, it was lost"
+
 // publishedIn returns what was published of the relation when the stream was last
 // known to be its mirror, or a part of it.
 func publishedIn(pos capture.Position) string {
@@ -280,7 +284,11 @@ func (r *Relation) begin(ctx context.Context, src capture.Source, schema []byte,
 		if reason == "" {
 			return pos, lost, nil
 		}
-		lost = cmp.Or(lost, reason) // also at what looks like a first start: nobody can tell it from the loss of all
+		if reason == noStream && b.first {
+			lost = cmp.Or(lost, logBegins)
+		} else {
+			lost = cmp.Or(lost, reason)
+		}
 		// Who was shown xmax itself, by a heartbeat, misses nothing of what had
 		// begun by then; and the first heartbeat may show it again.
 		if err := r.sink.Restart(ctx, reason, b.xmax-1); err != nil {
