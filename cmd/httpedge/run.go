@@ -58,7 +58,7 @@ func httpedge(ctx context.Context, cfg *Config, warnings []string, stderr io.Wri
 	registry := program.Registry()
 	registry.MustRegister(broker.NewCollector(js.Conn(), past.Conn()))
 	hub := replay.NewHub(js, replay.Options{
-		Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes, CacheDir: dir, CacheDiskBytes: cfg.cacheDiskBytes, CacheKept: cfg.CacheDir != "", Past: past,
+		Prefix: cfg.StreamPrefix, CacheBytes: cfg.cacheBytes, CacheDir: dir, CacheDiskBytes: cfg.cacheDiskBytes, CacheKept: cfg.CacheDir != "", Past: past, Native: edge.Native,
 	}, replay.NewMetrics(registry), log)
 	srv := edge.New(source{hub: hub}, edge.Options{
 		WriteTimeout: cfg.writeTimeout, KeepAlive: cfg.keepaliveInterval, MaxClients: cfg.maxClients, MaxClientsPerAddress: cfg.maxPerAddress,

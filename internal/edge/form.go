@@ -55,6 +55,16 @@ func (f form) Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error) {
 	return dst, nil
 }
 
+// Native is the form that most clients get, those of HTTP/1.1: see replay.Native.
+var Native = form{chunked: true}
+
+// Frame implements replay.Native, for the form Native.
+func (f form) Frame(dst, doc []byte) (_ []byte, head int) {
+	before := len(dst)
+	dst = f.chunk(dst, doc)
+	return dst, len(dst) - before - len(doc) - len("\r\n")
+}
+
 // frame appends what is whole for the client: documents, a position, or a keep-alive.
 func (f form) frame(dst, docs []byte) []byte {
 	if f.coding != nil {

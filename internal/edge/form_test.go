@@ -1,6 +1,7 @@
 package edge_test
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"testing"
@@ -29,6 +30,18 @@ func TestForms(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNative: blocks keep documents in the form of HTTP/1.1, and find each one's text in it.
+func TestNative(t *testing.T) {
+	for _, size := range []int{1, 15, 16, 255, 256, 70_000} {
+		doc := bytes.Repeat([]byte("x"), size)
+		got, head := edge.Native.Frame([]byte("before"), doc)
+		want, err := edge.NewForm(false, true).Append([]byte("before"), slices.Values([][]byte{doc}))
+		if err != nil || !bytes.Equal(got, want) || !bytes.HasPrefix(got[len("before")+head:], doc) {
+			t.Errorf("%d bytes: got %.60q, which begins after %d, %v", size, got, head, err)
+		}
 	}
 }
 

@@ -41,11 +41,12 @@ type Block struct {
 
 	mu sync.Mutex
 	// Guarded by mu. All grow until the block is sealed; what was published stays. While
-	// away is set, documents, data, beats and renderings are on disk and not here.
-	away       bool
-	marks      marks
-	documents  []document
-	data       []byte
+	// away is set, documents, kept, beats and renderings are on disk and not here.
+	away      bool
+	marks     marks
+	documents []document
+	// kept has the documents in the native form. Those in other forms are in renderings.
+	kept       rendering
 	beats      []int // the heartbeats among documents
 	renderings map[Form]*rendering
 }
@@ -74,9 +75,9 @@ type document struct {
 	seq uint64
 	// high is the message's High.
 	high uint64
-	// end is where it ends in data.
-	end       uint32
-	heartbeat bool
+	// head and tail are how many bytes the native form has before the text, and after it.
+	head, tail uint8
+	heartbeat  bool
 }
 
 func newBlock(r *relation, first, highBefore uint64) *Block {
@@ -90,24 +91,36 @@ func (b *Block) append(seq, high uint64, heartbeat bool, data []byte) {
 	if heartbeat {
 		b.beats = append(b.beats, len(b.documents))
 	}
-	b.data = append(b.data, data...)
-	b.documents = append(b.documents, document{seq: seq, high: high, end: uint32(len(b.data)), heartbeat: heartbeat})
+	begin, head := len(b.kept.data), 0
+	if native := b.native(); native == nil {
+		b.kept.data = append(b.kept.data, data...)
+	} else {
+		b.kept.data, head = native.Frame(b.kept.data, data)
+	}
+	tail := len(b.kept.data) - begin - head - len(data)
+	b.kept.ends = append(b.kept.ends, uint32(len(b.kept.data)))
+	b.documents = append(b.documents, document{seq: seq, high: high, head: uint8(head), tail: uint8(tail), heartbeat: heartbeat})
+}
+
+// native returns the form in which the block keeps its documents, nil for as they are.
+func (b *Block) native() Native {
+	if b.relation == nil { // in tests
+		return nil
+	}
+	return b.relation.hub.opt.Native
 }
 
 // document returns a document's text.
 func (v *view) document(i int) []byte {
-	begin := uint32(0)
-	if i > 0 {
-		begin = v.documents[i-1].end
-	}
-	return v.data[begin:v.documents[i].end]
+	d := &v.documents[i]
+	return v.kept.data[v.kept.begin(i)+int(d.head) : int(v.kept.ends[i])-int(d.tail)]
 }
 
 // full says whether the next document belongs into another block.
 func (b *Block) full() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.data) >= blockBytes
+	return len(b.kept.data) >= blockBytes
 }
 
 // mark changes the marks.
@@ -142,11 +155,7 @@ func (b *Block) cut(seq uint64) {
 	b.documents = b.documents[:n]
 	beats, _ := slices.BinarySearch(b.beats, n)
 	b.beats = b.beats[:beats]
-	end := uint32(0)
-	if n > 0 {
-		end = b.documents[n-1].end
-	}
-	b.data = b.data[:end]
+	b.kept = rendering{b.kept.data[:b.kept.begin(n)], b.kept.ends[:n]}
 }
 
 // sealed says whether the block no longer grows.
@@ -156,9 +165,9 @@ func (b *Block) sealed() bool { return b.covers() != 0 }
 func (b *Block) size() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	size := int(unsafe.Sizeof(*b)) + cap(b.data) + cap(b.documents)*int(unsafe.Sizeof(document{})) + 8*cap(b.beats)
+	size := int(unsafe.Sizeof(*b)) + b.kept.size() + cap(b.documents)*int(unsafe.Sizeof(document{})) + 8*cap(b.beats)
 	for _, r := range b.renderings {
-		size += int(unsafe.Sizeof(*r)) + cap(r.data) + 4*cap(r.ends)
+		size += int(unsafe.Sizeof(*r)) + r.size()
 	}
 	return size
 }
@@ -169,7 +178,7 @@ type view struct {
 	marks
 	documents []document
 	beats     []int
-	data      []byte
+	kept      rendering
 }
 
 // view returns what the block has in memory, and false if that is on disk: then there are
@@ -177,7 +186,7 @@ type view struct {
 func (b *Block) view() (v view, here bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return view{b, b.marks, b.documents, b.beats, b.data}, !b.away
+	return view{b, b.marks, b.documents, b.beats, b.kept}, !b.away
 }
 
 // load returns what the block has, and whether it had to be read from disk.
@@ -195,7 +204,7 @@ func (b *Block) load(d *disk) (v view, read bool, err error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.away, b.documents, b.beats, b.data = false, v.documents, v.beats, v.data
+	b.away, b.documents, b.beats, b.kept = false, v.documents, v.beats, v.kept
 	v.Block, v.marks = b, b.marks
 	return v, true, nil
 }
@@ -204,7 +213,7 @@ func (b *Block) load(d *disk) (v view, read bool, err error) {
 func (b *Block) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.away, b.documents, b.beats, b.data, b.renderings = true, nil, nil, nil, nil
+	b.away, b.documents, b.beats, b.kept, b.renderings = true, nil, nil, rendering{}, nil
 }
 
 // empty says whether the block has no documents in memory.
@@ -257,11 +266,30 @@ type Form = interface {
 	Together() int
 }
 
+// Native is a form in which blocks keep their documents, because most clients get it. It
+// has each document as it is, with a few bytes before and after it.
+type Native = interface {
+	Form
+	// Frame appends a document, and returns how many bytes come before its text. It is at
+	// most 255, as is how many come after it.
+	Frame(dst, doc []byte) (_ []byte, head int)
+}
+
 // rendering is a block in one form.
 type rendering struct {
 	data []byte
 	// ends has where each document's piece ends in data. There may be fewer than the block has.
 	ends []uint32
+}
+
+func (r *rendering) size() int { return cap(r.data) + 4*cap(r.ends) }
+
+// begin returns where the piece begins whose first document is the ith.
+func (r *rendering) begin(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return int(r.ends[i-1])
 }
 
 // within says whether the documents before i and i are in one piece.
@@ -287,13 +315,16 @@ func (r rendering) previous(i int) int {
 // had to make some of that. The bytes stay as they are.
 func (v *view) render(f Form, n int) (_ rendering, grew bool, err error) {
 	b := v.Block
+	if native := b.native(); native != nil && f == Form(native) {
+		return v.kept, false, nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.renderings[f]
 	if r == nil {
 		r = &rendering{}
 		if b.marks.last != 0 && f.Together() == 0 { // all of it in one go
-			r.data = make([]byte, 0, len(v.data)+around*len(v.documents))
+			r.data = make([]byte, 0, len(v.kept.data)+around*len(v.documents))
 			r.ends = make([]uint32, 0, len(v.documents))
 		}
 		if b.renderings == nil {
@@ -331,7 +362,7 @@ func (r *run) each(yield func([]byte) bool) {
 
 // piece returns where a piece of about so many bytes ends that begins with the document.
 func (v *view) piece(from, bytes int) (to int) {
-	for to = from + 1; to < len(v.documents) && int(v.documents[to].end-v.documents[from].end) < bytes; to++ {
+	for to = from + 1; to < len(v.documents) && int(v.kept.ends[to]-v.kept.ends[from]) < bytes; to++ {
 	}
 	return to
 }

@@ -43,7 +43,8 @@ type blockHead struct {
 	Sum       uint32 `json:"sum"`
 }
 
-// blockFormat is the format of the files that this program writes and reads.
+// blockFormat is the format of the files that this program writes and reads. The native
+// form is a part of it.
 const blockFormat = 1
 
 // blockSuffix ends the names of the files.
@@ -131,38 +132,39 @@ func (f *blockFile) read() (index, data []byte, err error) {
 }
 
 // documentBytes is what a document takes in a file besides its text: sequence, High, end,
-// and whether it is a heartbeat.
-const documentBytes = 8 + 8 + 4 + 1
+// head, tail, and whether it is a heartbeat.
+const documentBytes = 8 + 8 + 4 + 3
 
 // encode returns the documents as a file has them.
 func (v *view) encode() []byte {
-	b := make([]byte, 0, len(v.documents)*documentBytes+len(v.data))
-	for _, d := range v.documents {
+	b := make([]byte, 0, len(v.documents)*documentBytes+len(v.kept.data))
+	for i, d := range v.documents {
 		b = binary.LittleEndian.AppendUint64(b, d.seq)
 		b = binary.LittleEndian.AppendUint64(b, d.high)
-		b = binary.LittleEndian.AppendUint32(b, d.end)
+		b = binary.LittleEndian.AppendUint32(b, v.kept.ends[i])
 		beat := byte(0)
 		if d.heartbeat {
 			beat = 1
 		}
-		b = append(b, beat)
+		b = append(b, d.head, d.tail, beat)
 	}
-	return append(b, v.data...)
+	return append(b, v.kept.data...)
 }
 
 // decodeView returns what encode encoded. It keeps data.
 func decodeView(index, data []byte) (v view) {
-	v.documents = make([]document, len(index)/documentBytes)
+	n := len(index) / documentBytes
+	v.documents, v.kept = make([]document, n), rendering{data, make([]uint32, n)}
 	for i := range v.documents {
 		b := index[i*documentBytes:]
 		v.documents[i] = document{
 			seq: binary.LittleEndian.Uint64(b), high: binary.LittleEndian.Uint64(b[8:]),
-			end: binary.LittleEndian.Uint32(b[16:]), heartbeat: b[20] == 1,
+			head: b[20], tail: b[21], heartbeat: b[22] == 1,
 		}
+		v.kept.ends[i] = binary.LittleEndian.Uint32(b[16:])
 		if v.documents[i].heartbeat {
 			v.beats = append(v.beats, i)
 		}
 	}
-	v.data = data
 	return v
 }

@@ -183,6 +183,7 @@ func startHub(t *testing.T, url string, opt replay.Options, reg prometheus.Regis
 			t.Fatal(err)
 		}
 	}
+	opt.Native = framed{}
 	h = replay.NewHub(js, opt, replay.NewMetrics(reg), logger(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -241,24 +242,49 @@ func (plain) Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error) {
 
 func (plain) Together() int { return 0 }
 
-// documents returns what is in a part.
+// framed is the native form: documents in brackets.
+type framed struct{}
+
+func (f framed) Append(dst []byte, docs iter.Seq[[]byte]) ([]byte, error) {
+	for doc := range docs {
+		dst, _ = f.Frame(dst, doc)
+	}
+	return dst, nil
+}
+
+func (framed) Together() int { return 0 }
+
+func (framed) Frame(dst, doc []byte) ([]byte, int) {
+	return append(append(append(dst, "<<"...), doc...), '>'), len("<<")
+}
+
+// documents returns what is in a part, which is the same in the native form and in another.
 func documents(t *testing.T, p *replay.Part) [][]byte {
 	t.Helper()
 	if p.Empty() {
 		return nil
 	}
-	data, begin, ends, err := p.Render(plain{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var docs [][]byte
-	for _, end := range ends {
-		doc := data[begin:end]
-		begin = int(end)
+	docs, native := rendered(t, p, plain{}), rendered(t, p, framed{})
+	for i, doc := range docs {
 		if bytes.IndexByte(doc, '\n') != len(doc)-1 {
 			t.Fatalf("I11: not one line: %.60q", doc)
 		}
-		docs = append(docs, doc)
+		if want, _ := (framed{}).Frame(nil, doc); len(native) != len(docs) || !bytes.Equal(native[i], want) {
+			t.Fatalf("I3: in the native form document %d of %d is %.60q, want %.60q", i, len(docs), native[min(i, len(native)-1)], want)
+		}
+	}
+	return docs
+}
+
+func rendered(t *testing.T, p *replay.Part, f replay.Form) (docs [][]byte) {
+	t.Helper()
+	data, begin, ends, err := p.Render(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range ends {
+		docs = append(docs, data[begin:end])
+		begin = int(end)
 	}
 	return docs
 }

@@ -29,6 +29,8 @@ type Options struct {
 	CacheDir       string
 	CacheDiskBytes int64
 	CacheKept      bool
+	// Native is the form in which blocks keep documents; as they are.
+	Native Native
 	// ColdReaders bounds the readers of what is in no block, of all relations; 8.
 	ColdReaders int
 	// IdleTime is how long a relation that nobody reads is still read; 1 min.

@@ -119,10 +119,7 @@ func (p *Part) Render(f Form) (data []byte, begin int, ends []uint32, err error)
 			return p.alone(f, p.to)
 		}
 	}
-	if p.from > 0 {
-		begin = int(r.ends[p.from-1])
-	}
-	return r.data, begin, r.ends[p.from:to], nil
+	return r.data, r.begin(p.from), r.ends[p.from:to], nil
 }
 
 // alone renders the documents before to as a piece that nobody else gets.
