@@ -200,6 +200,9 @@ type Position struct {
 	// Restarted, if not empty, is why Begin has ended the incarnation before: what the
 	// stream held is gone.
 	Restarted string
+	// Tidied says that old deleted rows were removed from the stream. If the broker was
+	// killed since, earlier versions of them may be back.
+	Tidied bool
 }
 
 // RowPosition is a row's place in the order of a batch.

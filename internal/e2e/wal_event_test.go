@@ -24,6 +24,8 @@ type document struct {
 	at    time.Time
 	// header is stream.EventHeader.
 	header string
+	// reason is that of a gap.
+	reason string
 }
 
 func newDocument(t *testing.T, msg *jetstream.RawStreamMsg) document {
@@ -35,6 +37,7 @@ func newDocument(t *testing.T, msg *jetstream.RawStreamMsg) document {
 	}
 	if c := m.Control; c != nil {
 		d.text, d.event, d.at = strings.TrimSpace(fmt.Sprintf("%s %s", c.Type, c.Action)), c.Event, c.CommittedAt
+		d.reason = c.Reason
 		return d
 	}
 	r := m.Row
@@ -463,8 +466,9 @@ func TestWAL_GapAfterFailover_I8(t *testing.T) {
 	standby.Promote()
 	startWAL(t, copied, broker.URL(), "t(capture=wal;history=log;max_age=1h)")
 	testenv.Eventually(t, long, func() error { // at first it stands by
-		if got := texts(stored(t, broker.URL(), logOf("t").layout(), 1)); !slices.Equal(got, []string{lockstep.Gap, `read {"id":1,"v":"lost"}`}) {
-			return fmt.Errorf("the log has %q, want a gap, and the row as it is", got)
+		got := stored(t, broker.URL(), logOf("t").layout(), 1)
+		if !slices.Equal(texts(got), []string{lockstep.Gap, `read {"id":1,"v":"lost"}`}) || !strings.Contains(got[0].reason, "timeline") {
+			return fmt.Errorf("the log has %q, %q; want a gap because of the timeline, and the row as it is", texts(got), got[0].reason)
 		}
 		return nil
 	})

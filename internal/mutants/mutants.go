@@ -1537,6 +1537,20 @@ var mutants = []mutant{
 		pkg:  "./internal/e2e", test: "TestPrograms_RecommendedPathLogsNoWarning",
 	},
 	{
+		invariant: "I1", name: "row-brought-back-stays-if-polled",
+		file: "internal/poller/session.go",
+		old:  "if pos.Tidied {",
+		new:  "if false {",
+		pkg:  "./internal/e2e", test: "TestBridge_DeletedRowThatTheBrokerBringsBack_I1",
+	},
+	{
+		invariant: "I1", name: "row-brought-back-stays-if-read-from-the-wal",
+		file: "internal/wal/relation.go",
+		old:  "case pos.Tidied:",
+		new:  "case false:",
+		pkg:  "./internal/e2e", test: "TestBridge_DeletedRowThatTheBrokerBringsBack_I1",
+	},
+	{
 		invariant: "I8", name: "loss-of-stream-and-slot-unsaid",
 		file: "internal/wal/relation.go",
 		old:  "lost = cmp.Or(lost, logBegins)",
@@ -1826,7 +1840,7 @@ var mutants = []mutant{
 	{
 		invariant: "I8", name: "no-gap-after-failover",
 		file: "internal/publish/begin.go",
-		old:  "pos.Restarted = reason",
+		old:  "pos.Restarted, pos.Tidied = reason, meta.Tidied",
 		new:  "pos.Restarted = \"\"",
 		pkg:  "./internal/e2e", test: "TestWAL_GapAfterFailover_I8",
 	},

@@ -122,11 +122,50 @@ func (s *session) compare(ctx context.Context) (repaired reconcile.Counts, err e
 	published := s.p.lastPublished()
 	counts, err := reconcile.Compare(ctx, s.storedRows, s.relationRows(form), reconcile.Options{}, func(ctx context.Context, keys []reconcile.Suspect) error {
 		c, err := s.suspect(ctx, keys, published)
-		repaired.Missing, repaired.Stale, repaired.Zombie = repaired.Missing+c.Missing, repaired.Stale+c.Stale, repaired.Zombie+c.Zombie
+		repaired = repaired.Plus(c)
 		return err
 	})
 	repaired.Rows, repaired.Approximate = counts.Rows, counts.Approximate
 	return repaired, err
+}
+
+// compareFirst compares before the session polls: a broker that was killed may have brought
+// rows back whose deletion was removed from the stream. Until they are deleted again, no
+// heartbeat is true.
+func (s *session) compareFirst(ctx context.Context) error {
+	if s.previous == nil {
+		return nil // everything is read now
+	}
+	s.log.Info().Msg("deleted rows were removed from the stream, and a broker that was killed may have brought some back: comparing")
+	select {
+	case s.pool.Comparisons <- struct{}{}:
+		defer func() { <-s.pool.Comparisons }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	begun, next := time.Now(), s.safePrevious() // the first poll reads from next on
+	var repaired reconcile.Counts
+	counts, err := reconcile.Compare(ctx, s.storedRows, s.relationRows(s.form), reconcile.Options{}, func(ctx context.Context, keys []reconcile.Suspect) error {
+		again := newSuspects()
+		again.published = &next
+		for _, k := range keys {
+			again.add(s.rel, k.Key, k.Kind)
+		}
+		conn, err := s.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		err = s.lookAgain(ctx, conn, again, next.Xmin)
+		repaired = repaired.Plus(again.counts)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("compare the relation with its stream: %w", err)
+	}
+	repaired.Rows, repaired.Approximate = counts.Rows, counts.Approximate
+	s.p.keeper.Report(repaired, time.Since(begun))
+	return nil
 }
 
 // lookWithin bounds the session's time to look at a page, and the time for which

@@ -106,6 +106,11 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.resume(ctx, pos); err != nil {
 		return err
 	}
+	if pos.Tidied {
+		if err := s.compareFirst(ctx); err != nil {
+			return err
+		}
+	}
 	return s.loop(ctx)
 }
 

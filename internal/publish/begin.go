@@ -164,7 +164,7 @@ func (p *Publisher) beginEpoch(ctx context.Context, src capture.Source) (capture
 	if err != nil {
 		return capture.Position{}, err
 	}
-	pos.Restarted = reason
+	pos.Restarted, pos.Tidied = reason, meta.Tidied
 	// We don't know when the schema was stored. schemaAt stays zero, so a log
 	// gets it again with the first heartbeat.
 	e.schema = pos.Schema

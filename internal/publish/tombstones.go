@@ -144,15 +144,15 @@ func (p *Publisher) saidFloor(ctx context.Context, e *epoch) (uint64, error) {
 }
 
 // raiseFloor writes the floor to the stream's configuration, unless the stream's
-// floor is higher already. The epoch's heartbeats have it from then on. It returns an
+// floor is higher already, and that deleted rows are removed. The epoch's heartbeats have it from then on. It returns an
 // error if another incarnation has begun.
 func (p *Publisher) raiseFloor(ctx context.Context, e *epoch, floor uint64) error {
 	other := false
 	err := p.changeConfig(ctx, p.unchanged(), func(meta *stream.Meta, _ jetstream.StreamConfig, _ stream.Settings) bool {
 		other = meta.Incarnation != e.incarnation
-		raise := !other && meta.Floor < floor
+		raise := !other && (meta.Floor < floor || !meta.Tidied)
 		floor = max(floor, meta.Floor)
-		meta.Floor = floor
+		meta.Floor, meta.Tidied = floor, true
 		return raise
 	})
 	if err == nil && other {

@@ -73,6 +73,12 @@ type Counts struct {
 // Differ returns the number of keys that differ.
 func (c Counts) Differ() int64 { return c.Missing + c.Stale + c.Zombie }
 
+// Plus returns the counts of keys of both.
+func (c Counts) Plus(o Counts) Counts {
+	c.Missing, c.Stale, c.Zombie = c.Missing+o.Missing, c.Stale+o.Stale, c.Zombie+o.Zombie
+	return c
+}
+
 // Add counts one key.
 func (c *Counts) Add(k Kind) {
 	switch k {

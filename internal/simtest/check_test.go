@@ -25,7 +25,12 @@ func truth() *simtest.Truth {
 			"a": {Txid: 13, Data: "a4"}, "b": {Txid: 13, Data: "b4"}, "c": {Txid: 14, Deleted: true, Data: "c2"},
 		},
 	}
-	t.SetHistory([]simtest.Committed{
+	t.SetHistory(committed())
+	return t
+}
+
+func committed() []simtest.Committed {
+	return []simtest.Committed{
 		{Key: "a", Ver: 1, Op: 1, Txid: 10},
 		{Key: "b", Ver: 1, Op: 1, Txid: 10},
 		{Key: "a", Ver: 2, Op: 2, Txid: 12},
@@ -36,8 +41,7 @@ func truth() *simtest.Truth {
 		{Key: "b", Ver: 4, Op: 7, Txid: 13, Era: 1},
 		{Key: "c", Ver: 1, Op: 8, Txid: 14, Era: 1},
 		{Key: "c", Ver: 2, Op: 9, Txid: 14, Era: 1, Deleted: true},
-	})
-	return t
+	}
 }
 
 type history []simtest.Event
@@ -176,17 +180,26 @@ func TestCheck_RemovedDeletes(t *testing.T) {
 			"a row is there that was deleted", "row c has version 1, want at least 2", "row c has version 1, want at least 2",
 			after(row("c", 1, 8, 14, 15, 0), completed(), beat(15, 1002, "e2", 40)),
 		},
+		{
+			"a broker that was killed brings it back, before the bridge has come", "", "row d has version 1, want at least 2",
+			after(row("d", 1, 20, 15, 16, 0), completed(), at(80, beat(17, 1002, "e2", 40))),
+		},
+		{
+			"a broker that was killed brings it back, and the bridge has come", "row d has version 1, want at least 2", "row d has version 1, want at least 2",
+			after(row("d", 1, 20, 15, 16, 0), completed(), at(80, beat(17, 1020, "e2", 40))),
+		},
 		{"a row that was not deleted is missing", "row b has version 0, want at least 4", "row b has version 0, want at least 4", moved(
 			emptied, connected(0), row("a", 4, 6, 13, 15, 36), completed(), beat(15, 1002, "e2", 40),
 		)},
 		{"a since before a deletion is refused", "", "I3: since 13 was refused with 410", moved(refused(13, 410))},
 		{"a since that is too high is refused", "I3: since 13 was refused with 409", "I3: since 13 was refused with 409", moved(refused(13, 409))},
-		{"a since after all deletions is refused", "I3: since 15 was refused with 410", "I3: since 15 was refused with 410", moved(refused(15, 410))},
+		{"a since after all deletions is refused", "I3: since 17 was refused with 410", "I3: since 17 was refused with 410", moved(refused(17, 410))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for tidied, want := range map[bool]string{true: c.tidied, false: c.kept} {
 				tr := truth()
-				tr.Tidied = tidied
+				tr.SetHistory(append(committed(), simtest.Committed{Key: "d", Ver: 1, Op: 20, Txid: 15, Era: 1}, simtest.Committed{Key: "d", Ver: 2, Op: 21, Txid: 16, Era: 1, Deleted: true}))
+				tr.Tidied, tr.BrokerKills = tidied, []simtest.BrokerKill{{At: 70 * time.Second, Back: 1010}}
 				found := checkTruth(tr, c.h)
 				if want != "" {
 					mustFind(t, found, want)

@@ -56,10 +56,15 @@ func (c *checker) gone(e *Event, key string, ver int64) bool {
 }
 
 // tidied says whether a key that the state does not have may have had this version or a later one, because its deletion was
-// removed from the stream: see gone. Who holds an older version of it must have been told of the deletion.
+// removed from the stream: see gone. Who holds an older version of it must have been told of the deletion. But a broker that
+// was killed may bring that version back. The bridge deletes it again before its next heartbeat; those from before the kill
+// may still be shown.
 func (c *checker) tidied(e *Event, key string, ver int64) bool {
 	_, holds := c.state[key]
-	return c.truth.Tidied && !holds && c.truth.goneSince(key, ver, e.Timestamp)
+	if !c.truth.Tidied || !c.truth.goneSince(key, ver, e.Timestamp) {
+		return false
+	}
+	return !holds || slices.ContainsFunc(c.truth.BrokerKills, func(k BrokerKill) bool { return k.At <= e.At && e.Timestamp <= k.Back })
 }
 
 // deletedFrom says whether some transaction from this one on deleted a row. Only then can the floor of a stream be above it.

@@ -190,6 +190,7 @@ func (s *Sim) killNATS(what string, short func()) {
 		s.await("before the broker's files go", time.Now(), (*Client).Beat)
 		s.barTokens()
 	}
+	at := s.Elapsed()
 	s.NATS.Kill()
 	s.Note("kill nats (%s)", what)
 	s.kills["nats"]++
@@ -204,6 +205,7 @@ func (s *Sim) killNATS(what string, short func()) {
 		short()
 	}
 	s.NATS.Start()
+	s.brokerKilled(at)
 	s.Note("nats is back")
 }
 

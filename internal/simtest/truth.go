@@ -48,6 +48,8 @@ type Truth struct {
 	Final  map[string]FinalRow
 	// EdgeKills is when edges were killed, Losses when the broker or Postgres may have lost something.
 	EdgeKills, Losses []time.Duration
+	// BrokerKills is when the broker was killed.
+	BrokerKills []BrokerKill
 	// Beats, if not nil, knows the heartbeats' snapshots.
 	Beats *Beats
 
@@ -57,6 +59,12 @@ type Truth struct {
 	// first is when a client first saw each row, and (with xmin 0) each version.
 	first map[shown]time.Duration
 	stamp int // counts the heartbeats that were checked
+}
+
+// BrokerKill is when the broker was killed, and the Unix second in which it was started again.
+type BrokerKill struct {
+	At   time.Duration
+	Back int64
 }
 
 // shown is a row as a bridge published it. The same version may be published again with another xmin.

@@ -100,6 +100,7 @@ type World struct {
 	// Guarded by mu: what the nemesis did, and when.
 	starts            []int64
 	edgeKills, losses []time.Duration
+	brokerKills       []BrokerKill
 	events            []string
 	eventAt           []time.Duration
 }
@@ -175,6 +176,13 @@ func (w *World) lose() {
 	w.losses = append(w.losses, w.Elapsed())
 }
 
+// brokerKilled records that the broker was killed at that time, and is back.
+func (w *World) brokerKilled(at time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.brokerKills = append(w.brokerKills, BrokerKill{at, time.Now().Unix()})
+}
+
 // StartPostgres starts the cluster again. It waits for the next second, so that timestamps in seconds distinguish the
 // eras.
 func (w *World) StartPostgres(ctx context.Context) {
@@ -227,5 +235,5 @@ func (w *World) Died() error {
 func (w *World) Tell(t *Truth) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t.Starts, t.EdgeKills, t.Losses, t.Beats = w.starts, w.edgeKills, w.losses, w.Beats
+	t.Starts, t.EdgeKills, t.Losses, t.BrokerKills, t.Beats = w.starts, w.edgeKills, w.losses, w.brokerKills, w.Beats
 }

@@ -25,6 +25,7 @@ const (
 	metaSource      = "lockstep-source"
 	metaHistory     = "lockstep-history"
 	metaHeartbeat   = "lockstep-heartbeat"
+	metaTidied      = "lockstep-tidied"
 
 	layoutVersion = "1"
 )
@@ -43,6 +44,10 @@ type Meta struct {
 	Log bool
 	// Heartbeat is the writer's heartbeat interval; 0 if it is not known.
 	Heartbeat time.Duration
+	// Tidied says that old deleted rows are removed from this incarnation. A broker that
+	// was killed may bring the versions before them back: it forgets what it removed
+	// because a newer message came.
+	Tidied bool
 }
 
 // Settings are what a bridge's own settings say of one stream.
@@ -82,6 +87,9 @@ func Config(l Layout, m Meta, set Settings) jetstream.StreamConfig {
 			metaHeartbeat:   m.Heartbeat.String(),
 		},
 	}
+	if m.Tidied {
+		cfg.Metadata[metaTidied] = "yes"
+	}
 	if m.Log {
 		cfg.MaxMsgsPerSubject = -1
 		cfg.MaxAge = set.MaxAge
@@ -118,7 +126,7 @@ func ReadMeta(cfg jetstream.StreamConfig) (Meta, error) {
 	}
 	return Meta{
 		Schema: md[metaSchema], Table: md[metaTable], Incarnation: md[metaIncarnation],
-		Floor: floor, Source: src, Log: md[metaHistory] == "log", Heartbeat: every,
+		Floor: floor, Source: src, Log: md[metaHistory] == "log", Heartbeat: every, Tidied: md[metaTidied] != "",
 	}, nil
 }
 

@@ -244,7 +244,7 @@ func TestConfig_RoundTrip(t *testing.T) {
 	for _, log := range []bool{false, true} {
 		for _, database := range []string{"app", "a/b", "", "1/2/3/x", "ü \"'"} {
 			m := stream.Meta{
-				Schema: `odd "schema"`, Table: "a.b\x01", Incarnation: "I1", Floor: math.MaxUint64, Log: log,
+				Schema: `odd "schema"`, Table: "a.b\x01", Incarnation: "I1", Floor: math.MaxUint64, Log: log, Tidied: !log,
 				Source: capture.Source{System: math.MaxUint64, Timeline: 3, OID: 9, Database: database},
 			}
 			cfg := stream.Config(stream.NewLayout("lockstep", m.Schema, m.Table, log), m, stream.Settings{MaxAge: time.Hour, MaxBytes: 1 << 20})

@@ -91,7 +91,7 @@ func (s *session) comparison(ctx context.Context, f *feed, exact bool) (counts r
 			return ctx.Err()
 		case <-pg.done:
 		}
-		done.Missing, done.Stale, done.Zombie = done.Missing+pg.counts.Missing, done.Stale+pg.counts.Stale, done.Zombie+pg.counts.Zombie
+		done = done.Plus(pg.counts)
 		return nil
 	})
 	if exact {

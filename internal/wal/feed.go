@@ -169,7 +169,7 @@ func (s *session) start(ctx context.Context, f *feed) error {
 	switch {
 	case v.reason != "" && pos.Batch == nil && v.task == taskLoad:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, reading the whole relation again")
-	case v.task == taskCompare && (v.reason == polledBefore || v.reason == republished || v.reason == f.r.compare): // nothing was lost
+	case v.task == taskCompare && (v.reason == polledBefore || v.reason == republished || v.reason == tidied || v.reason == f.r.compare): // nothing was lost
 		f.r.log.Info().Str("reason", v.reason).Msg("comparing the stream with the relation")
 	case v.reason != "" && pos.Batch == nil:
 		f.r.log.Error().Str("reason", v.reason).Msg("the WAL can't continue the stream, comparing the stream with the relation")

@@ -181,6 +181,9 @@ type began struct {
 // polledBefore is why a stream is compared that was moved to the WAL.
 const polledBefore = "it was polled before"
 
+// tidied is why a stream is compared from which deleted rows are removed.
+const tidied = "deleted rows were removed from it, and a broker that was killed may have brought some back"
+
 // republished is why a stream is compared whose capture.Heartbeat was of another
 // publication, or of other partitions.
 const republished = "its publication changed, or its partitions were added, removed or truncated"
@@ -225,6 +228,8 @@ func (r *Relation) judge(pos capture.Position, b began) verdict {
 		return verdict{task: taskCompare, anew: true, reason: "the comparison was interrupted"}
 	case pos.Batch != nil && pos.Batch.LSN != 0:
 		return verdict{task: taskLoad, after: pos.Batch.After, reason: "the load was interrupted"}
+	case pos.Tidied:
+		return verdict{task: taskCompare, reason: tidied}
 	}
 	return verdict{}
 }
