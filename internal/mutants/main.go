@@ -51,7 +51,10 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 	defer l.close()
 	begun := time.Now()
 	var mu sync.Mutex
-	var survived int // Guarded by mu.
+	// Guarded by mu: how many survived, what went wrong with those that prove nothing, and the packages whose tests fail
+	// without a mutant.
+	var survived int
+	var void []error
 	var sick []string
 	g, running := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
@@ -73,11 +76,16 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 	for _, m := range chosen {
 		g.Go(func() error {
 			r, err := l.try(running, m)
-			if err != nil {
-				return fmt.Errorf("%s: %w", m.name, err)
+			if running.Err() != nil {
+				return running.Err()
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			if err != nil { // the others say more
+				void = append(void, fmt.Errorf("%s: %w", m.name, err))
+				fmt.Printf("VOID      %-4s %s\n", m.invariant, m.name)
+				return nil
+			}
 			if !r.failed {
 				survived++
 			}
@@ -91,6 +99,9 @@ func run(ctx context.Context, since string, workers int, names []string) error {
 	total := time.Since(begun)
 	fmt.Printf("%d mutants in %s, %.1f s each; %d survived\n",
 		len(chosen), total.Round(time.Second), total.Seconds()/float64(len(chosen)), survived)
+	if len(void) > 0 {
+		return errors.Join(void...)
+	}
 	if survived > 0 {
 		return errors.New("a mutant survived: its test must fail, and passed")
 	}
